@@ -1,0 +1,92 @@
+"""JSON Web Tokens encrypted at rest, in a SQLAlchemy column.
+
+>>> from sqlalchemy import create_engine
+>>> from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+>>> from jwt_column import JWT, EncryptedJWT, KeyRing, set_default_keyring
+>>> set_default_keyring(KeyRing.generate())  # an application names a file or a key server instead
+>>> class Base(DeclarativeBase): ...
+>>> class Login(Base):
+...     __tablename__ = "logins"
+...     id: Mapped[int] = mapped_column(primary_key=True)
+...     token: Mapped[JWT] = mapped_column(EncryptedJWT())
+>>> engine = create_engine("sqlite://")
+>>> Base.metadata.create_all(engine)
+>>> with Session(engine) as session:
+...     session.add(Login(token="eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"))
+...     session.commit()
+...     session.get_one(Login, 1).token
+JWT(redacted, 54 characters)
+"""
+
+from __future__ import annotations
+
+from . import providers as _providers
+from .auditing import AuditReport, Finding, Severity, audit
+from .census import key_usage
+from .cipher import decrypt_token, encrypt_token
+from .errors import (
+    AuditError,
+    AuthenticationError,
+    ConfigurationError,
+    DecryptionError,
+    InvalidTokenError,
+    JWTColumnError,
+    KeyRingError,
+    KeyUnavailableError,
+    MalformedEnvelopeError,
+    MissingExtraError,
+    PlaintextFoundError,
+    ReencryptionError,
+    UnknownKeyError,
+    UnsupportedComparisonError,
+    UnsupportedVersionError,
+)
+from .indexes import ExpiryIndex, FingerprintIndex, StaleIndex
+from .keyring import KeyRing, generate_key, set_default_keyring
+from .orm import redact_errors
+from .purge import purge_expired
+from .scanning import ScanReport, find_plaintext_tokens
+from .sealed import SealedJWT
+from .token import JWT
+from .types import EncryptedJWT
+
+__all__ = [
+    "JWT",
+    "AuditError",
+    "AuditReport",
+    "AuthenticationError",
+    "ConfigurationError",
+    "DecryptionError",
+    "EncryptedJWT",
+    "ExpiryIndex",
+    "Finding",
+    "FingerprintIndex",
+    "InvalidTokenError",
+    "JWTColumnError",
+    "KeyRing",
+    "KeyRingError",
+    "KeyUnavailableError",
+    "MalformedEnvelopeError",
+    "MissingExtraError",
+    "PlaintextFoundError",
+    "ReencryptionError",
+    "ScanReport",
+    "SealedJWT",
+    "Severity",
+    "StaleIndex",
+    "UnknownKeyError",
+    "UnsupportedComparisonError",
+    "UnsupportedVersionError",
+    "audit",
+    "decrypt_token",
+    "encrypt_token",
+    "find_plaintext_tokens",
+    "generate_key",
+    "key_usage",
+    "purge_expired",
+    "redact_errors",
+    "set_default_keyring",
+]
+
+# Importing the providers fills the table of URI schemes.
+del _providers

@@ -1,0 +1,214 @@
+"""XAES-256-GCM, and the only place that sees a nonce.
+
+C2SP XAES-256-GCM (https://c2sp.org/XAES-256-GCM): a NIST SP 800-108r1 KDF in counter mode with CMAC turns the
+256-bit key and the first 12 bytes of a 24-byte nonce into an AES-256-GCM key (NIST SP 800-38D), which then takes
+the other 12 bytes as its nonce. Random 192-bit nonces take away the 2**32 messages per key of random AES-GCM
+nonces (SP 800-38D section 8.3).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakSet
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["KEY_LENGTH", "NONCE_LENGTH", "PREFIX_LENGTH", "TAG_LENGTH", "XAES256GCM"]
+
+KEY_LENGTH: Final = 32
+NONCE_LENGTH: Final = 24
+TAG_LENGTH: Final = 16
+
+#: How many bytes of their nonces the messages of one writer share, and so begin with.
+PREFIX_LENGTH: Final = 12
+
+_HALF: Final = NONCE_LENGTH - PREFIX_LENGTH
+_SHORTEST: Final = NONCE_LENGTH + TAG_LENGTH
+
+# How many messages may share the first half of their nonce, and with it one derived key (envelope-v1, "Frame").
+_MESSAGES_PER_PREFIX: Final = 2**16
+
+# Derived keys kept per key for reading; each writing process adds one prefix per 2**16 rows.
+_CACHED_SUBKEYS: Final = 512
+
+# One system call for many nonce halves: os.urandom costs half as much as encrypting a short token.
+_HALVES_PER_DRAW: Final = 256
+_split_draw: Final = struct.Struct(f"{_HALF}s" * _HALVES_PER_DRAW).unpack
+
+
+class _Writer(NamedTuple):
+    """What new messages share, and what each of them takes for itself.
+
+    Attributes:
+        prefix: The first half of their nonces.
+        gcm: AES-256-GCM under the key derived for it.
+        halves: Random second halves, drawn ahead; each is taken by one message.
+        draws: One element for every draw that the prefix may still have.
+    """
+
+    prefix: bytes
+    gcm: AESGCM
+    halves: list[bytes]
+    draws: Iterator[int]
+
+
+class XAES256GCM:
+    """XAES-256-GCM under one key. Safe to share between threads, and after ``fork``.
+
+    Args:
+        key: 32 uniformly random bytes, secret.
+
+    Raises:
+        ValueError: The key has another length.
+    """
+
+    __slots__ = ("__weakref__", "_block", "_mask", "_subkeys", "_writer")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_LENGTH:
+            raise ValueError(f"an XAES-256-GCM key has {KEY_LENGTH} bytes, not {len(key)}")
+        # Single blocks only, as CMAC is made of: no message is ever encrypted in this mode.
+        self._block = Cipher(AES(key), ECB()).encryptor().update  # noqa: S305
+        # NIST SP 800-38B section 6.1: the CMAC subkey K1 is the encrypted zero block, doubled in GF(2**128).
+        doubled = int.from_bytes(self._block(bytes(16)), "big") << 1
+        k1 = (doubled ^ (0x87 if doubled >> 128 else 0)) & (2**128 - 1)
+        # Both CMAC inputs are one whole block, so the KDF is two block encryptions. What is constant in them,
+        # counter || "X" || 0x00 and K1, is folded into one number, to be xored with the nonce half twice over.
+        m1 = int.from_bytes(b"\x00\x01X\x00" + bytes(12), "big") ^ k1
+        m2 = int.from_bytes(b"\x00\x02X\x00" + bytes(12), "big") ^ k1
+        self._mask = m1 << 128 | m2
+        self._subkeys: dict[bytes, AESGCM] = {}
+        self._writer: _Writer | None = None
+        _instances.add(self)
+
+    def encrypt(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+        """Return ciphertext and tag, ``len(data) + 16`` bytes, under a nonce of the caller's choice.
+
+        Args:
+            nonce: 24 bytes, never used twice under one key. :meth:`seal` chooses its own.
+            data: The plaintext, secret. May be empty.
+            aad: Associated data: authenticated, not encrypted, not stored. May be empty.
+        """
+        self._check_nonce(nonce)
+        return self._subkey(nonce[:_HALF]).encrypt(nonce[_HALF:], data, aad)
+
+    def decrypt(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+        """Return the plaintext of ciphertext and tag.
+
+        Raises:
+            cryptography.exceptions.InvalidTag: Key, nonce, data or associated data are not those of
+                :meth:`encrypt`.
+        """
+        self._check_nonce(nonce)
+        return self._subkey(nonce[:_HALF]).decrypt(nonce[_HALF:], data, aad)
+
+    def seal(self, data: bytes, aad: bytes, before: bytes = b"") -> bytes:
+        """Return nonce, ciphertext and tag: ``24 + len(data) + 16`` bytes, under a fresh random nonce.
+
+        Args:
+            data: The plaintext, secret. May be empty.
+            aad: Associated data: authenticated, not encrypted, not stored. May be empty.
+            before: What the returned bytes begin with, neither authenticated nor encrypted.
+        """
+        writer = self._writer or self._renew_writer()
+        try:
+            half = writer.halves.pop()
+        except IndexError:
+            writer, half = self._draw(writer)
+        return b"".join((before, writer.prefix, half, writer.gcm.encrypt(half, data, aad)))
+
+    def open(self, sealed: bytes, aad: bytes, start: int = 0) -> bytes:
+        """Return the plaintext of what :meth:`seal` made.
+
+        Args:
+            sealed: Nonce, ciphertext and tag.
+            aad: The associated data of :meth:`seal`.
+            start: Where the nonce begins in *sealed*; what lies before is not read.
+
+        Raises:
+            cryptography.exceptions.InvalidTag: Key, bytes or associated data are not those of :meth:`seal`, or
+                there are fewer than 40 bytes.
+        """
+        if len(sealed) - start < _SHORTEST:
+            raise InvalidTag
+        prefix = sealed[start : start + 12]
+        gcm = self._subkeys.get(prefix) or self._subkey(prefix)
+        return gcm.decrypt(sealed[start + 12 : start + 24], sealed[start + 24 :], aad)
+
+    def opener(self, prefix: bytes, aad: bytes, start: int = 0) -> Callable[[bytes], bytes]:
+        """Return :meth:`open` for messages that share their associated data and the prefix of their nonces.
+
+        Args:
+            prefix: The first 12 bytes of what :meth:`seal` made.
+            aad: The associated data of :meth:`seal`.
+            start: Where in its argument the function looks for what follows the prefix.
+
+        Returns:
+            A function that raises what :meth:`open` raises, and ValueError where a nonce ends early.
+        """
+        decrypt = self._subkey(prefix).decrypt
+        half, rest = slice(start, start + _HALF), slice(start + _HALF, None)
+
+        def open_next(sealed: bytes) -> bytes:
+            return decrypt(sealed[half], sealed[rest], aad)
+
+        return open_next
+
+    def _subkey(self, prefix: bytes) -> AESGCM:
+        """Return AES-256-GCM under the key derived for this nonce half."""
+        gcm = self._subkeys.get(prefix)
+        if gcm is None:
+            gcm = AESGCM(self._derive(prefix))
+            if len(self._subkeys) >= _CACHED_SUBKEYS:
+                # Replaced, not emptied: another thread may be reading the old one.
+                self._subkeys = {}
+            self._subkeys[prefix] = gcm
+        return gcm
+
+    def _derive(self, prefix: bytes) -> bytes:
+        """Return the 32-byte AES-GCM key of a nonce half (C2SP XAES-256-GCM, steps 1 to 6)."""
+        blocks = int.from_bytes(prefix, "big") * (2**128 + 1) ^ self._mask
+        return self._block(blocks.to_bytes(32, "big"))
+
+    def _renew_writer(self) -> _Writer:
+        """Start a new random prefix. Two threads may do so at once; both prefixes are then good."""
+        prefix = os.urandom(PREFIX_LENGTH)
+        draws = iter(range(_MESSAGES_PER_PREFIX // _HALVES_PER_DRAW))
+        self._writer = writer = _Writer(prefix, self._subkey(prefix), [], draws)
+        return writer
+
+    def _draw(self, writer: _Writer) -> tuple[_Writer, bytes]:
+        """Return a nonce half that was just drawn and the writer to use it with; keep others for later."""
+        if next(writer.draws, None) is None:
+            writer = self._renew_writer()
+            next(writer.draws)
+        half, *others = _split_draw(os.urandom(_HALF * _HALVES_PER_DRAW))
+        writer.halves.extend(others)
+        return writer, half
+
+    @staticmethod
+    def _check_nonce(nonce: bytes) -> None:
+        if len(nonce) != NONCE_LENGTH:
+            raise ValueError(f"an XAES-256-GCM nonce has {NONCE_LENGTH} bytes, not {len(nonce)}")
+
+
+_instances: WeakSet[XAES256GCM] = WeakSet()
+
+
+def _forget_nonces_after_fork() -> None:
+    """Make a forked child draw nonces of its own: it inherits the unused ones, and so do its siblings."""
+    for instance in _instances:
+        instance._writer = None  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows only, where nothing forks
+    os.register_at_fork(after_in_child=_forget_nonces_after_fork)

@@ -1,0 +1,147 @@
+"""The encrypted columns that an audit is about, and how their rows are named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Column, MetaData, Table, inspect
+from sqlalchemy.orm import Mapper
+
+from ..errors import ConfigurationError
+from ..header_sql import HeaderSQL
+from ..types import EncryptedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["AuditedColumn", "columns_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedColumn:
+    """One encrypted column of a table.
+
+    Attributes:
+        column: The column, in its table.
+        type_: Its type, in its context.
+        mapper: The mapper that the target came from, or None: it knows attributes that ``bound_to`` may name.
+    """
+
+    column: Column[Any]
+    type_: EncryptedJWT
+    mapper: Mapper[Any] | None = None
+
+    @property
+    def table(self) -> Table:
+        """The table."""
+        return self.column.table
+
+    @property
+    def name(self) -> str:
+        """``table.column``, with the schema in front where there is one."""
+        return f"{self.table.fullname}.{self.column.name}"
+
+    @property
+    def keys(self) -> Sequence[Column[Any]]:
+        """The columns of the primary key; none where the table has none."""
+        return tuple(self.table.primary_key.columns)
+
+    @property
+    def context(self) -> str:
+        """The context of its envelopes."""
+        return self.type_.cipher().context
+
+    @property
+    def header(self) -> HeaderSQL:
+        """What its envelopes show, as SQL."""
+        return HeaderSQL(self.column, self.type_)
+
+    @property
+    def bound(self) -> Sequence[Column[Any]]:
+        """The columns that its envelopes are bound to, as far as they are found."""
+        found = (self._find(name) for name in self.type_.bound_to)
+        return tuple(column for column in found if column is not None)
+
+    def _find(self, name: str) -> Column[Any] | None:
+        """Return the column that a name of ``bound_to`` means, as row binding finds it."""
+        table = self.table
+        by_name = {column.name: column for column in table.columns}
+        column = table.columns.get(name, by_name.get(name))
+        if column is None and self.mapper is not None and name in self.mapper.column_attrs:
+            columns: list[Any] = self.mapper.column_attrs[name].columns
+            column = next((column for column in columns if column.table is table), None)
+        return column
+
+    def without_indexes(self) -> AuditedColumn:
+        """Return the column of a copy of its table that declares no index.
+
+        MySQL and MariaDB read a declared index's generated column, which is not there when the index is not.
+        """
+        columns: list[Column[Any]] = [
+            Column(column.name, column.type, key=column.key, primary_key=column.primary_key)
+            for column in self.table.columns
+        ]
+        bare = Table(self.table.name, MetaData(), *columns, schema=self.table.schema)
+        return AuditedColumn(bare.columns[self.column.key], self.type_, self.mapper)
+
+
+def columns_of(target: Any) -> tuple[AuditedColumn, ...]:
+    """Return the encrypted columns that a target stands for, by name.
+
+    Args:
+        target: A mapped attribute, a column of a table, a table, a mapped class, a MetaData, or a list of these.
+
+    Raises:
+        ConfigurationError: It is something else, or holds no encrypted column.
+    """
+    found: dict[tuple[str, int], AuditedColumn] = {}
+    for one in target if isinstance(target, list | tuple) else [target]:
+        sources, mapper = _sources(one)
+        columns = [
+            AuditedColumn(source, source.type, mapper)
+            for source in sources
+            if isinstance(source.type, EncryptedJWT)
+        ]
+        if not columns:
+            raise ConfigurationError(
+                f"{_described(one)} is no column of type EncryptedJWT and holds none; audit a mapped attribute, a "
+                "column, a table, a mapped class or a MetaData that does"
+            )
+        for column in columns:
+            found.setdefault((column.name, id(column.column)), column)
+    if not found:
+        raise ConfigurationError("nothing to audit: the list is empty")
+    return tuple(found[key] for key in sorted(found))
+
+
+def _sources(target: Any) -> tuple[Sequence[Column[Any]], Mapper[Any] | None]:
+    """Return the columns of a target, whatever their type, and its mapper if it has one."""
+    if isinstance(target, MetaData):
+        return [column for table in target.tables.values() for column in table.columns], None
+    if isinstance(target, Table):
+        return list(target.columns), None
+    mapper = inspect(target, raiseerr=False) if isinstance(target, type) else target
+    if isinstance(mapper, Mapper):
+        tables = [table for table in mapper.tables if isinstance(table, Table)]
+        return [column for table in tables for column in table.columns], mapper
+    # Of a joined subclass, an attribute may stand for a column of each table.
+    columns = getattr(getattr(target, "property", None), "columns", [target])
+    parent = getattr(target, "parent", None)
+    return (
+        [column for column in columns if isinstance(column, Column) and isinstance(column.table, Table)],
+        parent if isinstance(parent, Mapper) else None,
+    )
+
+
+def _described(target: Any) -> str:
+    """Return how a message calls a target; the repr of anything else might show what it must not."""
+    if isinstance(target, MetaData):
+        return "this MetaData"
+    if isinstance(target, Table):
+        return f"the table {target.fullname}"
+    if isinstance(target, Column):
+        return f"the column {target}"
+    if isinstance(target, type):
+        return f"the class {target.__name__}"
+    return f"what was given ({type(target).__name__})"

@@ -1,0 +1,175 @@
+"""What SQL alone says about the rows of a column: rows per key and state, and per day of expiry. It needs no key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import and_, func, not_, select
+
+from ..census import current_stamps, key_usage
+from ..comparator import EncryptedComparator
+from ..readable import without_tokens
+from .days import ExpiryDay, day_of
+from .kinds import KINDS
+from .report import ExpiryCount, KeyCount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from ..keyring import KeyRing
+    from .columns import AuditedColumn
+    from .report import Finding
+
+    PrimaryKeys = Sequence[tuple[Any, ...]]
+
+__all__ = ["EXAMPLES", "Count", "census", "count_rows", "row_findings"]
+
+#: Primary keys that a finding names.
+EXAMPLES: Final = 20
+
+# A key id that no column has for its active one, where that is not known: every envelope then counts as stale.
+_NO_KEY: Final = "00000000"
+
+
+class Count(NamedTuple):
+    """The rows of a column."""
+
+    nulls: int
+    keys: tuple[KeyCount, ...]
+    expired: int | None
+    expiry: tuple[ExpiryCount, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return self.nulls + sum(count.rows for count in self.keys)
+
+
+def census(connection: Connection, column: AuditedColumn, active: Sequence[str]) -> tuple[KeyCount, ...]:
+    """Return rows per key id and state; every envelope is ``"unknown"`` where no active key is known."""
+    rows: Counter[tuple[str | None, str]] = Counter()
+    result: Any = connection.execute(key_usage(column.column, active=active or [_NO_KEY]))
+    for key_id, state, count in result:
+        rows[key_id, state if active or key_id is None else "unknown"] += count
+    return tuple(KeyCount(key_id, state, count) for (key_id, state), count in rows.items())
+
+
+def count_rows(connection: Connection, column: AuditedColumn, active: Sequence[str], now: datetime) -> Count:
+    """Count the rows of a column."""
+    nulls = select(func.count()).select_from(column.table).where(column.column.is_(None))
+    expired = None
+    expiry: tuple[ExpiryCount, ...] = ()
+    if column.type_.expose_expiry:
+        expired = connection.scalar(
+            select(func.count()).select_from(column.table).where(_has_expired(column, now))
+        )
+        expiry = tuple(_expiry_by_day(connection, column))
+    return Count(connection.scalar(nulls) or 0, census(connection, column, active), expired, expiry)
+
+
+def _has_expired(column: AuditedColumn, now: datetime) -> ColumnElement[bool]:
+    return EncryptedComparator(column.column).expires_at <= now
+
+
+def _expiry_by_day(connection: Connection, column: AuditedColumn) -> Iterator[ExpiryCount]:
+    header = column.header
+    found = select(header.expiry_digits().label("digits")).where(header.expires_at().is_not(None))
+    if connection.dialect.name == "sqlite":
+        # Which keeps SQLite from working each expiry out anew for each digit.
+        found = found.limit(-1)
+    expiries = found.subquery("expiries")
+    by_day = (
+        select(ExpiryDay(expiries.c.digits).label("day"), func.count().label("rows"))
+        .group_by("day")
+        .order_by("day")
+    )
+    rows: Counter[Any] = Counter()
+    for day, count in connection.execute(by_day):
+        rows[day_of(int(day))] += count
+    yield from (ExpiryCount(day, count) for day, count in rows.items())
+
+
+def row_findings(
+    connection: Connection,
+    column: AuditedColumn,
+    count: Count,
+    *,
+    active: Sequence[str],
+    ring: KeyRing | None,
+    retired: Iterable[str],
+    now: datetime,
+) -> Iterator[Finding]:
+    """Yield what the counts mean, each finding with its first rows."""
+    states: Counter[str] = Counter()
+    by_key: Counter[str] = Counter()
+    for key_id, state, rows in ((key.key_id, key.state, key.rows) for key in count.keys):
+        states[state] += rows
+        if key_id is not None:
+            by_key[key_id] += rows
+    header = column.header
+
+    def found(code: str, message: str, rows: int, condition: ColumnElement[bool]) -> Finding:
+        examples = _first_keys(connection, column, condition)
+        return KINDS[code].found(column.name, f"{_rows(rows)} {message}.", rows, examples)
+
+    for key_id in retired:
+        if by_key[key_id]:
+            condition = and_(header.is_envelope(), header.key_id() == key_id)
+            yield found(
+                "retired-key",
+                f"under the key {key_id}, which is to be retired",
+                by_key[key_id],
+                condition,
+            )
+    missing = [] if ring is None else sorted(by_key.keys() - set(ring.key_ids))
+    lost = sum(by_key[key_id] for key_id in missing)
+    if lost:
+        condition = and_(header.is_envelope(), header.key_id().in_(missing))
+        yield found("unknown-key", f"under {_keys(missing)}, which the key ring lacks", lost, condition)
+    # Those cannot be re-encrypted, so they are not counted among what has to be.
+    if states["stale"] > lost:
+        conditions = [header.has_other_stamp(*current_stamps(column.type_, active)), header.is_envelope()]
+        if lost:
+            conditions.append(header.key_id().not_in(missing))
+        yield found(
+            "stale",
+            "stale: under another key than the active one, or of another layout",
+            states["stale"] - lost,
+            and_(*conditions),
+        )
+    if states["plaintext"]:
+        yield found(
+            "plaintext",
+            "in the clear",
+            states["plaintext"],
+            and_(header.is_plaintext(), not_(header.is_envelope())),
+        )
+    if states["unreadable"]:
+        yield found(
+            "unreadable",
+            "neither an envelope nor a token in the clear",
+            states["unreadable"],
+            and_(column.column.is_not(None), not_(header.is_envelope()), not_(header.is_plaintext())),
+        )
+    if count.expired:
+        yield found("expired", "expired and still stored", count.expired, _has_expired(column, now))
+
+
+def _first_keys(connection: Connection, column: AuditedColumn, condition: ColumnElement[bool]) -> PrimaryKeys:
+    """Return the primary keys of the first rows of which a condition holds."""
+    if not column.keys:
+        return ()
+    statement = select(*column.keys).where(condition).order_by(*column.keys).limit(EXAMPLES)
+    return [key for row in connection.execute(statement) if (key := without_tokens(row)) is not None]
+
+
+def _rows(rows: int) -> str:
+    return "1 row is" if rows == 1 else f"{rows:,} rows are"
+
+
+def _keys(key_ids: Sequence[str]) -> str:
+    return f"{'the key' if len(key_ids) == 1 else 'the keys'} {', '.join(key_ids)}"

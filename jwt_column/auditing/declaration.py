@@ -1,0 +1,189 @@
+"""What the declaration of a column and the database's schema say, without looking at a row."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import inspect
+from sqlalchemy.exc import NoSuchTableError
+
+from ..database_indexes import existing_indexes, positions_of
+from ..envelope import TEXT_PREFIX
+from ..fingerprints import WHOLE, part_of
+from ..indexes import is_header_index
+from .kinds import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import Connection
+    from sqlalchemy.types import TypeEngine
+
+    from ..database_indexes import FoundIndex
+    from ..keyring import KeyRing
+    from ..types import EncryptedJWT
+    from .columns import AuditedColumn
+    from .report import Finding
+
+__all__ = ["configuration_of", "declaration_findings", "schema_findings", "sharing_findings"]
+
+# Nonce and tag; and what the lengths in a packed frame take more than the dots that they replace.
+_SEAL: Final = 24 + 16
+_FRAME: Final = 8
+# What the databases hold in the types that are named for no length; EncryptedJWT knows BLOB and TEXT by itself.
+_TINY: Final = {"TINYBLOB": 255, "TINYTEXT": 255}
+
+
+def configuration_of(column: AuditedColumn, ring: KeyRing | None) -> dict[str, str]:
+    """Return the parameters of a column as text, those of the default left out, and the ring by its name."""
+    type_ = column.type_
+    shown = {"storage": type_.storage, "plaintext": type_.plaintext, "key ring": _ring_name(type_, ring)}
+    optional = {
+        "fingerprints": ", ".join(type_.fingerprints),
+        "expose_expiry": "yes" if type_.expose_expiry else "",
+        "bound_to": ", ".join(type_.bound_to),
+        "allow_opaque": "yes" if type_.allow_opaque else "",
+        "allow_unsigned": "yes" if type_.allow_unsigned else "",
+        "undecryptable": "" if type_.undecryptable == "raise" else type_.undecryptable,
+    }
+    return shown | {name: value for name, value in optional.items() if value}
+
+
+def _ring_name(type_: EncryptedJWT, ring: KeyRing | None) -> str:
+    """Return how a column's ring is called; never a URI as it was given, which may hold a password."""
+    if ring is not None:
+        return ring.uri or "keys given by the program"
+    if isinstance(type_.keyring, str):
+        scheme, colon, _ = type_.keyring.partition(":")
+        return f"{scheme}: (not loaded)" if colon else "not loaded"
+    return "the default ring (not loaded)"
+
+
+def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:
+    """Yield what the declaration says."""
+    type_ = column.type_
+    if type_.plaintext != "refuse":
+        what = (
+            "tokens are written in the clear"
+            if type_.plaintext == "write"
+            else "tokens in the clear are read"
+        )
+        yield KINDS["plaintext-mode"].found(
+            column.name, f"The column has plaintext={type_.plaintext!r}: {what}."
+        )
+    if type_.allow_unsigned:
+        yield KINDS["unsigned-allowed"].found(column.name, "The column takes tokens with alg: none.")
+    if type_._context_is_default:  # noqa: SLF001 - nobody but an audit asks
+        yield KINDS["context-default"].found(
+            column.name,
+            f"The context {column.context!r} is the column's name, so after a rename no envelope would open.",
+        )
+
+
+def sharing_findings(columns: Sequence[AuditedColumn]) -> Iterator[Finding]:
+    """Yield which columns have one context, so that envelopes can be exchanged between them unseen."""
+    for column in columns:
+        others = [one.name for one in columns if one is not column and one.context == column.context]
+        if others:
+            yield KINDS["context-shared"].found(
+                column.name,
+                f"The context {column.context!r} is also that of {', '.join(others)}: an envelope opens in either.",
+            )
+
+
+def schema_findings(connection: Connection, column: AuditedColumn) -> list[Finding]:
+    """Return what the database's schema says: is the column there, of the right type, with its indexes."""
+    table = column.table
+    try:
+        described = {
+            info["name"]: info for info in inspect(connection).get_columns(table.name, schema=table.schema)
+        }
+    except NoSuchTableError:
+        described = {}
+    needed = (column.column, *column.keys, *column.bound)
+    missing = next((one.name for one in needed if one.name not in described), None)
+    if missing is not None:
+        what = f"has no column {missing}" if described else "is not there"
+        return [KINDS["column-missing"].found(column.name, f"The table {table.fullname} {what}.")]
+    return [
+        *_type_findings(connection, column, described[column.column.name]["type"]),
+        *_index_findings(connection, column, existing_indexes(connection, table)),
+    ]
+
+
+def _type_findings(
+    connection: Connection, column: AuditedColumn, in_database: TypeEngine[Any]
+) -> Iterator[Finding]:
+    if connection.dialect.name == "sqlite":
+        return  # Any column of SQLite takes any value.
+    type_ = column.type_
+    try:
+        held: type | None = in_database.python_type
+    except NotImplementedError:
+        held = None
+    wanted = str if type_.storage == "text" else bytes
+    if held is not wanted:
+        yield KINDS["column-type"].found(
+            column.name,
+            f"The column is {in_database!r} in the database, and storage={type_.storage!r} needs "
+            f"{'text' if wanted is str else 'bytes'}.",
+        )
+        return
+    length = getattr(in_database, "length", None) or _TINY.get(in_database.__visit_name__)
+    needed = longest_value(type_)
+    if isinstance(length, int) and length < needed:
+        yield KINDS["column-short"].found(
+            column.name,
+            f"The column holds {length:,} {'characters' if wanted is str else 'bytes'} in the database, and a token of "
+            f"max_length={type_.max_length} needs up to {needed:,}.",
+        )
+
+
+def longest_value(type_: EncryptedJWT) -> int:
+    """Return how many bytes or characters an envelope of a column can have, with packed tokens."""
+    header = type_.cipher().layout.header_length
+    # An opaque token is stored as it is, and its characters may take four bytes each.
+    frame = 1 + 4 * type_.max_length if type_.allow_opaque else _FRAME + type_.max_length * 3 // 4
+    if type_.storage == "binary":
+        return header + _SEAL + frame
+    return len(TEXT_PREFIX) + 2 * header + 1 + (_SEAL + frame) * 4 // 3 + 4
+
+
+def _index_findings(
+    connection: Connection, column: AuditedColumn, existing: Mapping[str, FoundIndex]
+) -> Iterator[Finding]:
+    for index in sorted(column.table.indexes, key=lambda index: str(index.name)):
+        if not is_header_index(index) or column.column not in tuple(index.columns):
+            continue
+        name = str(index.name)
+        found = existing.get(name)
+        if found is None:
+            yield KINDS["index-missing"].found(
+                column.name, f"The declared index {name} is not in the database."
+            )
+        elif found.unique != bool(index.unique) or found.positions != positions_of(
+            index.expressions[0], connection
+        ):
+            yield KINDS["index-outdated"].found(
+                column.name,
+                f"The index {name} of the database is not the one that is declared: it is on another part of the "
+                "envelopes, or unique where that is not.",
+            )
+    type_, header = column.type_, column.header
+    covered = [found.positions for found in existing.values() if _names(column.column.name, found.definition)]
+    for name in type_.fingerprints:
+        if positions_of(part_of(header, type_, name), connection) not in covered:
+            what = "the whole token" if name == WHOLE else f"the claim {name}"
+            yield KINDS["fingerprint-unindexed"].found(
+                column.name, f"No index has the fingerprint of {what}, so a lookup by it reads every row."
+            )
+    if type_.expose_expiry and positions_of(header.expires_at(), connection) not in covered:
+        yield KINDS["expiry-unindexed"].found(
+            column.name, "No index has the expiry, so a search for expired tokens reads every row."
+        )
+
+
+def _names(column: str, definition: str) -> bool:
+    """Say whether the definition of an index has a column's name in it, whichever way that is quoted."""
+    return re.search(rf"(?<!\w){re.escape(column)}(?!\w)", definition) is not None

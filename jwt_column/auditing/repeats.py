@@ -1,0 +1,55 @@
+"""Tokens and ``jti`` that come more than once, found in memory that does not grow with the table.
+
+What was seen is kept as keyed hashes in a temporary database of SQLite's, which has no name and goes with the process.
+The key is random and stays in memory, so what lies on the disk says nothing about a token.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from hashlib import blake2b
+from secrets import token_bytes
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Repeats"]
+
+# Two of 2**40 different tokens have the same 16 bytes with a chance of 2**-49.
+_LENGTH: Final = 16
+_MEMORY_KIB: Final = 8192
+
+
+class Repeats:
+    """What was seen in one column. A context manager: the end of the block forgets it."""
+
+    def __init__(self) -> None:
+        self._key = token_bytes(32)
+        # An empty name is SQLite's for a database that is kept in memory as far as its cache goes, and else in a file
+        # that has been unlinked.
+        self._database = sqlite3.connect("", isolation_level=None)
+        for statement in (
+            f"PRAGMA cache_size = -{_MEMORY_KIB}",
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            "CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID",
+            "BEGIN",
+        ):
+            self._database.execute(statement)
+
+    def repeats(self, kind: str, value: str) -> bool:
+        """Say whether this value of this kind was seen before, and remember it."""
+        digest = blake2b(
+            value.encode(errors="surrogatepass"), digest_size=_LENGTH, key=self._key, person=kind.encode()
+        )
+        cursor = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest.digest(),))
+        return cursor.rowcount == 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._database.close()

@@ -1,0 +1,225 @@
+"""What an audit found: plain data, which the command line, JSON and HTML render.
+
+Nothing here holds a token, a key or a ciphertext: rows are named by their primary key.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import AuditError, ConfigurationError
+from ..plain import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["AuditReport", "ColumnAudit", "ExpiryCount", "Finding", "KeyCount", "Severity", "plain"]
+
+#: Version of the JSON form; a reader refuses a newer one.
+FORMAT: Final = 1
+
+
+class Severity(StrEnum):
+    """How much a finding matters. An audit is not ok from WARNING on."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for INFO, 1 for WARNING, 2 for CRITICAL."""
+        return list(type(self)).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of thing that is wrong in one column.
+
+    Attributes:
+        code: Stable name, e.g. ``"stale"`` or ``"alg-none"``: what scripts compare. docs/reference/audit.md
+            lists them all.
+        severity: How much it matters.
+        column: ``table.column``, with the schema in front where there is one.
+        message: What was found, in one sentence.
+        count: How many rows, of those examined; 0 where the finding is not about rows.
+        primary_keys: The first of these rows, at most 20: a tuple of key values each.
+        action: What to do about it, in one sentence.
+    """
+
+    code: str
+    severity: Severity
+    column: str
+    message: str
+    count: int
+    primary_keys: tuple[tuple[Any, ...], ...]
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCount:
+    """Rows of one key id and state.
+
+    Attributes:
+        key_id: 8 hex digits; None where the rows are no envelopes.
+        state: ``"current"``, ``"stale"``, ``"plaintext"`` or ``"unreadable"``, as :func:`jwt_column.key_usage` gives
+            them; ``"unknown"`` for every envelope of a column whose active key is not known.
+        rows: How many.
+    """
+
+    key_id: str | None
+    state: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryCount:
+    """Rows whose token expires on one day (UTC)."""
+
+    day: date
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnAudit:
+    """One encrypted column.
+
+    Attributes:
+        column: ``table.column``, with the schema in front where there is one.
+        context: The context that its envelopes are bound to.
+        configuration: The parameters of its ``EncryptedJWT``, as text; the key ring by its name only.
+        rows: Rows of the table; 0 where the database does not have it or refused to be asked.
+        nulls: Rows without a token.
+        keys: Rows per key id and state.
+        expired: Rows whose token has expired; None where the column does not expose the expiry.
+        expiry: Rows per day of expiry, in the order of days, empty days left out; empty likewise.
+        examined: Rows that a deep audit opened; 0 in a shallow one.
+        active_key: Key id that counted as the active one; None where none was known.
+    """
+
+    column: str
+    context: str
+    configuration: Mapping[str, str]
+    rows: int
+    nulls: int
+    keys: tuple[KeyCount, ...]
+    expired: int | None
+    expiry: tuple[ExpiryCount, ...]
+    examined: int
+    active_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The result of :func:`jwt_column.audit`.
+
+    Attributes:
+        created: When the audit ended, UTC.
+        database: The database's URL without user and password.
+        deep: Whether rows were opened.
+        active_key: Key id that counted as the active one; None where none was known, or columns differ.
+        seconds: How long it took.
+        columns: Every column audited, by name.
+        findings: The most severe first, then by column and code.
+        options: What was asked for beyond the defaults, as text: ``"sample"``, ``"max_lifetime"`` and so on.
+    """
+
+    created: datetime
+    database: str
+    deep: bool
+    active_key: str | None
+    seconds: float
+    columns: tuple[ColumnAudit, ...]
+    findings: tuple[Finding, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no finding is a WARNING or worse."""
+        return not self.findings_from(Severity.WARNING)
+
+    def findings_from(self, severity: Severity) -> tuple[Finding, ...]:
+        """Return the findings that are of this severity or worse."""
+        return tuple(finding for finding in self.findings if finding.severity.rank >= severity.rank)
+
+    def raise_for_findings(self, severity: Severity = Severity.WARNING) -> None:
+        """Raise where there is a finding of this severity or worse: the gate of a deployment.
+
+        Raises:
+            AuditError: There is one. ``report`` is this report; the message names columns, codes and counts.
+        """
+        found = self.findings_from(Severity(severity))
+        if found:
+            listed = "; ".join(
+                f"{finding.column}: {finding.code}" + (f" ({finding.count} rows)" if finding.count else "")
+                for finding in found
+            )
+            raise AuditError(f"the audit of {self.database} is not ok: {listed}", report=self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON's types, primary key values that JSON lacks as text. ``ok`` is in it."""
+        # A round trip through JSON turns tuples, days and keys of any type into what JSON has.
+        content = {"format": FORMAT, "ok": self.ok, **asdict(self)}
+        result: dict[str, Any] = json.loads(json.dumps(content, default=plain))
+        return result
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as text, two spaces deep."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> AuditReport:
+        """Return the report that :meth:`to_dict` gave: an earlier run, to compare with.
+
+        Fields that a later release of the same format may add are left out.
+
+        Raises:
+            ConfigurationError: It is no report, or one of a newer format.
+        """
+        try:
+            if content["format"] > FORMAT:
+                raise ConfigurationError(
+                    f"this report has format {int(content['format'])}, and this release reads up to {FORMAT}"
+                )
+            return cls(
+                **{
+                    **_known(cls, content),
+                    "created": datetime.fromisoformat(content["created"]),
+                    "columns": tuple(_column(column) for column in content["columns"]),
+                    "findings": tuple(_finding(finding) for finding in content["findings"]),
+                }
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass
+        # Outside the handler, which would show a part of a file that may be anything.
+        raise ConfigurationError("this is no report of an audit; give what --json or to_dict() has written")
+
+
+def _known(class_: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: content[name] for name in class_.__dataclass_fields__ if name in content}
+
+
+def _column(content: Mapping[str, Any]) -> ColumnAudit:
+    return ColumnAudit(
+        **{
+            **_known(ColumnAudit, content),
+            "keys": tuple(KeyCount(**_known(KeyCount, count)) for count in content["keys"]),
+            "expiry": tuple(
+                ExpiryCount(date.fromisoformat(count["day"]), count["rows"]) for count in content["expiry"]
+            ),
+        }
+    )
+
+
+def _finding(content: Mapping[str, Any]) -> Finding:
+    return Finding(
+        **{
+            **_known(Finding, content),
+            "severity": Severity(content["severity"]),
+            "primary_keys": tuple(tuple(key) for key in content["primary_keys"]),
+        }
+    )

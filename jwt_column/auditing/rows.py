@@ -1,0 +1,231 @@
+"""The rows of one column with their stored values, in batches by primary key, and how each is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import select, type_coerce
+from sqlalchemy.types import NullType
+
+from .. import envelope
+from ..cipher import bind_values
+from ..connections import look, streamed
+from ..errors import AuthenticationError, ConfigurationError, JWTColumnError, KeyRingError
+from ..paging import KeyOrder, sampled
+from ..token import JWT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Connection
+
+    from ..cipher import TokenCipher
+    from ..keyring import KeyRing
+    from .columns import AuditedColumn
+
+__all__ = ["Opened", "Opener", "StoredRow", "batches"]
+
+#: Rows that are in memory at once.
+BATCH: Final = 500
+
+_STAMP_LENGTH: Final = envelope.STAMP_FIELD.length
+
+
+class StoredRow(NamedTuple):
+    """One row: its primary key, the values that its token is bound to, and what is stored."""
+
+    key: tuple[Any, ...]
+    bound: tuple[Any, ...]
+    stored: Any
+
+
+def batches(
+    connection: Connection, column: AuditedColumn, rows: int, sample: int | None
+) -> Iterator[list[StoredRow]]:
+    """Yield the rows that hold a value: all, or an even sample.
+
+    Args:
+        connection: Where to read. Each batch is a transaction of its own, but for a table without a primary key.
+        column: The column.
+        rows: How many there are.
+        sample: How many to read, or None.
+    """
+    # As the driver gives it: SQLite has text in a column of bytes where somebody has put it there.
+    columns = (*column.bound, type_coerce(column.column, NullType()))
+    is_set = column.column.is_not(None)
+    keys = column.keys
+    if not keys:
+        yield from _stream(connection, column, columns, sample)
+        return
+    order = KeyOrder(column.table, keys, connection.dialect.name)
+    parts: Iterator[tuple[Any, int | None]] = iter([(None, None)])
+    if sample is not None and sample < rows:
+        parts = sampled(connection, order, rows, sample, is_set)
+    while True:
+        with look(connection):
+            part = next(parts, None)
+        if part is None:
+            return
+        key, left = part
+        while left is None or left > 0:
+            size = BATCH if left is None else min(BATCH, left)
+            with look(connection):
+                found = connection.execute(order.batch(columns, key, size, is_set)).all()
+            if found:
+                yield [_row(found_row, len(keys)) for found_row in found]
+                key = order.key_of(found[-1])
+            if len(found) < size:
+                break
+            left = None if left is None else left - size
+
+
+def _stream(
+    connection: Connection, column: AuditedColumn, columns: Sequence[Any], sample: int | None
+) -> Iterator[list[StoredRow]]:
+    """Yield the rows of a table without a primary key, in whichever order they lie."""
+    statement = select(*columns).where(column.column.is_not(None)).limit(sample)
+    with look(connection):
+        result = connection.execute(statement.execution_options(**streamed(connection, BATCH)))
+        try:
+            for found in result.partitions(BATCH):
+                yield [_row(row, 0) for row in found]
+        finally:
+            result.close()
+
+
+def _row(row: Sequence[Any], keys: int) -> StoredRow:
+    stored = row[-1]
+    if isinstance(stored, bytearray | memoryview):
+        stored = bytes(stored)
+    return StoredRow(tuple(row[:keys]), tuple(row[keys:-1]), stored)
+
+
+class Opened(NamedTuple):
+    """What became of a stored value.
+
+    Attributes:
+        token: The token, or None.
+        code: What was wrong, as the code of a finding, or None.
+        origin: With ``"moved"``, the column that the envelope was written for.
+    """
+
+    token: JWT | None
+    code: str | None = None
+    origin: str = ""
+
+
+_NOTHING: Final = Opened(None)
+
+
+class Opener:
+    """Opens the stored values of one column, and says what is wrong with those that do not open.
+
+    Args:
+        column: The column.
+        ring: Its key ring.
+        others: The other columns of the audit with their rings, one for each context: whose envelopes may lie here.
+    """
+
+    def __init__(
+        self, column: AuditedColumn, ring: KeyRing, others: Sequence[tuple[AuditedColumn, KeyRing]]
+    ) -> None:
+        self._cipher = column.type_.cipher()
+        self._ring = ring
+        self._names = column.type_.bound_to
+        self._others: Sequence[tuple[str, TokenCipher, KeyRing]] = [
+            (other.name, other.type_.cipher(), other_ring) for other, other_ring in others
+        ]
+
+    def open(self, row: StoredRow) -> Opened:
+        """Open one row.
+
+        What is no envelope, and what is under a key that the ring lacks, has been counted by SQL: there is nothing to
+        be opened then, and nothing is wrong beyond that.
+        """
+        stored = row.stored
+        if not _is_envelope(stored):
+            return Opened(_plaintext(stored))
+        try:
+            return Opened(self._open(row))
+        except KeyRingError:
+            return _NOTHING
+        except AuthenticationError:
+            pass
+        except Exception:  # noqa: BLE001 - whatever one row is like, the others are audited
+            return Opened(None, "undecryptable")
+        return self._explain(stored)
+
+    def _open(self, row: StoredRow) -> JWT:
+        if not self._names:
+            return self._cipher.decrypt(row.stored, self._ring)
+        try:
+            return self._open_bound(row.stored, row.bound)
+        except AuthenticationError:
+            # A UUID comes back as text from a database without such a type, where no model says what it is.
+            as_uuids = tuple(_as_uuid(value) for value in row.bound)
+            if as_uuids == row.bound:
+                raise
+        return self._open_bound(row.stored, as_uuids)
+
+    def _open_bound(self, stored: Any, bound: Sequence[Any]) -> JWT:
+        binding = bind_values(zip(self._names, bound, strict=True))
+        return self._cipher.decrypt(stored, self._ring, binding)
+
+    def _explain(self, stored: Any) -> Opened:
+        """Say why an envelope does not authenticate: it is another column's, or bound to no row, or was changed."""
+        if self._names:
+            token = _try(self._cipher, stored, self._ring)
+            if token is not None:
+                return Opened(token, "unbound")
+        for name, cipher, ring in self._others:
+            token = _try(cipher, stored, ring)
+            if token is not None:
+                return Opened(token, "moved", name)
+        return Opened(None, "undecryptable")
+
+
+def _try(cipher: TokenCipher, stored: Any, ring: KeyRing) -> JWT | None:
+    try:
+        return cipher.decrypt(stored, ring)
+    except JWTColumnError:
+        return None
+
+
+def _is_envelope(stored: Any) -> bool:
+    """Say whether a value begins like an envelope of this version: the same as HeaderSQL.is_envelope()."""
+    if isinstance(stored, str):
+        start = envelope.TEXT_PREFIX + envelope.VERSION.hex()
+        return stored.startswith(start) and len(stored) >= len(envelope.TEXT_PREFIX) + 2 * _STAMP_LENGTH
+    return isinstance(stored, bytes) and stored.startswith(envelope.VERSION) and len(stored) >= _STAMP_LENGTH
+
+
+def _plaintext(stored: Any) -> JWT | None:
+    """Return a value as the token in the clear that it may be."""
+    if isinstance(stored, bytes):
+        try:
+            stored = stored.decode()
+        except UnicodeDecodeError:
+            return None
+    return JWT._unchecked(stored) if isinstance(stored, str) else None  # noqa: SLF001 - its kind is looked at later
+
+
+def _as_uuid(value: Any) -> Any:
+    try:
+        return UUID(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def check_bound(column: AuditedColumn) -> None:
+    """Refuse a column whose rows cannot be opened because it is not known what they are bound to.
+
+    Raises:
+        ConfigurationError: A name of ``bound_to`` is no column of the table.
+    """
+    if len(column.bound) != len(column.type_.bound_to):
+        raise ConfigurationError(
+            f"{column.name} is bound to attributes that are no columns of {column.table.fullname}; audit the mapped "
+            "attribute or its class, which says what they are",
+            context=column.context,
+        )

@@ -1,0 +1,314 @@
+"""``audit()``: every check in turn, and one report of what they found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from ..connections import connected, error_name, look
+from ..errors import ConfigurationError, KeyRingError
+from ..keyring import KeyRing, parse_key_id
+from .columns import columns_of
+from .counting import count_rows, row_findings
+from .declaration import configuration_of, declaration_findings, schema_findings, sharing_findings
+from .examination import AuditProgress, Examination
+from .kinds import KINDS
+from .report import AuditReport, ColumnAudit
+from .rows import Opener, check_bound
+from .tokens import Demands, TokenChecks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from sqlalchemy import Connection, Engine
+
+    from .columns import AuditedColumn
+    from .counting import Count
+    from .report import Finding
+
+__all__ = ["Options", "audit", "audit_at"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an audit is asked, besides where; :func:`audit` describes each.
+
+    Raises:
+        ConfigurationError: A value that it cannot have.
+        KeyRingError: A key id that is none.
+    """
+
+    deep: bool = False
+    active: str | Collection[str] | None = None
+    retired: Collection[str] = ()
+    allowed_algorithms: Collection[str] | None = None
+    max_lifetime: timedelta | None = None
+    compromised_kids: Collection[str] = ()
+    sample: int | None = None
+    progress: Callable[[AuditProgress], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("retired", "allowed_algorithms", "compromised_kids"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigurationError(f"{name} is a list of texts; put the one text into brackets")
+        if self.active is not None and not self.active_ids:
+            raise ConfigurationError("active is a key id or a list of them, which is not empty")
+        for key_id in (*self.retired, *self.active_ids):
+            parse_key_id(key_id)
+        if self.max_lifetime is not None and not isinstance(self.max_lifetime, timedelta):
+            raise ConfigurationError("max_lifetime is a timedelta, such as timedelta(hours=1)")
+        if self.sample is not None and (type(self.sample) is not int or self.sample < 1):
+            raise ConfigurationError("sample is a number of rows, at least 1, or None for all")
+        if not self.deep:
+            only_deep = ("allowed_algorithms", "max_lifetime", "compromised_kids", "sample")
+            given = [name for name in only_deep if getattr(self, name)]
+            if given:
+                raise ConfigurationError(
+                    f"{given[0]} is about what tokens say, and a shallow audit opens none; give deep=True"
+                )
+
+    @property
+    def active_ids(self) -> tuple[str, ...]:
+        """The key ids that count as active ones, where the caller says so."""
+        return (self.active,) if isinstance(self.active, str) else tuple(self.active or ())
+
+    def shown(self) -> dict[str, str]:
+        """Return what was asked beyond the defaults, as text for the report."""
+        shown = {
+            "active": ", ".join(self.active_ids),
+            "retired": ", ".join(self.retired),
+            "allowed_algorithms": ", ".join(sorted(self.allowed_algorithms or ())),
+            "max_lifetime": None if self.max_lifetime is None else str(self.max_lifetime),
+            "compromised_kids": None if not self.compromised_kids else f"{len(self.compromised_kids)} given",
+            "sample": None if self.sample is None else f"{self.sample:,} rows of each column",
+        }
+        return {name: text for name, text in shown.items() if text}
+
+
+def audit(
+    bind: Engine | Connection,
+    target: Any,
+    *,
+    deep: bool = False,
+    active: str | Collection[str] | None = None,
+    retired: Collection[str] = (),
+    allowed_algorithms: Collection[str] | None = None,
+    max_lifetime: timedelta | None = None,
+    compromised_kids: Collection[str] = (),
+    sample: int | None = None,
+    progress: Callable[[AuditProgress], None] | None = None,
+) -> AuditReport:
+    """Return what state the encrypted columns of a database are in.
+
+    A shallow audit asks the database and needs no key. A deep one opens every row too, in batches of 500 by primary
+    key, each in a short transaction, and in memory that does not grow with the table; tokens seen twice are found by
+    keyed hashes in a temporary file. Nothing is written, and no signature is verified. One bad row, one missing table
+    and one table that may not be read become findings, and the others are audited.
+
+    Args:
+        bind: An engine or a connection. With an ``AsyncEngine``:
+            ``await connection.run_sync(lambda connection: audit(connection, Session.token))``.
+        target: A mapped attribute, a column, a table, a mapped class; a ``MetaData`` for all its encrypted columns; or
+            a list of these.
+        deep: Whether rows are opened, which takes the keys. The following is for a deep audit, but for the next two.
+        active: Key id that counts as the active one, on a host without keys; several for rings with tenants. None takes
+            it from each column's ring; with one, a shallow audit loads no ring.
+        retired: Key ids that no row may be under: proof that their keys can leave the ring.
+        allowed_algorithms: The values of ``alg`` that tokens may have; None allows all but ``none``.
+        max_lifetime: The longest time from ``iat`` (else ``nbf``, else now) to ``exp``.
+        compromised_kids: Values of the tokens' ``kid`` (RFC 7515 section 4.1.4, not a key id of the ring) whose
+            signing keys others have.
+        sample: Rows of each column to open, evenly spread; None opens all. Tokens are then found twice only within
+            the sample.
+        progress: Called after each batch.
+
+    Returns:
+        The report. ``ok`` says whether anything in it is a warning or worse.
+
+    Raises:
+        ConfigurationError: The target holds no encrypted column, or a parameter has a value that it cannot have.
+        KeyRingError: A deep audit cannot load a key ring; or a key id is none.
+    """
+    options = Options(
+        deep=deep,
+        active=active,
+        retired=retired,
+        allowed_algorithms=allowed_algorithms,
+        max_lifetime=max_lifetime,
+        compromised_kids=compromised_kids,
+        sample=sample,
+        progress=progress,
+    )
+    return audit_at(datetime.now(UTC), bind, target, options)
+
+
+def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Options) -> AuditReport:
+    """Do what :func:`audit` does, as of a time."""
+    started = time.monotonic()
+    columns = columns_of(target)
+    rings = [_ring_of(column, options) for column in columns]
+    runs = [
+        _ColumnRun(column, ring, options, now, number)
+        for number, (column, ring) in enumerate(zip(columns, rings, strict=True), start=1)
+    ]
+    with connected(bind, "audit") as connection:
+        for run in runs:
+            run.run(connection, runs)
+        url = connection.engine.url.set(username=None, password=None, query={})
+    findings = [*sharing_findings(columns), *(finding for run in runs for finding in run.findings)]
+    active = {run.active for run in runs}
+    return AuditReport(
+        created=datetime.now(UTC),
+        database=url.render_as_string(),
+        deep=options.deep,
+        active_key=active.pop() if len(active) == 1 else None,
+        seconds=round(time.monotonic() - started, 3),
+        columns=tuple(run.result() for run in runs),
+        findings=tuple(sorted(findings, key=lambda one: (-one.severity.rank, one.column, one.code))),
+        options=options.shown(),
+    )
+
+
+def _ring_of(column: AuditedColumn, options: Options) -> KeyRing | str:
+    """Return a column's key ring; or why there is none, in an audit that can do without.
+
+    Raises:
+        ConfigurationError, KeyRingError: A deep audit, which cannot.
+    """
+    if options.deep:
+        check_bound(column)
+        return column.type_.ring()
+    if options.active is not None:
+        return "it was not asked for"
+    try:
+        return column.type_.ring()
+    except (ConfigurationError, KeyRingError) as error:
+        return str(error)
+
+
+class _ColumnRun:
+    """The audit of one column.
+
+    Args:
+        column: The column.
+        ring: Its key ring, or why it cannot be had.
+        options: What the audit is asked.
+        now: The time that tokens expire by.
+        number: Which of the columns this is, counted from 1.
+    """
+
+    def __init__(
+        self, column: AuditedColumn, ring: KeyRing | str, options: Options, now: datetime, number: int
+    ) -> None:
+        self.column = column
+        self.ring = ring if isinstance(ring, KeyRing) else None
+        self._why_no_ring = ring if isinstance(ring, str) else ""
+        self._options = options
+        self._now = now
+        self._number = number
+        #: What rows are not stale under, the active key of the ring first; empty where it is not known.
+        self._current = options.active_ids
+        if not self._current and self.ring is not None:
+            self._current = self.ring.current_key_ids
+        self.findings: list[Finding] = []
+        self._count: Count | None = None
+        self._examined = 0
+
+    @property
+    def active(self) -> str | None:
+        """The key id that counts as the active one; None where none is known."""
+        return self._current[0] if self._current else None
+
+    def run(self, connection: Connection, runs: Sequence[_ColumnRun]) -> None:
+        """Audit the column. What the database refuses becomes a finding; a lost connection ends the audit."""
+        self.findings += declaration_findings(self.column)
+        if self.active is None:
+            self.findings.append(
+                KINDS["active-unknown"].found(
+                    self.column.name, f"Whether rows are stale is not known: {self._why_no_ring}."
+                )
+            )
+        try:
+            with look(connection):
+                self._ask(connection)
+            if self._options.deep and self._count is not None:
+                self._examine(connection, runs)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            # What the database says may hold values of a row.
+            self.findings.append(
+                KINDS["refused"].found(self.column.name, f"The database refused ({error_name(error)}).")
+            )
+
+    def _ask(self, connection: Connection) -> None:
+        """Ask the database, by SQL alone."""
+        schema = schema_findings(connection, self.column)
+        self.findings += schema
+        codes = {finding.code for finding in schema}
+        if "column-missing" in codes:
+            return
+        column = self.column.without_indexes() if "index-missing" in codes else self.column
+        self._count = count_rows(connection, column, self._current, self._now)
+        self.findings += row_findings(
+            connection,
+            column,
+            self._count,
+            active=self._current,
+            ring=self.ring,
+            retired=self._options.retired,
+            now=self._now,
+        )
+
+    def _examine(self, connection: Connection, runs: Sequence[_ColumnRun]) -> None:
+        """Open the rows."""
+        assert self._count is not None  # noqa: S101 - asked before
+        assert self.ring is not None  # noqa: S101 - a deep audit has every ring
+        contexts = {self.column.context}
+        others = []
+        for run in runs:
+            if run.column.context not in contexts and run.ring is not None:
+                contexts.add(run.column.context)
+                others.append((run.column, run.ring))
+        options = self._options
+        demands = Demands(options.allowed_algorithms, options.max_lifetime, options.compromised_kids)
+        rows = self._count.rows - self._count.nulls
+        to_examine = rows if options.sample is None else min(rows, options.sample)
+
+        def progress(examined: int) -> None:
+            if options.progress is not None:
+                # Rows may have come meanwhile.
+                total = max(to_examine, examined)
+                options.progress(AuditProgress(self.column.name, self._number, len(runs), examined, total))
+
+        examination = Examination(
+            self.column,
+            Opener(self.column, self.ring, others),
+            TokenChecks(demands, self._now),
+            progress,
+        )
+        try:
+            examination.run(connection, rows, options.sample)
+        finally:
+            self._examined = examination.examined
+            self.findings += examination.findings()
+
+    def result(self) -> ColumnAudit:
+        """Return what is known of the column."""
+        count = self._count
+        return ColumnAudit(
+            column=self.column.name,
+            context=self.column.context,
+            configuration=configuration_of(self.column, self.ring),
+            rows=0 if count is None else count.rows,
+            nulls=0 if count is None else count.nulls,
+            keys=() if count is None else count.keys,
+            expired=None if count is None else count.expired,
+            expiry=() if count is None else count.expiry,
+            examined=self._examined,
+            active_key=self.active,
+        )

@@ -1,0 +1,92 @@
+"""The census: how many rows are under which key, by SQL alone.
+
+It reads the first bytes of each row and needs no key, so it can run on a host that has none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Integer, case, cast, func, literal, null, select
+
+from .errors import ConfigurationError
+from .header_sql import HeaderSQL
+from .types import EncryptedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Select
+
+__all__ = ["encrypted_type", "key_usage"]
+
+
+def encrypted_type(column: Any) -> EncryptedJWT:
+    """Return the type of an encrypted column or mapped attribute.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    type_ = getattr(column, "type", None)
+    if not isinstance(type_, EncryptedJWT):
+        raise ConfigurationError(f"{column} is not a column of type EncryptedJWT")
+    return type_
+
+
+def key_usage(
+    column: Any, *, active: str | Iterable[str] | None = None
+) -> Select[tuple[str | None, str, int]]:
+    """Return the census of a column as a statement: ``key_id``, ``state`` and ``rows`` per key and state.
+
+    ``state`` is ``"current"`` (stamped as the column would write today), ``"stale"`` (another key or layout),
+    ``"plaintext"``, or ``"unreadable"`` (neither). ``key_id`` is NULL for the last two. NULL values are not
+    counted.
+
+    Args:
+        column: A mapped attribute such as ``Session.token``, or a Core column.
+        active: The active key's id, 8 hex digits, on a host without keys, or :attr:`KeyRing.current_key_ids` of a
+            ring with tenants; None takes them from the column's ring.
+
+    Raises:
+        ConfigurationError: Not an encrypted column, or no ring and no *active*.
+    """
+    type_ = encrypted_type(column)
+    stored = HeaderSQL(column, type_)
+    # Grouped by the raw stamp first: a handful of groups, whatever the table's size, is all that is
+    # interpreted.
+    by_stamp = (
+        select(stored.stamp().label("stamp"), func.count().label("rows"))
+        .where(column.is_not(None))
+        .group_by("stamp")
+        .subquery("stamps")
+    )
+    header = HeaderSQL(by_stamp.c.stamp, type_)
+    is_current = header.has_stamp(*current_stamps(type_, active))
+    state = case(
+        (is_current, literal("current")),
+        (header.is_envelope(), literal("stale")),
+        (header.is_plaintext(), literal("plaintext")),
+        else_=literal("unreadable"),
+    )
+    rows = (
+        select(
+            case((header.is_envelope(), header.key_id()), else_=null()).label("key_id"),
+            state.label("state"),
+            by_stamp.c.rows,
+        )
+        .select_from(by_stamp)
+        .subquery("census")
+    )
+    return (
+        select(rows.c.key_id, rows.c.state, cast(func.sum(rows.c.rows), Integer).label("rows"))
+        .group_by(rows.c.key_id, rows.c.state)
+        .order_by(rows.c.state, rows.c.key_id)
+    )
+
+
+def current_stamps(type_: EncryptedJWT, active: str | Iterable[str] | None = None) -> list[bytes]:
+    """Return the stamps of rows that are not stale: under the key ids given, or those that the ring says."""
+    if active is None:
+        active = type_.ring().current_key_ids
+    cipher = type_.cipher()
+    return [cipher.stamp(key_id) for key_id in ([active] if isinstance(active, str) else active)]

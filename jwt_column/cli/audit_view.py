@@ -1,0 +1,167 @@
+"""A report of an audit on a terminal: rows per key, findings with what to do, and the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from rich import box
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..auditing import Severity
+from .console import indented, mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.console import Console, RenderableType
+
+    from ..auditing import AuditReport, Finding
+
+__all__ = ["STATE_STYLES", "plain_table", "print_database", "print_report", "shown_key", "state_order"]
+
+#: How states of rows are shown; any other is red.
+STATE_STYLES: Final[Mapping[str, str]] = {"current": "green", "stale": "yellow", "unknown": "yellow"}
+
+_SEVERITY_STYLES: Final = {
+    Severity.CRITICAL: "bold red",
+    Severity.WARNING: "yellow",
+    Severity.INFO: "cyan",
+}
+
+_NOUNS: Final = {Severity.CRITICAL: "critical one", Severity.WARNING: "warning", Severity.INFO: "note"}
+
+# Primary keys that a terminal shows; --json has twenty.
+_MAX_KEYS: Final = 5
+
+
+def plain_table() -> Table:
+    """Return an empty table as all commands show one."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
+
+
+def print_report(
+    console: Console, report: AuditReport, *, baseline: AuditReport | None, retired: Sequence[str]
+) -> None:
+    """Print a report."""
+    print_database(console, report.database)
+    indented(console, Text(_extent(report)))
+    console.print()
+    indented(console, _census(report, baseline))
+    for findings in _by_kind(report.findings):
+        console.print()
+        for renderable in _kind(findings):
+            indented(console, renderable)
+    console.print()
+    for line in _verdict(console, report, retired):
+        indented(console, line)
+
+
+def print_database(console: Console, url: str) -> None:
+    """Print which database it is; what is piped has it on one line, however long it is."""
+    console.print(Text(url, "bold"), soft_wrap=not console.is_terminal)
+
+
+def _extent(report: AuditReport) -> str:
+    """Say how much was audited."""
+    rows = sum(column.rows for column in report.columns)
+    parts = [
+        _count(len(report.columns), "column"),
+        _count(rows, "row"),
+        *([f"{sum(column.examined for column in report.columns):,} opened"] if report.deep else []),
+        *([f"active key {report.active_key}"] if report.active_key else []),
+    ]
+    return ", ".join(parts)
+
+
+def _census(report: AuditReport, baseline: AuditReport | None) -> Table:
+    """Return rows per column, key and state, and what they were in an earlier report."""
+    table = plain_table()
+    table.add_column("column", overflow="fold")
+    table.add_column("key id", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    if baseline is not None:
+        table.add_column(f"{baseline.created:%Y-%m-%d %H:%M}", justify="right", no_wrap=True)
+    table.add_column("rows" if baseline is None else "now", justify="right", no_wrap=True)
+    then = {} if baseline is None else _rows_by_key(baseline)
+    now = _rows_by_key(report)
+    names = [column.column for column in report.columns]
+    for name in names:
+        keys = sorted({key for key in (*now, *then) if key[0] == name}, key=lambda key: state_order(key[1:]))
+        for place, key in enumerate(keys):
+            _, key_id, state = key
+            cells = [f"{then.get(key, 0):,}"] if baseline is not None else []
+            table.add_row(
+                Text("" if place else name),
+                Text(key_id or "none", "cyan"),
+                Text(state, STATE_STYLES.get(state, "red")),
+                *cells,
+                f"{now.get(key, 0):,}",
+            )
+        if not keys:
+            table.add_row(
+                Text(name), "", Text("no token", "dim"), *([""] if baseline is not None else []), "0"
+            )
+    return table
+
+
+def _rows_by_key(report: AuditReport) -> dict[tuple[str, str | None, str], int]:
+    return {
+        (column.column, count.key_id, count.state): count.rows
+        for column in report.columns
+        for count in column.keys
+    }
+
+
+def state_order(key: tuple[str | None, str]) -> tuple[Any, ...]:
+    """Return where rows of a key id and state stand: what is current first, what is no envelope last."""
+    key_id, state = key
+    return key_id is None, state != "current", key_id or "", state
+
+
+def _by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Return the findings of each kind together, the most severe kinds first."""
+    kinds: dict[tuple[int, str], list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((-finding.severity.rank, finding.code), []).append(finding)
+    return [kinds[key] for key in sorted(kinds)]
+
+
+def _kind(findings: Sequence[Finding]) -> Iterator[RenderableType]:
+    """Yield one kind of finding: what was found in each column, and once what to do."""
+    first = findings[0]
+    yield Text.assemble((str(first.severity), _SEVERITY_STYLES[first.severity]), "  ", (first.code, "bold"))
+    for finding in findings:
+        text = f" {finding.message}"
+        if finding.primary_keys:
+            listed = ", ".join(map(shown_key, finding.primary_keys[:_MAX_KEYS]))
+            more = ", ..." if finding.count > _MAX_KEYS else ""
+            text += f" Primary {'key' if finding.count == 1 else 'keys'}: {listed}{more}"
+        yield Padding(Text.assemble((f"{finding.column}:", "bold"), text), (0, 0, 0, 2))
+    yield Padding(Text(first.action, "dim"), (0, 0, 0, 2))
+
+
+def shown_key(key: Sequence[Any]) -> str:
+    """Return a primary key as people write it."""
+    values = [str(value) for value in key]
+    return values[0] if len(values) == 1 else f"({', '.join(values)})"
+
+
+def _verdict(console: Console, report: AuditReport, retired: Sequence[str]) -> Iterator[Text]:
+    if retired and report.ok:
+        keys = "the key" if len(retired) == 1 else "the keys"
+        proof = f"No row is under {keys} {', '.join(retired)}."
+        yield Text.assemble(mark(console, ok=True), " ", (proof, "bold"))
+        return
+    counts = [
+        _count(number, noun)
+        for severity, noun in _NOUNS.items()
+        if (number := sum(finding.severity is severity for finding in report.findings))
+    ]
+    verdict = f"Findings: {', '.join(counts)}." if counts else "Nothing was found."
+    yield Text.assemble(mark(console, ok=report.ok), " ", (verdict, "bold"))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,115 @@
+"""How every command looks and ends: width, colour, marks, exit codes, errors.
+
+Colour and animation are for terminals. What goes into a pipe or a file is plain text of 80 columns, which
+``COLUMNS`` changes; ``NO_COLOR`` takes the colour away everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from migrations_helpers.progress import WIDEST
+
+from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+__all__ = [
+    "DatabaseError",
+    "ExitCode",
+    "indented",
+    "is_utf8",
+    "make_console",
+    "mark",
+    "print_error",
+    "print_problem",
+]
+
+_PIPED_WIDTH: Final = 80
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    DATABASE = 3
+    #: The system that holds the keys, or the key that wraps them; the same number, because the cure is the same.
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+class DatabaseError(JWTColumnError):
+    """The database cannot be reached, or refused; the same command may do better later."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console on standard output or standard error, as they are at this moment."""
+    # Automatic highlighting colours every number, markup eats square brackets, and :names: become pictures.
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        console.width = min(console.width, WIDEST)
+    elif not os.environ.get("COLUMNS", "").isdigit():
+        # Without this, the width would be that of the terminal on standard input, if there happens to be one.
+        console.width = _PIPED_WIDTH
+    return console
+
+
+def is_utf8(console: Console) -> bool:
+    """Say whether the stream behind a console takes characters outside ASCII."""
+    return console.encoding.startswith("utf")
+
+
+def mark(console: Console, *, ok: bool) -> Text:
+    """Return the mark in front of something that was checked."""
+    if is_utf8(console):
+        return Text("✓", "green") if ok else Text("✗", "bold red")
+    return Text("ok", "green") if ok else Text("FAILED", "bold red")
+
+
+def indented(console: Console, renderable: RenderableType, *, by: int = 2) -> None:
+    """Print something some columns to the right, without the blanks that Rich puts at the ends of lines."""
+    for line in _lines(console, renderable, console.width - by):
+        console.print(
+            Text.assemble(" " * by, line) if line else "", no_wrap=True, overflow="ignore", crop=False
+        )
+
+
+def _lines(console: Console, renderable: RenderableType, width: int) -> Iterator[Text]:
+    """Return what Rich makes of a renderable, line by line."""
+    options = console.options.update(width=width, height=None)
+    for segments in console.render_lines(renderable, options, pad=False):
+        line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
+        line.rstrip()
+        yield line
+
+
+def print_problem(text: str) -> None:
+    """Print what is wrong on standard error: as one line, which a terminal is not left to break within words."""
+    console = make_console(stderr=True)
+    line = Text.assemble(("jwt-column: ", "bold red"), " ".join(text.split()))
+    console.print(line, soft_wrap=not console.is_terminal)
+
+
+def print_error(error: JWTColumnError) -> ExitCode:
+    """Print an error as one line on standard error, and return the exit code that goes with it.
+
+    The messages of this package hold no part of a token or a key, so all of it may be shown. A traceback says
+    less to who sits at the terminal.
+    """
+    print_problem(str(error))
+    if isinstance(error, DatabaseError):
+        return ExitCode.DATABASE
+    if isinstance(error, KeyUnavailableError) and error.retryable:
+        return ExitCode.UNREACHABLE
+    is_setup = isinstance(error, ConfigurationError | KeyRingError)
+    return ExitCode.USAGE if is_setup else ExitCode.FAILURE

@@ -1,0 +1,199 @@
+"""The database of a command: its URL, an engine for it, and what to say when it cannot be reached.
+
+A URL may hold a password, and so may what a driver says about it. Neither is ever printed whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote, quote_plus
+
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError
+
+from ..errors import ConfigurationError
+from .console import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import URL, Connection, Engine
+
+__all__ = ["DATABASE_VARIABLE", "connect", "error_name", "is_async", "read_url", "with_engine"]
+
+#: Where a command finds its database's URL without showing it to whoever lists the processes.
+DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
+
+# The synchronous driver to name where an asynchronous one will not do.
+_SYNC_DRIVERS: Final = {
+    "mariadb": "mariadb+pymysql",
+    "mysql": "mysql+pymysql",
+    "postgresql": "postgresql+psycopg",
+    "sqlite": "sqlite",
+}
+
+_Result = TypeVar("_Result")
+
+
+def read_url(text: str | None) -> URL:
+    """Return a database URL as SQLAlchemy takes it.
+
+    Raises:
+        ConfigurationError: There is none, SQLAlchemy cannot read it, or its driver is not installed.
+        DatabaseError: It names an SQLite file that is not there; SQLite would make an empty one.
+    """
+    if not text:
+        raise ConfigurationError(
+            f"no database: set {DATABASE_VARIABLE} to a URL such as postgresql+psycopg://user:password@host/database, "
+            "or give --database"
+        )
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # What the error says may be a part of the password, which looks like a port where there is no @.
+        url = None
+    # A password with an @ in it ends there, and the rest of it looks like the host.
+    if url is None or "@" in (url.host or ""):
+        raise ConfigurationError(
+            "the database URL cannot be read; it has the form dialect+driver://user:password@host:port/database, with "
+            "special characters of the password percent-encoded"
+        )
+    try:
+        dialect = url.get_dialect()
+        dialect.import_dbapi()
+    except NoSuchModuleError:
+        raise ConfigurationError(
+            f"SQLAlchemy knows no database {url.drivername!r}; a URL begins with postgresql+psycopg://, "
+            "mariadb+pymysql://, sqlite:/// or another of its dialects"
+        ) from None
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the driver of {url.drivername}:// is not installed (there is no module {error.name}); install it, or "
+            "name another one in the URL"
+        ) from None
+    _refuse_missing_file(url)
+    return url
+
+
+def _refuse_missing_file(url: URL) -> None:
+    name = url.database
+    if url.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        return
+    if not Path(name).exists():
+        raise DatabaseError(f"there is no database file {name}; nothing was done")
+
+
+def is_async(url: URL) -> bool:
+    """Say whether a URL names an asynchronous driver."""
+    return url.get_dialect().is_async
+
+
+def sync_drivername(url: URL) -> str:
+    """Return the beginning of a URL for the same database with a synchronous driver."""
+    backend = url.get_backend_name()
+    return _SYNC_DRIVERS.get(backend, backend)
+
+
+def with_engine(url: URL, work: Callable[[Engine], _Result]) -> _Result:
+    """Do something with an engine, which is closed afterwards; with an asynchronous driver too.
+
+    Raises:
+        ConfigurationError: The driver does not take the URL.
+        DatabaseError: The database cannot be reached.
+    """
+    if not is_async(url):
+        # A statement's parameters are rows; no error shows them.
+        engine = create_engine(url, hide_parameters=True)
+        try:
+            return work(engine)
+        finally:
+            engine.dispose()
+    return asyncio.run(_with_async_engine(url, work))
+
+
+async def _with_async_engine(url: URL, work: Callable[[Engine], _Result]) -> _Result:
+    # Here, because it takes greenlet, which comes with asynchronous drivers' installations and not with ours.
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(url, hide_parameters=True)
+    try:
+        with _explained(url):
+            connection = await engine.connect()
+        try:
+            # The connection only lends the place where an asynchronous driver can be waited for. The work gets the
+            # engine, so that it can replace a connection that is lost.
+            return await connection.run_sync(lambda sync_connection: work(sync_connection.engine))
+        finally:
+            await connection.close()
+    finally:
+        await engine.dispose()
+
+
+@contextmanager
+def connect(engine: Engine) -> Iterator[Connection]:
+    """Give a connection for looking around, and explain what goes wrong on the way to it and with it.
+
+    Raises:
+        ConfigurationError: The driver does not take the URL.
+        DatabaseError: The database cannot be reached, or refuses to be looked at.
+    """
+    with _explained(engine.url):
+        connection = engine.connect()
+    with connection:
+        try:
+            yield connection
+        except DBAPIError as error:
+            reason = _redacted(str(error.orig), engine.url)
+        else:
+            return
+    raise DatabaseError(f"{_shown(engine.url)} refused: {reason}")
+
+
+@contextmanager
+def _explained(url: URL) -> Iterator[None]:
+    """Turn the many ways in which a connection fails into two."""
+    try:
+        yield
+    except ProgrammingError as error:
+        raise ConfigurationError(
+            f"{_shown(url)}: the driver does not take this URL: {_redacted(str(error.orig), url)}"
+        ) from None
+    except (DBAPIError, OSError) as error:
+        # An asynchronous driver's OSError comes as it is.
+        reason = _redacted(str(error.orig if isinstance(error, DBAPIError) else error), url)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{_shown(url)}: the driver does not take this URL ({type(error).__name__}); look at what stands behind "
+            "its ? and at its port"
+        ) from None
+    else:
+        return
+    raise DatabaseError(f"{_shown(url)} cannot be reached: {reason}")
+
+
+def _shown(url: URL) -> str:
+    """Return a URL without its password and without its query, which may hold one."""
+    return url.set(query={}).render_as_string()
+
+
+def _redacted(text: str, url: URL) -> str:
+    """Return what a driver said, without a password of the URL that it may repeat."""
+    secrets = [str(url.password)] if url.password else []
+    for name, values in url.normalized_query.items():
+        if "pass" in name.lower():
+            secrets += values
+    for secret in secrets:
+        for spelling in (secret, quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(spelling, "***")
+    return text
+
+
+def error_name(error: DBAPIError) -> str:
+    """Return what an error of the database is called; its text may hold values of a row."""
+    original = error.orig
+    code = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    name = type(original or error).__name__
+    return f"{name} {code}" if code else name

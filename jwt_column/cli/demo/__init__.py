@@ -1,0 +1,83 @@
+"""``jwt-column demo``: the main job on real tokens in a real file, from the first row to a retired key."""
+
+# No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Annotated
+
+import typer
+
+from ...errors import ConfigurationError
+from ..console import ExitCode, make_console
+from .narration import Narration
+from .project import Project
+from .story import tell_story
+from .tokens import FEWEST_ROWS
+
+__all__ = ["demo"]
+
+# What is asked for is held in memory, to be compared with what is read at the end.
+_MOST_ROWS = 1_000_000
+
+
+def demo(
+    *,
+    rows: Annotated[
+        int, typer.Option(min=FEWEST_ROWS, max=_MOST_ROWS, help="How many tokens to store.")
+    ] = 10_000,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Leave databases, key file and migrations in this new or empty directory.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Store, look, rotate: real tokens in a SQLite file, from the first row to a retired key.
+
+    Ends with 1 if anything is not as promised.
+    """
+    start = perf_counter()
+    console = make_console()
+    narration = Narration(console)
+    with _directory(keep) as directory:
+        tell_story(Project(directory), narration, rows)
+    console.print()
+    if keep is None:
+        narration.say(("The files were in a temporary directory; --keep DIRECTORY leaves them.", "dim"))
+    else:
+        console.print(f"  The files, the key among them, are in {keep}", style="dim", soft_wrap=True)
+    count, failed = narration.held + len(narration.failed), len(narration.failed)
+    verdict = f"All {count} checks held" if not failed else f"{failed} of {count} checks failed"
+    narration.check(not failed, (f"{verdict}, in {perf_counter() - start:.1f} s.", "bold"))
+    if failed:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    """Give a directory: one that goes at the end, or one that stays."""
+    if keep is None:
+        with TemporaryDirectory(prefix="jwt-column-demo-") as name:
+            yield Path(name)
+        return
+    if set("%?") & set(str(keep.absolute())):
+        raise ConfigurationError(
+            f"{keep} cannot be used, because alembic.ini and database URLs do not take it; "
+            "name a directory without % and ?"
+        )
+    try:
+        # It will hold a key.
+        keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise ConfigurationError(
+                f"{keep} is not empty; name a new directory, so that nothing is replaced"
+            )
+    except OSError as error:
+        raise ConfigurationError(f"{keep} cannot be used: {error.strerror}; name another directory") from None
+    yield keep.absolute()

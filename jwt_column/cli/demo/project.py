@@ -1,0 +1,110 @@
+"""A directory such as an application has: databases, a key file, and Alembic's migrations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Engine, create_engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Project"]
+
+_ALEMBIC_INI: Final = """\
+[alembic]
+script_location = %(here)s/migrations
+sqlalchemy.url = sqlite:///%(here)s/sessions.sqlite3
+path_separator = os
+"""
+
+_ENV_PY: Final = '''\
+"""Alembic's environment: an ordinary one, but for the import of migrations_helpers."""
+
+from alembic import context
+from sqlalchemy import engine_from_config
+
+import migrations_helpers  # noqa: F401 - registers op.reencrypt_jwt_column and the other operations
+
+config = context.config
+engine = engine_from_config(config.get_section(config.config_ini_section, {}))
+with engine.connect() as connection:
+    context.configure(connection=connection, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()
+engine.dispose()
+'''
+
+_SCRIPT_PY_MAKO: Final = '''\
+"""${message}"""
+
+from alembic import op
+${imports if imports else ""}
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+'''
+
+_REVISION_PY: Final = '''\
+"""{message}."""
+
+from alembic import op
+
+revision = {revision!r}
+down_revision = {down_revision!r}
+
+
+def upgrade() -> None:
+    {statement}
+
+
+def downgrade() -> None:
+    """Nothing to undo: both keys' rows can be read as long as both keys are in the ring."""
+'''
+
+
+class Project:
+    """The files of the demo, below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.database = directory / "sessions.sqlite3"
+        self.plain_database = directory / "plaintext.sqlite3"
+        self.key_file = directory / "jwt.keys"
+        self._ini = directory / "alembic.ini"
+        self._migrations = directory / "migrations"
+        self._head: str | None = None
+
+    def engine(self, path: Path) -> Engine:
+        """Return an engine on one of the two databases."""
+        return create_engine(URL.create("sqlite+pysqlite", database=str(path)))
+
+    def write_migrations(self) -> None:
+        """Write what ``alembic init`` writes, as a developer would then have edited it."""
+        (self._migrations / "versions").mkdir(parents=True)
+        self._ini.write_text(_ALEMBIC_INI, encoding="utf-8")
+        (self._migrations / "env.py").write_text(_ENV_PY, encoding="utf-8")
+        (self._migrations / "script.py.mako").write_text(_SCRIPT_PY_MAKO, encoding="utf-8")
+
+    def add_revision(self, revision: str, message: str, statement: str) -> Path:
+        """Write the next revision, whose ``upgrade()`` is this statement, and return its file."""
+        slug = message.lower().replace("-", "").replace(" ", "_")
+        path = self._migrations / "versions" / f"{revision}_{slug}.py"
+        path.write_text(
+            _REVISION_PY.format(
+                message=message, revision=revision, down_revision=self._head, statement=statement
+            ),
+            encoding="utf-8",
+        )
+        self._head = revision
+        return path
+
+    def upgrade(self) -> None:
+        """Run ``alembic upgrade head``."""
+        command.upgrade(Config(self._ini), "head")

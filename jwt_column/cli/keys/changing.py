@@ -1,0 +1,124 @@
+"""``keys add``, ``activate``, ``compromise`` and ``rewrap``: each is one revision of the file."""
+
+# No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
+
+from typing import Annotated
+
+import typer
+
+from ...errors import ConfigurationError
+from ...keyring import DataKey, generate_key
+from ...providers import _changes, open_wrapper
+from ...providers._ring_file import KeyState, check_name, check_uri
+from ...providers._unwrapping import rewrap as wrap_anew
+from ...providers._unwrapping import wrap
+from .rings import FileOption, JsonOption, PlainFile, now, open_ring, open_wrapped
+from .showing import show_changed
+
+__all__ = ["KeyIdArgument", "activate", "add", "compromise", "rewrap"]
+
+KeyIdArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, 8 hex digits.")]
+
+
+def add(
+    *,
+    file: FileOption = None,
+    wrapped_by: Annotated[
+        str | None,
+        typer.Option(
+            "--wrapped-by",
+            metavar="URI",
+            help="The key that wraps the new one. Without it, the one that wraps the active key.",
+            show_default=False,
+        ),
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Make a key for the rows of one tenant. The first one of a tenant is active at once.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a new data key, which decrypts only until it is activated."""
+    ring = open_ring(file)
+    key = DataKey(generate_key(), tenant=None if tenant is None else check_name(tenant, "tenant (--tenant)"))
+    if isinstance(ring, PlainFile):
+        if wrapped_by is not None or tenant is not None:
+            raise ConfigurationError(
+                f"{ring.path} is a file of plain keys, which has no KEK and no tenants; leave --wrapped-by and "
+                "--tenant out, or make a key-ring file with 'jwt-column keys init'"
+            )
+        ring.keys.append(key)
+        ring.write()
+        state = KeyState.PRE_ACTIVATION
+    else:
+        keys = ring.unwrap()
+        wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
+        (wrapped,) = wrap(wrapper, ring.file.name, [key])
+        changed = _changes.added(ring.file, key.id, check_uri(wrapper.uri), wrapped, now(), tenant=key.tenant)
+        ring = ring.write(changed, {**keys, key.id: key})
+        state = next(entry.state for entry in ring.file.keys if entry.id == key.id)
+    hints = [
+        "Bring the file to every host, and reload or restart every process; then run: "
+        f"jwt-column keys activate {key.id}"
+    ]
+    if state is KeyState.ACTIVE:
+        hints = [f"It encrypts inside 'with ring.using(ring.tenants[{tenant!r}])'."]
+    show_changed(ring, f"Added key {key.id} ({state.value}).", hints, as_json=as_json, added=key.id)
+
+
+def activate(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonOption = False) -> None:
+    """Make a key the one that encrypts: the ring's, or its tenant's. The one before goes on decrypting."""
+    ring = open_ring(file)
+    if isinstance(ring, PlainFile):
+        ring.activate(key_id)
+        ring.write()
+    else:
+        keys = ring.unwrap()
+        ring = ring.write(_changes.activated(ring.file, key_id, now()), keys)
+    hints = [
+        "Bring the file to every host, and reload or restart every process; then re-encrypt: "
+        "op.reencrypt_jwt_column, or 'jwt-column reencrypt'."
+    ]
+    show_changed(ring, f"Key {key_id} is active.", hints, as_json=as_json)
+
+
+def compromise(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonOption = False) -> None:
+    """Mark a key as leaked: it goes on decrypting, never becomes active again, and fails 'check' until it is gone."""
+    ring = open_wrapped(file, "mark a key")
+    keys = ring.unwrap()
+    ring = ring.write(_changes.compromised(ring.file, key_id, now()), keys)
+    hints = [f"Re-encrypt every column of the ring, then run: jwt-column keys remove {key_id}"]
+    show_changed(ring, f"Key {key_id} is marked as compromised.", hints, as_json=as_json)
+
+
+def rewrap(
+    *,
+    file: FileOption = None,
+    wrapped_by: Annotated[
+        str | None,
+        typer.Option(
+            "--wrapped-by",
+            metavar="URI",
+            help="The new KEK, for all keys of the file. Without it, the newest version of the one that wraps the "
+            "active key.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wrap all keys of the file anew, under a new KEK or the newest version of the same one. No row changes."""
+    ring = open_wrapped(file, "be rewrapped")
+    keys = ring.unwrap()
+    wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
+    wrapped = wrap_anew(wrapper, ring.file, keys)
+    ring = ring.write(_changes.rewrapped(ring.file, check_uri(wrapper.uri), wrapped), keys)
+    hints = [
+        "Bring the file to every host. Keep the old KEK until every process has loaded the new file, and as long as "
+        "an older copy of the file may have to be loaded."
+    ]
+    noun = "key is" if len(wrapped) == 1 else "keys are"
+    show_changed(ring, f"{len(wrapped)} {noun} wrapped by {wrapper.uri}.", hints, as_json=as_json)

@@ -1,0 +1,146 @@
+"""``keys generate`` and ``keys init``: new keys, in the clear or wrapped."""
+
+# No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from ...errors import KeyRingError
+from ...keyring import DataKey, KeyRing, generate_key
+from ...providers import open_source, open_wrapper, write_key_file
+from ...providers._changes import created
+from ...providers._file import uri_of
+from ...providers._ring_file import check_name, check_uri
+from ...providers._ring_store import create_ring_file
+from ...providers._unwrapping import wrap
+from ..console import indented, make_console
+from .rings import FileOption, JsonOption, now, ring_path
+from .showing import print_json, show_changed
+
+__all__ = ["generate", "init"]
+
+# A ring of more keys than this is a mistake of the keyboard; a rotation has two.
+_MOST_KEYS = 100
+
+
+def generate(
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Write a key file that only its owner can read, instead of printing. Never replaces a file.",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[
+        int,
+        typer.Option(
+            min=1, max=_MOST_KEYS, help="How many, with commas between them; the first one will be active."
+        ),
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Make random 256-bit keys.
+
+    Prints nothing else, so this works: export JWT_COLUMN_KEYS=$(jwt-column keys generate).
+    """
+    made = [generate_key() for _ in range(count)]
+    if file is not None:
+        _write(file, made, as_json=as_json)
+        return
+    if as_json:
+        print_json({"keys": [{"id": DataKey(key).id, "key": key} for key in made]})
+        return
+    # The form that JWT_COLUMN_KEYS takes. Not through Rich, which would break a long line.
+    typer.echo(",".join(made))
+    hints = make_console(stderr=True)
+    # Whoever captures the output knows what it is for.
+    if hints.is_terminal and make_console().is_terminal:
+        hints.print()
+        hints.print(
+            "Secret: whoever has this key can read the tokens, and without it they are lost.", style="dim"
+        )
+        hints.print("Into the environment:  export JWT_COLUMN_KEYS=$(jwt-column keys generate)", style="dim")
+        hints.print("Into a file:           jwt-column keys generate --file jwt.keys", style="dim")
+
+
+def _write(path: Path, made: list[str], *, as_json: bool) -> None:
+    """Write a key file, read it back, and say what is in it by key id."""
+    write_key_file(path, made)
+    uri = uri_of(path)
+    ring = KeyRing.from_uri(uri)
+    if ring.key_ids != KeyRing(made).key_ids:
+        raise KeyRingError(f"{path} does not hold the keys that were written; write it to another place")
+    if as_json:
+        roles: list[dict[str, Any]] = [
+            {"id": key_id, "state": "active" if key_id == ring.active else "decrypts only"}
+            for key_id in ring.key_ids
+        ]
+        print_json({"file": str(path.absolute()), "uri": uri, "active": ring.active, "keys": roles})
+        return
+    console = make_console()
+    noun = "key" if len(made) == 1 else "keys"
+    console.print(f"Wrote {len(made)} {noun} to {path} (mode 0600).", soft_wrap=True)
+    for key_id in ring.key_ids:
+        role = "active" if key_id == ring.active else "decrypts only"
+        indented(console, Text.assemble((key_id, "cyan"), f"  {role}"))
+    console.print(Text.assemble("Use it:  ", (f"export JWT_COLUMN_KEYRING={uri}", "bold")), soft_wrap=True)
+    console.print("Back it up where the database's backups are not: without it the tokens are lost.")
+
+
+def init(
+    *,
+    wrapped_by: Annotated[
+        str,
+        typer.Option(
+            "--wrapped-by",
+            metavar="URI",
+            help="The key that wraps the data keys, such as vault-transit:..., pkcs11:... or, for development, "
+            "file:kek.key. Never a PIN or token itself.",
+            show_default=False,
+        ),
+    ],
+    file: FileOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The ring's name, which every wrapped key is bound to. Without it, the file's name up to its dot.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URI",
+            help="Take the keys of this ring over, such as file:jwt.keys or env:JWT_COLUMN_KEYS. Without it, make one.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key-ring file with one new data key, wrapped. Never replaces a file."""
+    path = ring_path(file)
+    ring_name = check_name(path.name.partition(".")[0] if name is None else name, "key ring (--name)")
+    wrapper = open_wrapper(wrapped_by)
+    uri = check_uri(wrapper.uri)
+    keys = [DataKey(generate_key())] if source is None else list(open_source(source).load())
+    wrapped = wrap(wrapper, ring_name, keys)
+    entries = [(key.id, ciphertext) for key, ciphertext in zip(keys, wrapped, strict=True)]
+    tenants = {key.id: key.tenant for key in keys if key.tenant is not None}
+    ring_file = created(ring_name, entries, uri, now(), tenants=tenants)
+    ring = create_ring_file(path, ring_file, {key.id: key for key in keys})
+    show_changed(
+        ring,
+        f"Wrote {path}: ring {ring_name}, active key {ring_file.active.id}, wrapped by {uri}.",
+        [
+            f"Use it:  export JWT_COLUMN_KEYRING={uri_of(path)}",
+            "Back it up: without this file, or without the key that wraps, the tokens are lost.",
+        ],
+        as_json=as_json,
+    )

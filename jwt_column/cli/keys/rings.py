@@ -1,0 +1,188 @@
+"""The ring that a command works on: a key-ring file or a file of plain keys, seen as the same thing where it is."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+
+import typer
+
+from ...errors import ConfigurationError, KeyRingError, UnknownKeyError
+from ...providers import _disk
+from ...providers._file import key_file_bytes, path_of, read_plain_keys
+from ...providers._ring_file import MAX_BYTES, KeyState, is_ring_file
+from ...providers._ring_store import StoredRing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...keyring import DataKey
+
+__all__ = [
+    "EXIT_CODES",
+    "FileOption",
+    "JsonOption",
+    "KeyView",
+    "PlainFile",
+    "now",
+    "open_ring",
+    "open_wrapped",
+    "ring_path",
+    "views_of",
+]
+
+#: What stands below the help of every command.
+EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 refused because rows are under the key, or a check failed; 2 wrong usage, configuration or "
+    "key ring; 3 the database, or the system that holds the KEK, cannot be reached: a retry may help."
+)
+
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        metavar="PATH",
+        help="The key-ring file. Without it, the one that JWT_COLUMN_KEYRING names.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+]
+
+
+class KeyView(NamedTuple):
+    """A key as commands show it. Of a plain key nothing is known but its id and whether it is the first."""
+
+    id: str
+    state: str
+    tenant: str | None = None
+    created: datetime | None = None
+    activated: datetime | None = None
+    deactivated: datetime | None = None
+    compromised: datetime | None = None
+    wrapped_by: str | None = None
+
+
+def now() -> datetime:
+    """Return the time, as a key-ring file has it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def ring_path(file: Path | None) -> Path:
+    """Return where the ring is.
+
+    Raises:
+        ConfigurationError: Neither ``--file`` nor ``JWT_COLUMN_KEYRING`` names a file.
+    """
+    if file is not None:
+        return file.absolute()
+    scheme, _, rest = os.environ.get("JWT_COLUMN_KEYRING", "").partition(":")
+    if scheme.lower() != "file":
+        raise ConfigurationError(
+            "which key ring? Give --file PATH, or set JWT_COLUMN_KEYRING to the URI of a file, such as "
+            "file:/etc/app/ring.json"
+        )
+    return path_of(rest)
+
+
+def open_ring(file: Path | None) -> StoredRing | PlainFile:
+    """Return the ring that a command works on; no KEK is asked yet.
+
+    Raises:
+        ConfigurationError: No file is named.
+        KeyRingError: It is no ring, or others have too many rights on it.
+        KeyUnavailableError: It cannot be read.
+    """
+    path = ring_path(file)
+    data, mode = _disk.read(path, MAX_BYTES)
+    if is_ring_file(data):
+        return StoredRing.read(path)
+    return PlainFile(path, data, read_plain_keys(path, data, mode))
+
+
+def open_wrapped(file: Path | None, doing: str) -> StoredRing:
+    """Return the key-ring file that a command works on.
+
+    Raises:
+        ConfigurationError: It is a file of plain keys, which has no such thing; else as :func:`open_ring`.
+    """
+    ring = open_ring(file)
+    if isinstance(ring, PlainFile):
+        raise ConfigurationError(
+            f"{ring.path} is a file of plain keys, which cannot {doing}. 'jwt-column keys init --file PATH "
+            f"--wrapped-by URI --from file:{ring.path}' makes a key-ring file of it"
+        )
+    return ring
+
+
+class PlainFile:
+    """A file of plain keys: the first is active, and of the others nothing is known."""
+
+    def __init__(self, path: Path, data: bytes, keys: Sequence[DataKey]) -> None:
+        self.path = path
+        self._data = data
+        self.keys = list(keys)
+
+    @property
+    def views(self) -> list[KeyView]:
+        """The keys, the active one first."""
+        return [
+            KeyView(key.id, KeyState.ACTIVE if number == 0 else "decrypts only")
+            for number, key in enumerate(self.keys)
+        ]
+
+    def key(self, key_id: str) -> DataKey:
+        """Return the key of this id."""
+        for key in self.keys:
+            if key.id == key_id:
+                return key
+        held = ", ".join(key.id for key in self.keys)
+        raise UnknownKeyError(f"{self.path} has no key {key_id} (it has {held})", key_id=key_id)
+
+    def activate(self, key_id: str) -> None:
+        """Move a key to the top."""
+        key = self.key(key_id)
+        if key is self.keys[0]:
+            raise KeyRingError(f"key {key_id} is active already", key_id=key_id)
+        self.keys.remove(key)
+        self.keys.insert(0, key)
+
+    def remove(self, key_ids: Sequence[str]) -> None:
+        """Take keys away."""
+        for key_id in key_ids:
+            key = self.key(key_id)
+            if key is self.keys[0]:
+                raise KeyRingError(
+                    f"key {key_id} is the active key, which is not removed; activate another one, and re-encrypt",
+                    key_id=key_id,
+                )
+            self.keys.remove(key)
+
+    def write(self, *, keep_previous: bool = True) -> PlainFile:
+        """Write the file, in which comments are gone, and return what is there now."""
+        data = key_file_bytes(key.secret_material() for key in self.keys)
+        _disk.update(self.path, self._data, data, keep_previous=keep_previous)
+        return PlainFile(self.path, data, self.keys)
+
+
+def views_of(ring: StoredRing | PlainFile) -> list[KeyView]:
+    """Return the keys of a ring, the active one first."""
+    if isinstance(ring, PlainFile):
+        return ring.views
+    file = ring.file
+    return [
+        KeyView(
+            entry.id,
+            entry.state.value,
+            entry.tenant,
+            entry.created,
+            entry.activated,
+            entry.deactivated,
+            entry.compromised,
+            entry.wrapped_by,
+        )
+        for entry in sorted(file.keys, key=lambda entry: entry is not file.active)
+    ]

@@ -1,0 +1,125 @@
+"""How the commands show a ring: as a table, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ...providers._file import uri_of
+from ...providers._ring_file import KeyState
+from ..console import indented, make_console
+from .rings import PlainFile, views_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from ...providers._ring_store import StoredRing
+    from .rings import KeyView
+
+__all__ = ["age", "print_json", "ring_to_json", "show_changed", "show_ring"]
+
+_STYLES: Final = {KeyState.ACTIVE: "green", KeyState.COMPROMISED: "bold red"}
+_TIMES: Final = ("created", "activated", "deactivated", "compromised")
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print JSON on standard output."""
+    # Not through Rich, which would break long lines.
+    typer.echo(json.dumps(value, indent=2))
+
+
+def ring_to_json(ring: StoredRing | PlainFile, rows: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return a ring as the commands' ``--json`` has it; with the rows of each key where they were counted."""
+    shown: dict[str, Any] = {"file": str(ring.path), "uri": uri_of(ring.path)}
+    if not isinstance(ring, PlainFile):
+        shown |= {"ring": ring.file.name, "revision": ring.file.revision}
+    views = views_of(ring)
+    shown["active"] = views[0].id
+    shown["keys"] = [_view_to_json(view, rows) for view in views]
+    if rows is not None:
+        shown["missing"] = [{"id": key_id, "rows": count} for key_id, count in missing(views, rows).items()]
+    return shown
+
+
+def _view_to_json(view: KeyView, rows: Mapping[str, int] | None) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": view.id, "state": view.state}
+    if view.tenant is not None:
+        shown["tenant"] = view.tenant
+    for name in _TIMES:
+        time: datetime | None = getattr(view, name)
+        if time is not None:
+            shown[name] = time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if view.wrapped_by is not None:
+        shown["wrapped_by"] = view.wrapped_by
+    if rows is not None:
+        shown["rows"] = rows.get(view.id, 0)
+    return shown
+
+
+def show_ring(ring: StoredRing | PlainFile, at: datetime, rows: Mapping[str, int] | None = None) -> None:
+    """Print a ring as a table."""
+    console = make_console()
+    title = str(ring.path)
+    if not isinstance(ring, PlainFile):
+        title = f"{ring.file.name}, revision {ring.file.revision}: {ring.path}"
+    console.print(Text(title, "bold"), soft_wrap=True)
+    console.print()
+    views = views_of(ring)
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim"
+    )
+    for name in ("key id", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    has_tenants = any(view.tenant for view in views)
+    if has_tenants:
+        table.add_column("tenant", overflow="fold")
+    if rows is not None:
+        table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("wrapped by", overflow="fold")
+    for view in views:
+        cells = [Text(view.id, "cyan"), Text(view.state, _STYLES.get(view.state, "")), Text(age(view, at))]  # type: ignore[call-overload]
+        if has_tenants:
+            cells.append(Text(view.tenant or ""))
+        if rows is not None:
+            cells.append(Text(f"{rows.get(view.id, 0):,}"))
+        table.add_row(*cells, Text(view.wrapped_by or "nothing: the file holds it in the clear"))
+    indented(console, table)
+    for key_id, count in missing(views, rows or {}).items():
+        console.print()
+        text = (f"{count:,} rows are under ", (key_id, "cyan"), ", a key that the ring lacks.")
+        indented(console, Text.assemble(*text))
+
+
+def missing(views: Sequence[KeyView], rows: Mapping[str, int]) -> dict[str, int]:
+    """Return rows by key id, where the ring does not have the key."""
+    held = {view.id for view in views}
+    return {key_id: count for key_id, count in sorted(rows.items()) if key_id not in held}
+
+
+def age(view: KeyView, at: datetime) -> str:
+    """Return how old a key is: the time since it was made, in days, or hours on its first day."""
+    if view.created is None:
+        return "unknown"
+    seconds = max(0.0, (at - view.created).total_seconds())
+    days, hours = divmod(int(seconds // 3600), 24)
+    return f"{days} d" if days else f"{hours} h"
+
+
+def show_changed(
+    ring: StoredRing | PlainFile, what: str, hints: Sequence[str], *, as_json: bool, **more: Any
+) -> None:
+    """Print what a command did and what comes next; or the ring as JSON."""
+    if as_json:
+        print_json(ring_to_json(ring) | more)
+        return
+    console = make_console()
+    console.print(what, soft_wrap=True)
+    for hint in hints:
+        console.print(Text(hint, "dim"), soft_wrap=not console.is_terminal)

@@ -1,0 +1,222 @@
+"""What a run did, as a table and a few words: rows by key before and after, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from rich import box
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .console import indented, mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.console import Console, RenderableType
+
+    from migrations_helpers import ReencryptionReport
+    from migrations_helpers.expired import ExpiredChoice
+
+    from .columns import ChosenColumn
+
+    #: Rows by key id, or None, and state.
+    Census = Mapping[tuple[str | None, str], int]
+
+__all__ = ["Summary", "Words", "listed_keys", "print_summary"]
+
+# Primary keys that a table shows; --json lists up to 10,000.
+_MAX_KEYS: Final = 20
+
+_EXPIRED: Final = {"skip": "left as they are", "null": "set to NULL", "delete": "deleted"}
+_FOREIGN_STATES: Final = {"plaintext": "plaintext or JWE", "unreadable": "other format"}
+_STATE_STYLES: Final = {"current": "green", "stale": "yellow"}
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a command calls what it does.
+
+    Attributes:
+        command: Its name.
+        done: What became of a row.
+        is_foreign: Whether it reads what another library has encrypted.
+    """
+
+    command: str
+    done: str
+    is_foreign: bool = False
+
+    def state(self, state: str) -> str:
+        """Return the name of a state of the census, which knows no other library's formats."""
+        return _FOREIGN_STATES.get(state, state) if self.is_foreign else state
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is shown at the end.
+
+    Attributes:
+        column: The column.
+        report: What the engine says.
+        before: The census before the run.
+        after: The census after it; None after a dry run, which changes nothing.
+        is_done: Whether no row is left. If one is, an error says so after the summary.
+        expired: What was to become of expired rows.
+    """
+
+    column: ChosenColumn
+    report: ReencryptionReport
+    before: Census
+    after: Census | None
+    is_done: bool
+    expired: ExpiredChoice = "keep"
+
+    @property
+    def now(self) -> Census:
+        """The newest census."""
+        return self.before if self.after is None else self.after
+
+    def rows_in(self, state: str) -> int:
+        """Return how many rows there are now in a state."""
+        return sum(rows for (_, found), rows in self.now.items() if found == state)
+
+
+def print_summary(console: Console, summary: Summary, words: Words) -> None:
+    """Print the summary of a run that was not cut short."""
+    console.print(Text(summary.column.name, "bold"))
+    for block in _blocks(console, summary, words):
+        console.print()
+        for renderable in block:
+            indented(console, renderable)
+
+
+def _blocks(console: Console, summary: Summary, words: Words) -> Iterator[Sequence[RenderableType]]:
+    """Yield what stands below each other with a blank line between."""
+    if summary.before or summary.after:
+        yield [_census_table(summary, words)]
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(summary):
+        facts.add_row(Text(name, "dim"), value)
+    if facts.row_count:
+        yield [facts]
+    if summary.is_done:
+        verdict = Text(_verdict(summary, words), "bold")
+        yield [
+            verdict if summary.report.dry_run else Text.assemble(mark(console, ok=True), " ", verdict),
+        ]
+    steps = list(_next_steps(summary, words))
+    if steps:
+        yield steps
+
+
+def listed_keys(keys: Sequence[object], count: int, most: int) -> str:
+    """Return the first of these primary keys."""
+    listed = ", ".join(map(repr, keys[:most]))
+    return f"{listed}, ..." if count > most else listed
+
+
+def _census_table(summary: Summary, words: Words) -> Table:
+    """Return rows by key id and state, before and after."""
+    after = summary.after
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim"
+    )
+    table.add_column("key id", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("rows" if after is None else "before", justify="right", no_wrap=True)
+    if after is not None:
+        table.add_column("after", justify="right", no_wrap=True)
+    keys = {*summary.before, *(after or ())}
+    for key in sorted(keys, key=lambda key: (key[0] is None, key[1] != "current", key[0] or "", key[1])):
+        key_id, state = key
+        cells = [f"{summary.before.get(key, 0):,}"]
+        if after is not None:
+            cells.append(f"{after.get(key, 0):,}")
+        style = _STATE_STYLES.get(state, "red")
+        table.add_row(Text(key_id or "none", "cyan"), Text(words.state(state), style), *cells)
+    return table
+
+
+def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
+    """Yield what the census does not show; what is zero is left out."""
+    report = summary.report
+    for what, keys, count in (
+        ("cannot be read", report.undecryptable, report.undecryptable_count),
+        ("do not fit the column or its type", report.unwritable, report.unwritable_count),
+    ):
+        if count:
+            listed = f" (primary keys {listed_keys(keys, count, _MAX_KEYS)})"
+            yield what, Text.assemble((f"{count:,}", "bold red"), listed)
+    if report.expired:
+        what = ("to be " if report.dry_run else "") + _EXPIRED[summary.expired]
+        yield f"expired, {what}", Text(f"{report.expired:,}")
+    if report.superseded:
+        yield "written by the application meanwhile", Text(f"{report.superseded:,}")
+    if report.retries:
+        yield "batches put off and done again", Text(f"{report.retries:,}")
+    if report.verified:
+        yield "opened at the end", Text(f"{report.verified:,} of {sum(summary.now.values()):,}")
+
+
+def _verdict(summary: Summary, words: Words) -> str:
+    report = summary.report
+    if not summary.before and not report.reencrypted:
+        return "Nothing to do: the column holds no value."
+    under = f"under key {report.key_id}"
+    if report.dry_run:
+        return f"Dry run: {report.reencrypted:,} rows would be {words.done} {under}. Nothing was written."
+    if not report.reencrypted:
+        nothing, no = ("Nothing else", "no other") if report.expired else ("Nothing", "no")
+        return f"{nothing} to do: {no} row was waiting to be {words.done} {under}."
+    return (
+        f"{report.reencrypted:,} rows {words.done} {under} in {report.seconds:.1f} s, "
+        f"{report.rows_per_second:,.0f} rows/s."
+    )
+
+
+def _next_steps(summary: Summary, words: Words) -> Iterator[RenderableType]:
+    """Yield what whoever ran this may want to do now."""
+    column, report, ring = summary.column, summary.report, summary.column.type_.ring()
+    stale = {
+        key_id: rows
+        for (key_id, state), rows in summary.now.items()
+        if key_id is not None and state == "stale" and rows
+    }
+    if report.dry_run and report.reencrypted and not report.left:
+        yield Text("The same command without --dry-run writes.")
+    for key_id, rows in stale.items():
+        if key_id not in ring.key_ids:
+            yield Text.assemble(f"{_count(rows)} under ", (key_id, "cyan"), ", a key that the ring lacks.")
+    if words.command == "encrypt":
+        if report.undecryptable_count and not words.is_foreign:
+            yield Text("What another library has encrypted is read with --from.")
+        if stale:
+            yield Text(f"{_count(sum(stale.values()))} under another key or of another layout:")
+            yield _command(f"jwt-column reencrypt {column.arguments}")
+        if report.reencrypted and not report.dry_run:
+            yield Text("What was there before is still in backups, logs and free pages, until they are gone.")
+        return
+    in_the_clear = summary.rows_in("plaintext")
+    if in_the_clear:
+        yield Text(f"{_count(in_the_clear)} in the clear, which a re-encryption leaves alone:")
+        yield _command(f"jwt-column encrypt {column.arguments}")
+    needed = {*ring.current_key_ids, *stale}
+    idle = [key_id for key_id in ring.key_ids if key_id not in needed]
+    if idle and summary.after and summary.is_done:
+        yield Text.assemble(
+            f"No row here needs {'the key' if len(idle) == 1 else 'the keys'} ",
+            (", ".join(idle), "cyan"),
+            " any more. When the same holds for every column of the ring, it can leave the ring; old backups still "
+            "need it.",
+        )
+
+
+def _count(rows: int) -> str:
+    return "1 row is" if rows == 1 else f"{rows:,} rows are"
+
+
+def _command(line: str) -> RenderableType:
+    return Padding(Text(line, "bold"), (0, 0, 0, 2))

@@ -1,0 +1,117 @@
+"""Rows whose token has expired are deleted in batches. The envelopes show when that is, so no key is needed."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from sqlalchemy import Column, Engine, Table, and_, delete, or_, select
+from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.types import TypeDecorator
+
+from .comparator import EncryptedComparator
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, CursorResult
+
+__all__ = ["purge_expired"]
+
+# SQLite before 3.32 takes 999 parameters; and a batch is what other transactions may have to wait for.
+_BATCH: Final = 500
+
+
+def purge_expired(
+    session: Session | Connection | Engine,
+    column: Any,
+    *,
+    before: datetime | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Delete the rows whose token has expired, and return how many these were.
+
+    Rows without a readable expiry stay: NULL, tokens without ``exp``, plaintext, and rows that were written before the
+    column had ``expose_expiry=True``. A row that gets a new token meanwhile stays too. Statements are bounded, 500 rows
+    each, and found through the primary key.
+
+    Args:
+        session: A session or connection, which is not committed; or an engine, whose every batch is a transaction of
+            its own. An :class:`AsyncSession` runs it as ``await session.run_sync(purge_expired, Login.token)``.
+        column: A mapped attribute such as ``Login.token``, or a column of a table. Of a mapped attribute, the
+            session forgets the objects that were deleted. Cascades of the ORM do not run; those of the database do.
+        before: Tokens that expire at this time or earlier; timezone-aware. None means now.
+        progress: Called after each batch with the number of rows that were deleted so far.
+
+    Returns:
+        The number of rows that were deleted.
+
+    Raises:
+        UnsupportedComparisonError: The column does not store the expiry, or *before* is a naive time.
+        ConfigurationError: Not a column of a table with a primary key.
+    """
+    source = _column_of(column)
+    table = source.table
+    keys = list(table.primary_key.columns)
+    if not keys:
+        raise ConfigurationError(f"{table.fullname} has no primary key to find its rows by")
+    expires_at = EncryptedComparator(source).expires_at
+    expired = expires_at <= (datetime.now(UTC) if before is None else before)
+    removal = delete(_entity_of(column, table) if isinstance(session, Session) else table)
+    last: Sequence[Any] | None = None
+    deleted = 0
+    while True:
+        # Past the last batch rather than from the start: a snapshot may go on showing rows that others have deleted.
+        beyond = [] if last is None else [_after(keys, last)]
+        found = select(*keys).where(expired, *beyond).order_by(*keys).limit(_BATCH)
+        with _transaction(session) as bind:
+            batch = bind.execute(found).all()
+            if batch:
+                # Once more whether it has expired: a row may have been given another token since it was read.
+                result = bind.execute(removal.where(_among(keys, batch), expired))
+                deleted += cast("CursorResult[Any]", result).rowcount
+        if progress is not None:
+            progress(deleted)
+        if len(batch) < _BATCH:
+            return deleted
+        last = batch[-1]
+
+
+def _column_of(column: Any) -> Column[Any]:
+    """Return the table's column that an argument stands for."""
+    source = getattr(getattr(column, "property", None), "columns", [column])[0]
+    if not isinstance(source, Column) or not isinstance(source.table, Table):
+        raise ConfigurationError("what is purged is a mapped attribute or a column of a table")
+    if not isinstance(source.type, TypeDecorator) or not isinstance(source.comparator, EncryptedComparator):
+        raise ConfigurationError(f"{source} is not a column of type EncryptedJWT")
+    return source
+
+
+def _entity_of(column: Any, table: Any) -> Any:
+    """Return the class whose rows the table has, so that a session forgets those that are deleted; else the table."""
+    mapper = getattr(column, "parent", None)
+    if not isinstance(mapper, Mapper):
+        return table
+    return next((base for base in mapper.iterate_to_root() if base.local_table is table), table)
+
+
+def _transaction(session: Session | Connection | Engine) -> Any:
+    return session.begin() if isinstance(session, Engine) else nullcontext(session)
+
+
+def _after(keys: Sequence[Column[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
+    """Return the condition of keys that come after one, column by column: not every database compares rows."""
+    return or_(
+        *(
+            and_(*(keys[at] == last[at] for at in range(place)), keys[place] > last[place])
+            for place in range(len(keys))
+        )
+    )
+
+
+def _among(keys: Sequence[Column[Any]], rows: Sequence[Any]) -> ColumnElement[bool]:
+    if len(keys) == 1:
+        return keys[0].in_([row[0] for row in rows])
+    return or_(*(and_(*(key == value for key, value in zip(keys, row, strict=True))) for row in rows))

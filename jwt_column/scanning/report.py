@@ -1,0 +1,115 @@
+"""What a scan found: plain data. Of a token it holds where it lies, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ..plain import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+__all__ = ["FailedTable", "FoundTokens", "ScanProgress", "ScanReport"]
+
+#: Version of the JSON form.
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTokens:
+    """A column that holds readable tokens.
+
+    Attributes:
+        table: The table, with its schema in front where it is not the default one.
+        column: The column.
+        rows: How many rows hold one or more, of those looked at.
+        examined: Rows of the table that were looked at.
+        complete: Whether these were all.
+        primary_key: The primary key of one such row; None where the table has none, or where the key itself holds a
+            token.
+    """
+
+    table: str
+    column: str
+    rows: int
+    examined: int
+    complete: bool
+    primary_key: tuple[Any, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTable:
+    """A table that could not be looked through.
+
+    Attributes:
+        table: The table.
+        reason: The kind of error and its SQLSTATE, as in ``"InsufficientPrivilege 42501"``.
+    """
+
+    table: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScanProgress:
+    """How far a scan is: told before each table, and after the last one.
+
+    Attributes:
+        table: The table that comes; empty after the last one.
+        done: Tables that were looked through.
+        tables: How many there are.
+        found: Columns with readable tokens so far.
+    """
+
+    table: str
+    done: int
+    tables: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    """The result of :func:`jwt_column.find_plaintext_tokens`. Iterating over it gives what was found.
+
+    Attributes:
+        created: When the scan ended, UTC.
+        database: The database's URL without user and password.
+        sample: Rows of each table that were looked at, at most; None for all.
+        seconds: How long it took.
+        tables: Tables that were looked through.
+        columns: Their columns that can hold text or bytes.
+        rows: Their rows that were looked at.
+        found: Columns with readable tokens, by table and column.
+        failed: Tables that could not be looked through.
+    """
+
+    created: datetime
+    database: str
+    sample: int | None
+    seconds: float
+    tables: int
+    columns: int
+    rows: int
+    found: tuple[FoundTokens, ...]
+    failed: tuple[FailedTable, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every table was looked through and nothing was found."""
+        return not self.found and not self.failed
+
+    def __iter__(self) -> Iterator[FoundTokens]:
+        return iter(self.found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON's types, primary key values that JSON lacks as text. ``ok`` is in it."""
+        content = {"format": FORMAT, "ok": self.ok, **asdict(self)}
+        result: dict[str, Any] = json.loads(json.dumps(content, default=plain))
+        return result
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as text, two spaces deep."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)

@@ -1,0 +1,180 @@
+"""``find_plaintext_tokens()``: every table in turn."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import inspect
+from sqlalchemy.exc import DBAPIError
+
+from ..connections import connected, error_name, look, streamed
+from ..errors import ConfigurationError
+from ..readable import has_token, without_tokens
+from .report import FailedTable, FoundTokens, ScanProgress, ScanReport
+from .tables import read_table, table_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import Connection, Engine, Select
+
+    from .tables import ScannedTable
+
+__all__ = ["SAMPLE", "find_plaintext_tokens"]
+
+#: Rows of each table that are looked at where nothing else is said.
+SAMPLE: Final = 10_000
+
+# Rows in memory at once: a value can be a document of megabytes.
+_BATCH: Final = 50
+
+
+def find_plaintext_tokens(
+    bind: Engine | Connection,
+    *,
+    schema: str | None = None,
+    sample: int | None = SAMPLE,
+    progress: Callable[[ScanProgress], None] | None = None,
+) -> ScanReport:
+    """Return which columns of a database hold readable tokens, in tables that no model knows too.
+
+    Every column that can hold text, JSON or bytes is looked through, for tokens anywhere in a value: after
+    ``Bearer``, in a JSON document, in a connection string, in a log. The database sends only values that have the
+    beginning of a token in them, and they are streamed. Nothing is written, and of a token nothing is kept but where it
+    lies. Views are left out. A table that cannot be read is reported, and the others are looked through.
+
+    Not found are tokens that are compressed, encrypted, in UTF-16 or split over several values, and those in large
+    objects of PostgreSQL's.
+
+    Args:
+        bind: An engine or a connection. With an ``AsyncEngine``: ``await connection.run_sync(find_plaintext_tokens)``.
+        schema: One schema. None: on PostgreSQL every schema but the system's, elsewhere the default one.
+        sample: Rows of each table to look at: half of them the first by primary key, half the last. None for all, each
+            table in one statement.
+        progress: Called before each table and after the last one.
+
+    Returns:
+        The report. ``found`` is empty where there is none; ``failed`` lists the tables that could not be read.
+
+    Raises:
+        ConfigurationError: No such schema, or *sample* is no number of rows.
+    """
+    if sample is not None and (type(sample) is not int or sample < 1):
+        raise ConfigurationError("sample is a number of rows, at least 1, or None for all")
+    started = time.monotonic()
+    with connected(bind, "find_plaintext_tokens") as connection:
+        scan = _Scan(connection, sample)
+        scan.run(schema, progress or (lambda _: None))
+        url = connection.engine.url.set(username=None, password=None, query={})
+    return ScanReport(
+        created=datetime.now(UTC),
+        database=url.render_as_string(),
+        sample=sample,
+        seconds=round(time.monotonic() - started, 3),
+        tables=scan.tables,
+        columns=scan.columns,
+        rows=scan.rows,
+        found=tuple(sorted(scan.found, key=lambda one: (one.table, one.column))),
+        failed=tuple(scan.failed),
+    )
+
+
+class _Scan:
+    """One scan, and what it has found so far."""
+
+    def __init__(self, connection: Connection, sample: int | None) -> None:
+        self._connection = connection
+        self._sample = sample
+        self.tables = 0
+        self.columns = 0
+        self.rows = 0
+        self.found: list[FoundTokens] = []
+        self.failed: list[FailedTable] = []
+
+    def run(self, schema: str | None, progress: Callable[[ScanProgress], None]) -> None:
+        """Look through every table."""
+        with look(self._connection):
+            if schema is not None and schema not in inspect(self._connection).get_schema_names():
+                raise ConfigurationError(f"there is no schema {schema}")
+            names = table_names(self._connection, schema)
+        for done, (where, name) in enumerate(names):
+            shown = f"{where}.{name}" if where else name
+            progress(ScanProgress(shown, done, len(names), len(self.found)))
+            reason = self._try_table(where, name, shown)
+            if reason is not None:
+                self.failed.append(FailedTable(shown, reason))
+        progress(ScanProgress("", len(names), len(names), len(self.found)))
+
+    def _try_table(self, schema: str | None, name: str, shown: str) -> str | None:
+        """Look through one table; return why it cannot be done, or None."""
+        try:
+            with look(self._connection):
+                self._scan_table(read_table(self._connection, schema, name), shown)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            # What the database says may hold values of a row.
+            return error_name(error)
+        except Exception as error:  # noqa: BLE001 - a driver that cannot make a value of what is stored
+            return type(error).__name__
+        return None
+
+    def _scan_table(self, table: ScannedTable, shown: str) -> None:
+        found: Counter[str] = Counter()
+        keys: dict[str, tuple[Any, ...] | None] = {}
+        rows = 0
+        if table.forms:
+            for values, count in self._statements(table):
+                rows += self._connection.scalar(count) or 0
+                self._look_through(table, values, found, keys)
+        self.tables += 1
+        self.columns += len(table.forms)
+        self.rows += rows
+        self.found += (
+            FoundTokens(
+                shown,
+                column,
+                count,
+                examined=rows,
+                complete=self._sample is None or rows < self._sample,
+                primary_key=keys.get(column),
+            )
+            for column, count in found.items()
+        )
+
+    def _statements(self, table: ScannedTable) -> Iterable[tuple[Select[Any], Select[Any]]]:
+        if self._sample is None:
+            return [table.everything()]
+        return table.sample(self._connection, self._sample)
+
+    def _look_through(
+        self,
+        table: ScannedTable,
+        statement: Select[Any],
+        found: Counter[str],
+        keys: dict[str, tuple[Any, ...] | None],
+    ) -> None:
+        """Count the rows with tokens, and keep the first primary key that can be shown."""
+        options = streamed(self._connection, _BATCH)
+        result = self._connection.execute(statement.execution_options(**options))
+        try:
+            for row in result:
+                self._look_at(table, row, found, keys)
+        finally:
+            result.close()
+
+    def _look_at(
+        self,
+        table: ScannedTable,
+        row: Sequence[Any],
+        found: Counter[str],
+        keys: dict[str, tuple[Any, ...] | None],
+    ) -> None:
+        for column, value in zip(table.forms, row[len(table.keys) :], strict=True):
+            if has_token(value):
+                found[column] += 1
+                if table.keys and keys.get(column) is None:
+                    keys[column] = without_tokens(row[: len(table.keys)])

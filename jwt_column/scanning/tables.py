@@ -1,0 +1,232 @@
+"""The tables of a database as they are, and the statements that look through one of them.
+
+A statement sends only what may hold a token: the database looks for how the base64url of a JSON object begins.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import uuid
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from sqlalchemy import (
+    CHAR,
+    Enum,
+    LargeBinary,
+    String,
+    Text,
+    case,
+    cast,
+    collate,
+    column,
+    func,
+    inspect,
+    literal,
+    or_,
+    select,
+    table,
+    text,
+    true,
+    type_coerce,
+)
+from sqlalchemy.dialects.mysql import ENUM, SET
+from sqlalchemy.dialects.postgresql import DOMAIN
+from sqlalchemy.exc import SAWarning
+from sqlalchemy.types import NullType
+
+from ..paging import KeyOrder
+from ..readable import BEGINNINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, FromClause, Select, TableClause
+    from sqlalchemy.types import TypeEngine
+
+    #: What a column can hold, as far as it decides how it is read.
+    Form = Literal["text", "bytes", "other"]
+
+__all__ = ["ScannedTable", "read_table", "table_names"]
+
+# What values are in Python where no text can be among them.
+_NO_TEXT: Final = (bool, int, float, decimal.Decimal, dt.date, dt.time, dt.timedelta, uuid.UUID)
+
+_MYSQL: Final = ("mysql", "mariadb")
+_SYSTEM_SCHEMAS: Final = ("information_schema", "pg_")
+
+
+def table_names(connection: Connection, schema: str | None) -> list[tuple[str | None, str]]:
+    """Return schema and name of every table: no views, and of a partitioned table the whole and not the parts.
+
+    Args:
+        connection: Where to look.
+        schema: One schema. None: on PostgreSQL all but the system's, elsewhere the default one; ``None`` stands for
+            the default schema in what is returned.
+    """
+    inspector = inspect(connection)
+    schemas: list[str | None] = [schema]
+    if schema is None and connection.dialect.name == "postgresql":
+        schemas = [name for name in inspector.get_schema_names() if not name.startswith(_SYSTEM_SCHEMAS)]
+    default = inspector.default_schema_name
+    parts = _partitions(connection)
+    return [
+        (None if one == default and schema is None else one, name)
+        for one in schemas
+        for name in sorted(inspector.get_table_names(schema=one))
+        if (one, name) not in parts
+    ]
+
+
+def _partitions(connection: Connection) -> set[tuple[str, str]]:
+    if connection.dialect.name != "postgresql":
+        return set()
+    found = connection.execute(
+        text(
+            "SELECT nspname, relname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace "
+            "ON pg_namespace.oid = relnamespace WHERE relispartition"
+        )
+    )
+    return {(schema, name) for schema, name in found}
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedTable:
+    """One table of the database.
+
+    Attributes:
+        source: The table.
+        keys: The names of the columns of its primary key; none where it has none.
+        forms: Its columns that can hold text or bytes, and in which form.
+        order: The order of its rows; None where they have none that can be compared with.
+        dialect: The name of the database's dialect.
+    """
+
+    source: TableClause
+    keys: Sequence[str]
+    forms: dict[str, Form]
+    order: KeyOrder | None
+    dialect: str
+
+    def everything(self) -> tuple[Select[Any], Select[Any]]:
+        """Return the statement that looks through the whole table, and the one that counts its rows."""
+        return self._statements(self.source)
+
+    def sample(self, connection: Connection, rows: int) -> Iterator[tuple[Select[Any], Select[Any]]]:
+        """Yield the statements that look through a sample, each with the one that counts its rows.
+
+        Half of a sample are the first rows by primary key and half are the last: the oldest and the newest ones where
+        keys are counted up. Both are found without reading what lies between.
+        """
+        half = (rows + 1) // 2
+        columns = list(self.source.columns)
+        middle = None
+        if self.order is not None:
+            middle = connection.execute(self.order.batch((), None, 1).offset(half - 1)).first()
+        if self.order is None or middle is None or rows == 1:
+            yield self._statements(select(*columns).limit(rows).subquery())
+            return
+        keys = self.order.keys
+        first = select(*columns).order_by(*keys).limit(half)
+        behind = select(*columns).where(*self.order.after(tuple(middle)))
+        last = behind.order_by(*(key.desc() for key in keys)).limit(rows - half)
+        yield self._statements(first.subquery())
+        yield self._statements(last.subquery())
+
+    def _statements(self, source: FromClause) -> tuple[Select[Any], Select[Any]]:
+        """Return the statement that reads keys and values, and the one that counts all rows.
+
+        A value that cannot hold a token is NULL in it, and a row without another is left out.
+        """
+        values = [_value(source.c[name], form, self.dialect) for name, form in self.forms.items()]
+        conditions = [
+            _may_hold_token(value, form, self.dialect)
+            for value, form in zip(values, self.forms.values(), strict=True)
+        ]
+        found = select(
+            *(source.c[name].label(f"key_{place}") for place, name in enumerate(self.keys)),
+            *(
+                case((condition, value)).label(f"value_{place}")
+                for place, (condition, value) in enumerate(zip(conditions, values, strict=True))
+            ),
+        )
+        return found.where(or_(*conditions)), select(func.count()).select_from(source)
+
+
+def read_table(connection: Connection, schema: str | None, name: str) -> ScannedTable:
+    """Return a table as the database has it."""
+    dialect = connection.dialect.name
+    inspector = inspect(connection)
+    with warnings.catch_warnings():
+        # SQLAlchemy says which types it does not know; their values are read as text all the same.
+        warnings.simplefilter("ignore", SAWarning)
+        types = {info["name"]: info["type"] for info in inspector.get_columns(name, schema=schema)}
+    keys = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
+    forms = {one: form for one, type_ in types.items() if (form := _form(type_, dialect)) is not None}
+    source = table(
+        name,
+        *(column(one, _key_type(type_, dialect) if one in keys else None) for one, type_ in types.items()),
+        schema=schema,
+    )
+    # MySQL's ENUM sorts by number and compares by text.
+    has_order = bool(keys) and not any(isinstance(types[key], ENUM | SET) for key in keys)
+    order = KeyOrder(source, [source.c[key] for key in keys], dialect) if has_order else None
+    return ScannedTable(source, keys, forms, order, dialect)
+
+
+def _form(type_: TypeEngine[Any], dialect: str) -> Form | None:
+    """Return in which form a column of a type is read; None where it holds neither text nor bytes."""
+    if dialect == "sqlite":
+        return "bytes"  # Any column of SQLite takes any value.
+    while isinstance(type_, DOMAIN):
+        type_ = type_.data_type
+    if isinstance(type_, Enum | SET) or (isinstance(type_, NullType) and dialect in _MYSQL):
+        return None
+    try:
+        held = type_.python_type
+    except NotImplementedError:
+        return "other"
+    if issubclass(held, _NO_TEXT):
+        return None
+    return "bytes" if issubclass(held, bytes) else "text" if isinstance(type_, String) else "other"
+
+
+def _key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
+    """Return the type under which a key that was read goes back as it was."""
+    if dialect == "sqlite":
+        return None  # A value has its own type there, whatever its column's is called.
+    while isinstance(type_, DOMAIN):
+        type_ = type_.data_type
+    if isinstance(type_, String) and type_.collation is not None:
+        type_ = type_.copy()
+        type_.collation = None
+    return type_
+
+
+def _value(stored: ColumnElement[Any], form: Form, dialect: str) -> ColumnElement[Any]:
+    """Return a stored value as it is read: as the driver gives it, or as text."""
+    if dialect == "sqlite":
+        return cast(stored, LargeBinary)
+    if form == "bytes" or (form == "text" and dialect in _MYSQL):
+        return type_coerce(stored, NullType())
+    return cast(stored, CHAR if dialect in _MYSQL else Text)
+
+
+def _may_hold_token(value: ColumnElement[Any], form: Form, dialect: str) -> ColumnElement[bool]:
+    """Return what holds where a value has the beginning of a token somewhere, and seldom elsewhere."""
+    if dialect == "sqlite":
+        return or_(*(func.instr(value, literal(one.encode(), LargeBinary)) > 0 for one in BEGINNINGS))
+    if dialect in _MYSQL:
+        return or_(*(func.locate(one, value) > 0 for one in BEGINNINGS))
+    if form == "bytes":
+        if dialect != "postgresql":
+            return true()  # Every value is read.
+        return or_(
+            *(func.position(literal(one.encode(), LargeBinary).op("IN")(value)) > 0 for one in BEGINNINGS)
+        )
+    if dialect == "postgresql":
+        # By bytes: faster, and some collations know no substrings.
+        value = collate(value, "C")
+    return or_(*(value.like(f"%{one}%") for one in BEGINNINGS))

@@ -1,0 +1,33 @@
+"""Re-encryption of existing rows, and its Alembic operations; importing this package registers them.
+
+The operations are ``op.reencrypt_jwt_column``, ``op.encrypt_jwt_column``, ``op.decrypt_jwt_column`` and
+``op.ensure_jwt_column_current``, and for indexes ``op.create_jwt_index`` and ``op.drop_jwt_index``.
+:func:`reencrypt` is the engine without Alembic. :class:`FernetReader`,
+:class:`SQLAlchemyUtilsReader` and :class:`JWEReader` read what other libraries have encrypted.
+"""
+
+from __future__ import annotations
+
+from . import autogenerate as _autogenerate
+from .formats import FernetReader, JWEReader, SQLAlchemyUtilsReader
+from .index_operations import CreateIndexOp, DropIndexOp
+from .operations import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
+from .reencryption import reencrypt
+from .report import ReencryptionReport
+
+__all__ = [
+    "CreateIndexOp",
+    "DecryptColumnOp",
+    "DropIndexOp",
+    "EncryptColumnOp",
+    "EnsureCurrentOp",
+    "FernetReader",
+    "JWEReader",
+    "ReencryptColumnOp",
+    "ReencryptionReport",
+    "SQLAlchemyUtilsReader",
+    "reencrypt",
+]
+
+# Importing it registers rendering and comparison.
+del _autogenerate

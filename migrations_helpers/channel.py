@@ -1,0 +1,304 @@
+"""One database connection, with transactions that a run begins and ends itself.
+
+The connection is in autocommit mode and ``BEGIN`` and ``COMMIT`` are sent as statements: so a run can use the very
+connection that Alembic uses, with its search path and role, and decides itself what one transaction is.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from jwt_column.errors import ConfigurationError, ReencryptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import TableClause
+
+__all__ = ["Channel", "is_retryable"]
+
+# serialization failure, deadlock, lock not available
+_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
+# lock wait time-out; deadlock, also Galera's certification conflict; record changed since last read; lock refused; a
+# Galera node that is not ready, or no longer; a server that is being stopped; a connection that somebody ended
+_MYSQL_CODES: Final = frozenset({1205, 1213, 1020, 3572, 1047, 1053, 1927})
+# No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
+_NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
+_SQLITE_MESSAGES: Final = ("database is locked", "database table is locked", "database is busy")
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Say whether the same batch may succeed if it is done again."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or (error.orig is not None and is_retryable(error.orig))
+    # MySQL's drivers have an SQLSTATE too, but it says too little: a lock wait time-out is HY000, a general error.
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state in _SQLSTATES or mysql_code(error) in _MYSQL_CODES:
+        return True
+    return any(text in str(error) for text in _SQLITE_MESSAGES)
+
+
+def mysql_code(error: BaseException | None) -> int | None:
+    """Return the number that MySQL and MariaDB gave an error: PyMySQL and mysqlclient put it first, mariadb aside."""
+    first = error.args[0] if error is not None and error.args else None
+    code = first if isinstance(first, int) else getattr(error, "errno", None)
+    return code if isinstance(code, int) else None
+
+
+class Channel:
+    """The connection of one run, reopened when it is lost and the run has an engine to reopen it from.
+
+    Args:
+        bind: An engine, from which a connection is taken; or a connection that is in no transaction.
+        lock_name: What two runs must not work on at once, within a schema; None takes no advisory lock.
+        schema: Its schema; None for the connection's default.
+        lock_timeout: Seconds to wait for a lock before a batch is put off.
+
+    Raises:
+        ConfigurationError: The connection is in a transaction, or *bind* is something else.
+    """
+
+    def __init__(
+        self,
+        bind: Engine | Connection,
+        *,
+        lock_name: str | None,
+        schema: str | None = None,
+        lock_timeout: float,
+    ) -> None:
+        if not isinstance(bind, Engine | Connection):
+            raise ConfigurationError(
+                f"bind is an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine use "
+                "await connection.run_sync(lambda connection: reencrypt(connection, ...))"
+            )
+        self._engine = bind if isinstance(bind, Engine) else None
+        self._given = bind if isinstance(bind, Connection) else None
+        self._lock_name = lock_name
+        self._schema = schema
+        self._lock_timeout = lock_timeout
+        self._restore: list[str] = []
+        self._is_autocommit = False
+        self._old_isolation: Any = None
+        self.connection: Connection
+        self._open()
+
+    @property
+    def dialect(self) -> str:
+        """``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's."""
+        name = self.connection.dialect.name
+        return "mysql" if name == "mariadb" else name
+
+    @property
+    def can_reopen(self) -> bool:
+        """Whether a lost connection can be replaced."""
+        return self._engine is not None
+
+    def _open(self) -> None:
+        if self._engine is not None:
+            self.connection = self._engine.connect()
+        else:
+            assert self._given is not None  # noqa: S101 - one of the two is there
+            self.connection = self._given
+            self._old_isolation = self._isolation_of_options()
+            self._is_autocommit = self._old_isolation == "AUTOCOMMIT"
+            if self.connection.in_transaction() and not self._is_autocommit:
+                raise ConfigurationError(
+                    "the connection is in a transaction, which a re-encryption would commit with its first batch; "
+                    "commit it first, or give an engine"
+                )
+        try:
+            if not self._is_autocommit:
+                self._old_isolation = self._old_isolation or self.connection.get_isolation_level()
+                self.connection = self.connection.execution_options(isolation_level="AUTOCOMMIT")
+            self._configure()
+            self._take_lock()
+        except BaseException:
+            self._release()
+            raise
+
+    def _isolation_of_options(self) -> str | None:
+        """Return the isolation level that the connection or its engine was told to have, or None."""
+        own = self.connection.get_execution_options().get("isolation_level")
+        # A database cannot be asked whether its driver commits by itself.
+        return own or getattr(self.connection.dialect, "_on_connect_isolation_level", None)
+
+    def _configure(self) -> None:
+        """Set what a well-behaved guest needs, and note how to set it back."""
+        milliseconds = max(1, round(self._lock_timeout * 1000))
+        if self.dialect == "postgresql":
+            # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
+            old = self.connection.exec_driver_sql("SHOW lock_timeout").scalar()
+            self.connection.exec_driver_sql(f"SET lock_timeout = {milliseconds}")
+            self._restore.append(f"SET lock_timeout = '{old}'")
+        elif self.dialect == "mysql":
+            name = self._isolation_variable()
+            old_wait, old_mode, old_level = self.connection.exec_driver_sql(
+                f"SELECT @@innodb_lock_wait_timeout, @@sql_mode, @@{name}"
+            ).one()
+            seconds = max(1, round(self._lock_timeout))
+            self.connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {seconds}")
+            # Under REPEATABLE READ a batch sees old rows, and MariaDB's snapshot isolation refuses its writes.
+            self.connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            # Outside strict mode a value that is too long for its column is cut off, and only a warning says so.
+            self.connection.exec_driver_sql("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
+            level = str(old_level).replace("-", " ")
+            self._restore += [
+                f"SET SESSION sql_mode = '{old_mode}'",
+                f"SET SESSION innodb_lock_wait_timeout = {old_wait}",
+                f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
+            ]
+            self._read_from_all_nodes()
+
+    def _isolation_variable(self) -> str:
+        """MySQL 8 and MariaDB 11.1 call it transaction_isolation, and what is older tx_isolation."""
+        found = self.connection.exec_driver_sql("SHOW VARIABLES LIKE 'transaction_isolation'").first()
+        return "transaction_isolation" if found else "tx_isolation"
+
+    def _read_from_all_nodes(self) -> None:
+        """Let a node of a Galera cluster answer from all that was committed before, on whatever node.
+
+        A node that lags would count no stale rows where another one has just written some.
+        """
+        found = self.connection.exec_driver_sql(
+            "SHOW VARIABLES WHERE variable_name IN ('wsrep_on', 'wsrep_sync_wait')"
+        )
+        variables = {str(name).lower(): str(value) for name, value in found}
+        if variables.get("wsrep_on") == "ON":
+            old = int(variables["wsrep_sync_wait"])
+            self.connection.exec_driver_sql(f"SET SESSION wsrep_sync_wait = {old | 1}")
+            self._restore.append(f"SET SESSION wsrep_sync_wait = {old}")
+
+    def _default_schema(self) -> str | None:
+        """Return what a table without a schema is looked up in: a named lock of MySQL is the whole server's."""
+        functions = {"postgresql": "current_schema()", "mysql": "DATABASE()"}
+        function = functions.get(self.dialect)
+        return self.connection.exec_driver_sql(f"SELECT {function}").scalar() if function else None
+
+    def _take_lock(self) -> None:
+        """Take the advisory lock, which frees itself when the connection goes.
+
+        Raises:
+            ReencryptionError: Another run has it.
+        """
+        if self._lock_name is None or self.dialect not in ("postgresql", "mysql"):
+            return
+        digest = sha256(f"{self._schema or self._default_schema()}.{self._lock_name}".encode()).digest()
+        if self.dialect == "postgresql":
+            number = int.from_bytes(digest[:8], "big", signed=True)
+            take, free = f"SELECT pg_try_advisory_lock({number})", f"SELECT pg_advisory_unlock({number})"
+        else:
+            name = f"jwt-column-{digest[:16].hex()}"
+            take, free = f"SELECT GET_LOCK('{name}', 0)", f"SELECT RELEASE_LOCK('{name}')"
+        try:
+            taken = self.connection.exec_driver_sql(take).scalar()
+        except DBAPIError as error:
+            # Where a Galera cluster has named locks, each node has its own. The run is safe without them: of two
+            # runs at once each takes the rows that the other left, and both are slower.
+            if self.dialect != "mysql" or mysql_code(error.orig) not in _NO_NAMED_LOCKS:
+                raise
+            return
+        if not taken:
+            raise ReencryptionError(f"another run is at work on {self._lock_name}; nothing was done")
+        self._restore.append(free)
+
+    def begin(self) -> None:
+        """Begin a transaction: READ COMMITTED, and on SQLite with the write lock from the start."""
+        if self.dialect == "postgresql":
+            self.connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
+        elif self.dialect == "sqlite":
+            self.connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            self.connection.exec_driver_sql("START TRANSACTION" if self.dialect == "mysql" else "BEGIN")
+
+    def commit(self) -> None:
+        """End a transaction and keep what it did."""
+        self.connection.exec_driver_sql("COMMIT")
+
+    @contextmanager
+    def transaction(self, *, binary: bool = False) -> Iterator[Connection]:
+        """Return a transaction that ends with the block: kept, or undone when the block raises.
+
+        Args:
+            binary: Whether psycopg 3 may fetch in binary, because it knows that form of all that is read.
+        """
+        self.begin()
+        try:
+            with _binary_results(self.connection) if binary else nullcontext():
+                yield self.connection
+            # SQLite refuses a commit while others read, and leaves the transaction open.
+            self.commit()
+        except BaseException:
+            # The connection may be gone, and the transaction with it.
+            with suppress(SQLAlchemyError):
+                self.connection.exec_driver_sql("ROLLBACK")
+            raise
+
+    def vacuum(self, table: TableClause) -> None:
+        """Let PostgreSQL reuse the space of a table's old rows, without waiting for anybody."""
+        name = self.connection.dialect.identifier_preparer.format_table(table)
+        self.connection.exec_driver_sql(f"VACUUM (SKIP_LOCKED, TRUNCATE FALSE) {name}")
+
+    def reopen(self) -> None:
+        """Replace a lost connection."""
+        self._restore.clear()
+        self.connection.close()
+        time.sleep(0.1)
+        self._open()
+
+    def close(self) -> None:
+        """Set back what was set, free the lock, and give the connection back."""
+        self._release()
+
+    def _release(self) -> None:
+        while self._restore:
+            statement = self._restore.pop()
+            try:
+                self.connection.exec_driver_sql(statement)
+            except SQLAlchemyError:
+                # The connection is gone, and its settings and locks with it.
+                self._restore.clear()
+        if self._engine is not None:
+            self.connection.close()
+        elif not self._is_autocommit and not self.connection.invalidated:
+            self.connection.commit()
+            self.connection.execution_options(isolation_level=self._old_isolation)
+
+
+@contextmanager
+def _binary_results(connection: Connection) -> Iterator[None]:
+    """Let psycopg 3 fetch bytes as bytes within the block: as text, hex, they cost more than half of a batch.
+
+    Within the block only: SQLAlchemy's own look-ups in the catalogue read types that psycopg knows as text alone.
+    """
+    driver: Any = connection.connection.driver_connection if connection.dialect.driver == "psycopg" else None
+    factory = getattr(driver, "cursor_factory", None)
+    # A cursor of another kind, such as the one that binds in the client, may know text alone.
+    if factory is None or factory.__name__ not in ("Cursor", "AsyncCursor"):
+        yield
+        return
+    driver.cursor_factory = _binary_cursor(factory)
+    try:
+        yield
+    finally:
+        driver.cursor_factory = factory
+
+
+@cache
+def _binary_cursor(factory: Any) -> Any:
+    from psycopg.types.string import TextBinaryLoader  # a driver that not everybody has
+
+    class BinaryCursor(factory):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.format = 1
+            # Keys of types that psycopg does not know, enumerations and citext among them, are text in either form.
+            self.adapters.register_loader(0, TextBinaryLoader)
+
+    return BinaryCursor

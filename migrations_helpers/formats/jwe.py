@@ -1,0 +1,189 @@
+"""JWE compact serialization (RFC 7516) with ``alg: dir`` and ``enc: A256GCM`` (RFC 7518 sections 4.5 and 5.3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from jwt_column import base64url
+from jwt_column.errors import ConfigurationError, InvalidTokenError
+from jwt_column.token import JWT, Kind, classify
+
+from ._reader import Reader, ascii_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._reader import Opener
+
+    #: A key id of RFC 7517 section 4.5; None for a key that has none.
+    Kid = str | None
+    KeyText = str | bytes
+
+__all__ = ["JWEReader"]
+
+_KEY: Final = 32
+_IV: Final = 12
+_TAG: Final = 16
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class JWEReader(Reader):
+    """Reads a token that was nested in a JWE with ``"alg": "dir"`` and ``"enc": "A256GCM"`` (RFC 7519 section 5.2).
+
+    The JWE Encrypted Key must be empty, the IV have 12 bytes and the tag 16. Refused are ``zip``, ``crit``, and a
+    ``cty`` that is there and is not ``JWT``. The key is looked up by the header's ``kid``; where either the header or
+    the keys have none, a single key is taken as the one.
+
+    A JWE is a compact JWT itself, so only the caller knows what one in the column is: a token that this application has
+    encrypted, or one that its issuer did and that the column is to keep as it is. Five segments are read as the former
+    here.
+
+    Args:
+        key_from: Where the keys are: ``"env:NAME"``, or a function without arguments. Best in a revision.
+        key: The keys themselves, as ``key_from`` gives them: 32 bytes, or their base64url, 43 characters; a JWK or
+            JWK Set (RFC 7517), as JSON or parsed, of which other keys than ``oct`` with 32 bytes are passed over; or
+            a mapping from ``kid`` to one of the first two. Secret. A reader that has them cannot be pickled, so it
+            does not work in shards.
+        plaintext: ``"adopt"`` takes rows that hold a JWS in the clear as they are; ``"refuse"`` lists them.
+        other_jwe: ``"refuse"`` lists rows that hold a JWE with another ``alg`` or ``enc``; ``"adopt"`` takes them as
+            they are: tokens that their issuer encrypted.
+
+    Raises:
+        ConfigurationError: Neither or both of ``key_from`` and ``key``, or no such key.
+    """
+
+    key: KeyText | Mapping[str, Any] | None = None
+    key_from: str | Callable[[], KeyText | Mapping[str, Any]] | None = None
+    other_jwe: Literal["refuse", "adopt"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.other_jwe not in ("refuse", "adopt"):
+            raise ConfigurationError("other_jwe is 'refuse' or 'adopt'")
+        super().__post_init__()
+
+    def _is_plaintext(self, text: str) -> bool:
+        try:
+            kind = classify(text)
+        except InvalidTokenError:
+            return False
+        if kind is not Kind.ENCRYPTED:
+            return True
+        return self.other_jwe == "adopt" and not _is_ours(JWT(text).unverified_header)
+
+    def _opener(self, key: Any) -> Opener:
+        keys = {kid: AESGCM(material) for kid, material in _read_keys(key).items()}
+
+        def open_token(text: str) -> str | None:
+            return _open(text, keys)
+
+        return open_token
+
+
+def _is_ours(header: Mapping[str, Any]) -> bool:
+    return header.get("alg") == "dir" and header.get("enc") == "A256GCM"
+
+
+def _open(text: str, keys: Mapping[Kid, AESGCM]) -> str | None:
+    """Return the token in a JWE, by the steps of RFC 7516 section 5.2; None where one of them fails."""
+    try:
+        header = JWT(text).unverified_header
+    except InvalidTokenError:
+        return None
+    # Step 5: no extension is understood here, so none may be critical (section 4.1.13).
+    if not _is_ours(header) or "crit" in header or "zip" in header or not _is_nested(header):
+        return None
+    protected, encrypted_key, *rest = text.split(".")
+    iv, ciphertext, tag = (base64url.decode_canonical(segment) or b"" for segment in rest)
+    # Step 10: with direct encryption the JWE Encrypted Key is empty.
+    if encrypted_key or len(iv) != _IV or len(tag) != _TAG:
+        return None
+    cipher = _choose(keys, header.get("kid"))
+    if cipher is None:
+        return None
+    try:
+        # Steps 14 and 16: the header is authenticated in the characters in which it arrived.
+        return ascii_text(cipher.decrypt(iv, ciphertext + tag, protected.encode()))
+    except InvalidTag:
+        return None
+
+
+def _is_nested(header: Mapping[str, Any]) -> bool:
+    """Say whether the content may be a JWT; names of media types have no case (RFC 7519 section 5.2)."""
+    cty = header.get("cty", "JWT")
+    return isinstance(cty, str) and cty.lower() in ("jwt", "application/jwt")
+
+
+def _choose(keys: Mapping[Kid, AESGCM], kid: object) -> AESGCM | None:
+    """Return the key with this id. Without an id on either side, a single key must be the one."""
+    if kid is None:
+        return next(iter(keys.values())) if len(keys) == 1 else keys.get(None)
+    if isinstance(kid, str) and kid in keys:
+        return keys[kid]
+    return keys[None] if len(keys) == 1 and None in keys else None
+
+
+# -- keys --------------------------------------------------------------------------------------------------------
+
+
+def _read_keys(given: Any) -> dict[Kid, bytes]:
+    """Return 32-byte keys by their key id.
+
+    Raises:
+        ConfigurationError: There is none, one is malformed, or two have one id.
+    """
+    if isinstance(given, bytes | str) and len(given) != _KEY:
+        given = _parse_json(given)
+    if isinstance(given, Mapping):
+        if isinstance(given.get("keys"), list):
+            return _read_jwk_set(given["keys"])
+        if "kty" in given:
+            return _read_jwk_set([given])
+        return {kid: _read_key(key) for kid, key in given.items()} or _refuse()
+    return {None: _read_key(given)}
+
+
+def _read_jwk_set(jwks: list[Any]) -> dict[Kid, bytes]:
+    keys: dict[Kid, bytes] = {}
+    for jwk in jwks:
+        material = base64url.decode(k) if isinstance(k := _part(jwk, "k"), str) else None
+        # RFC 7517 section 5: keys of a set that are not understood are passed over.
+        if _part(jwk, "kty") != "oct" or material is None or len(material) != _KEY:
+            continue
+        kid = _part(jwk, "kid")
+        kid = kid if isinstance(kid, str) else None
+        if kid in keys:
+            raise ConfigurationError("two keys of the JWK Set have one kid, or none")
+        keys[kid] = material
+    return keys or _refuse()
+
+
+def _part(jwk: Any, name: str) -> Any:
+    return jwk.get(name) if isinstance(jwk, Mapping) else None
+
+
+def _read_key(key: Any) -> bytes:
+    material = base64url.decode(key.strip()) if isinstance(key, str) else key
+    return material if isinstance(material, bytes) and len(material) == _KEY else _refuse()
+
+
+def _parse_json(given: bytes | str) -> Any:
+    """Return a text as the JSON object that it is, else as it is; a JSONDecodeError would carry the key along."""
+    text = given if isinstance(given, str) else ascii_text(given)
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse() -> Any:
+    raise ConfigurationError(
+        "the key is no A256GCM key: 32 bytes, their base64url (43 characters), an oct JWK or a JWK Set"
+    )

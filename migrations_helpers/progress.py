@@ -1,0 +1,138 @@
+"""How far a run is: a bar on a terminal, lines elsewhere. For migrations, and for the ``jwt-column`` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from .report import ReencryptionReport
+
+    Progress = Callable[[ReencryptionReport], None]
+
+__all__ = ["WIDEST", "line_progress", "log_progress", "progress_bar", "report_progress"]
+
+logger = logging.getLogger("alembic.runtime.migration")
+
+#: Columns that output fills at most: longer lines are hard to read, however wide the terminal is.
+WIDEST: Final = 100
+
+# Seconds between two lines: enough to see that a long run is alive, few enough to keep its log readable.
+_LINE_INTERVAL: Final = 10.0
+
+
+@contextmanager
+def report_progress(table: str, column: str, given: Progress | None) -> Iterator[Progress]:
+    """Return what a migration calls after each batch: the caller's, a bar, or log lines."""
+    if given is not None:
+        yield given
+        return
+    if not sys.stderr.isatty():
+        yield log_progress()
+        return
+    try:
+        from rich.console import Console
+    except ImportError:
+        yield log_progress()
+        return
+    console = Console(stderr=True)
+    console.width = min(console.width, WIDEST)
+    with progress_bar(f"{table}.{column}", console) as show:
+        yield show
+
+
+@contextmanager
+def progress_bar(name: str, console: Console, *, transient: bool = False) -> Iterator[Progress]:
+    """Show a bar while the block runs; what is yielded moves it to the state of a report.
+
+    Args:
+        name: What stands in front of the bar.
+        console: Where; the bar is as wide as this console is.
+        transient: Whether the bar goes when the block ends.
+    """
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Column
+
+    columns = (
+        # A name that is longer than this leaves no room for a bar on a terminal of 80 columns.
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=32)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+        TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
+    )
+    with Bars(*columns, console=console, expand=True, transient=transient) as bars:
+        task = bars.add_task(name, total=None, state="counting rows", left="")
+        is_verifying = False
+
+        def show(report: ReencryptionReport) -> None:
+            nonlocal task, is_verifying
+            if report.verified and not is_verifying:
+                # Another bar: the rate of one, and so its time left, is not that of the other.
+                is_verifying = True
+                bars.remove_task(task)
+                task = bars.add_task(name, total=None, state="", left="")
+            done, total = (report.verified, _rows_to_verify(report)) if is_verifying else _rows_done(report)
+            state = f"{done:,} of {total:,}  " + (
+                "opened" if is_verifying else f"{report.rows_per_second:,.0f} rows/s"
+            )
+            # A bar of nothing is shown as one that is full.
+            bars.update(task, total=total or 1, completed=done if total else 1, state=state, left="left")
+
+        yield show
+
+
+def log_progress() -> Progress:
+    """Return a function that logs the state of a run at its begin, now and then, and at its end."""
+    return line_progress(lambda line: logger.info("%s", line))
+
+
+def line_progress(write: Callable[[str], None]) -> Progress:
+    """Return a function that writes the state of a run as a line: at its begin, now and then, and at its end."""
+    last = float("-inf")
+    last_state: tuple[int, ...] = ()
+
+    def show(report: ReencryptionReport) -> None:
+        nonlocal last, last_state
+        now = time.monotonic()
+        state = (report.reencrypted, report.expired, report.left, report.verified)
+        # Before its end a run may have dealt with every row more than once: it goes over them again.
+        if state == last_state or (not report.finished and now - last < _LINE_INTERVAL):
+            return
+        last, last_state = now, state
+        under = "in the clear" if report.key_id is None else f"under key {report.key_id}"
+        others = "".join(
+            f", {rows} {what}"
+            for rows, what in (
+                (report.expired, "expired"),
+                (report.undecryptable_count, "cannot be read"),
+                (report.unwritable_count, "cannot be written"),
+                (report.verified, f"of {_rows_to_verify(report)} opened"),
+            )
+            if rows
+        )
+        write(
+            f"{report.table}.{report.column}: {report.reencrypted} of {report.total} rows {under}{others}, "
+            f"{report.rows_per_second:.0f} rows/s"
+        )
+
+    return show
+
+
+def _rows_done(report: ReencryptionReport) -> tuple[int, int]:
+    """Return the rows that a run has dealt with, and how many there are."""
+    done = report.reencrypted + report.expired + report.left
+    return done, max(report.total, done)
+
+
+def _rows_to_verify(report: ReencryptionReport) -> int:
+    """Return how many rows there are to open at the end, as far as is known."""
+    return max(report.already_current + report.reencrypted, report.verified)

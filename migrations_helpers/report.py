@@ -1,0 +1,130 @@
+"""What a run did, in numbers that can be checked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+__all__ = ["MAX_LISTED", "ReencryptionReport"]
+
+#: Primary keys that a report lists at most; the counts beside them are always exact.
+MAX_LISTED: Final = 10_000
+
+
+@dataclass(slots=True)
+class ReencryptionReport:
+    """The outcome of one run over one column, or its state while it runs.
+
+    Attributes:
+        table: The table, with its schema if one was given.
+        column: The column.
+        key_id: The key that the run writes under, 8 hex digits; None for a run that writes plaintext.
+        dry_run: Whether nothing was written.
+        total: Rows that needed work when the run began, by SQL.
+        scanned: Rows looked at: those that were current already, and those read.
+        reencrypted: Rows rewritten. In a dry run, rows that would be.
+        already_current: Rows that needed no work when the run began.
+        superseded: Rows that needed work when the run began and that the application replaced or deleted before
+            the run came to them.
+        expired: Stale rows whose token had expired: cleared or deleted, or with ``expired="skip"`` left as they are.
+            In a dry run, rows that would be. 0 with ``"keep"``, which treats them as any others.
+        undecryptable: Primary keys of rows that could not be read, left as they were; at most 10,000 are listed.
+            A key of one column is its value, of several a tuple.
+        undecryptable_count: How many there are.
+        unwritable: Primary keys of rows that could be read and not be written, left as they were, listed likewise: the
+            new value is too long for the column, or the column's type does not take the token.
+        unwritable_count: How many there are.
+        plaintext: Rows in the clear at the end, or where the run is; re-encryption leaves them alone.
+        remaining: Rows that need work at the end, by SQL; 0 after a run that finished.
+        by_key_id: Rows rewritten, per key id that they were under before; ``plaintext`` where they were in the clear,
+            and ``foreign`` where another library had encrypted them.
+        retries: Batches done again after a lock, a deadlock or a lost connection.
+        passes: How often the run went over the table.
+        verified: Rows opened again at the end, with ``verify="decrypt"``.
+        seconds: Wall-clock time.
+        finished: Whether the run came to its end; what it left then, the counts say.
+    """
+
+    table: str
+    column: str
+    key_id: str | None = None
+    dry_run: bool = False
+    total: int = 0
+    scanned: int = 0
+    reencrypted: int = 0
+    already_current: int = 0
+    superseded: int = 0
+    expired: int = 0
+    undecryptable: list[Any] = field(default_factory=list)
+    undecryptable_count: int = 0
+    unwritable: list[Any] = field(default_factory=list)
+    unwritable_count: int = 0
+    plaintext: int = 0
+    remaining: int = 0
+    by_key_id: dict[str, int] = field(default_factory=dict)
+    retries: int = 0
+    passes: int = 0
+    verified: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows rewritten in a second of the run's time."""
+        return self.reencrypted / self.seconds if self.seconds else 0.0
+
+    @property
+    def left(self) -> int:
+        """Rows that were left as they were because they could not be read or not be written."""
+        return self.undecryptable_count + self.unwritable_count
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no row is left that needed work, could not be read or could not be written."""
+        return not self.remaining and not self.left
+
+    def add_undecryptable(self, key: tuple[Any, ...]) -> None:
+        """Count a row that could not be read, and list it while there is room."""
+        self.undecryptable_count += 1
+        _list(self.undecryptable, [_plain(key)])
+
+    def add_unwritable(self, key: tuple[Any, ...]) -> None:
+        """Count a row that was read and could not be written, and list it while there is room."""
+        self.unwritable_count += 1
+        _list(self.unwritable, [_plain(key)])
+
+    def forget_left(self) -> None:
+        """Forget the rows that were left: a new pass finds them again, if they are still there."""
+        self.undecryptable.clear()
+        self.unwritable.clear()
+        self.undecryptable_count = self.unwritable_count = 0
+
+    def absorb(self, other: ReencryptionReport) -> None:
+        """Add what one shard did."""
+        self.reencrypted += other.reencrypted
+        self.expired += other.expired
+        self.undecryptable_count += other.undecryptable_count
+        self.unwritable_count += other.unwritable_count
+        _list(self.undecryptable, other.undecryptable)
+        _list(self.unwritable, other.unwritable)
+        self.retries += other.retries
+        self.verified += other.verified
+        self.passes = max(self.passes, other.passes)
+        for key_id, rows in other.by_key_id.items():
+            self.by_key_id[key_id] = self.by_key_id.get(key_id, 0) + rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data for JSON; primary keys that JSON lacks become text."""
+        data = asdict(self)
+        for name in ("undecryptable", "unwritable"):
+            data[name] = [key if isinstance(key, int | str) else str(key) for key in getattr(self, name)]
+        return data | {"rows_per_second": round(self.rows_per_second, 1)}
+
+
+def _plain(key: tuple[Any, ...]) -> Any:
+    return key[0] if len(key) == 1 else key
+
+
+def _list(keys: list[Any], more: list[Any]) -> None:
+    """Add keys to a list while there is room."""
+    keys += more[: max(0, MAX_LISTED - len(keys))]

@@ -1,0 +1,156 @@
+"""What it costs to find a token by its fingerprint, and to count rows per key.
+
+A lookup is compared with the same lookup in a plain text column that has an index; the census with the bare aggregate
+over the first six bytes of the same rows. Both are timed by the clock, because the database does a part of the work.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from jwt_column import EncryptedJWT, FingerprintIndex, KeyRing, base64url, key_usage
+from tests.benchmarks.measure import Figure, Table, Work, compare
+from tests.benchmarks.servers import add_server_options, servers
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+__all__ = ["HELP", "add_arguments", "measure", "measure_lookup"]
+
+HELP: Final = "search by fingerprint against an indexed column of plain text; the census against a bare count"
+
+_LOOKUP_LIMIT: Final = 1.5
+_CENSUS_LIMIT: Final = 1.2
+_LOOKUPS: Final = 200  # in one sample
+_CHUNK: Final = 10_000
+
+_RING: Final = KeyRing.generate()
+_HEADER: Final = base64url.encode(b'{"alg":"HS256","typ":"JWT"}')
+
+
+def _token(number: int) -> str:
+    """Return a token of about 300 characters, the same for the same number; its signature is random bytes."""
+    payload = b'{"iss":"https://issuer.example","sub":"user-%08d","scope":"openid profile","iat":%d}' % (
+        number,
+        number,
+    )
+    signature = random.Random(number).randbytes(96)
+    return f"{_HEADER}.{base64url.encode(payload)}.{base64url.encode(signature)}"
+
+
+def _tables() -> tuple[sa.Table, sa.Table]:
+    metadata = sa.MetaData()
+    plain = sa.Table(
+        "plain",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("token", sa.Text, index=True),
+    )
+    encrypted = sa.Table(
+        "encrypted",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("token", EncryptedJWT(_RING, fingerprints=["token"])),
+        FingerprintIndex("ix_encrypted_token", "token"),
+    )
+    return plain, encrypted
+
+
+def _fill(engine: sa.Engine, rows: int) -> None:
+    """Write both tables past SQLAlchemy, which would take most of the time."""
+    plain, encrypted = _tables()
+    plain.metadata.create_all(engine)
+    type_: Any = encrypted.c.token.type
+    encrypt = type_.cipher().encrypt
+    for start in range(1, rows + 1, _CHUNK):
+        chunk = [(number, _token(number)) for number in range(start, min(start + _CHUNK, rows + 1))]
+        sealed = [(number, encrypt(token, _RING)) for number, token in chunk]
+        with engine.begin() as connection:
+            for name, values in (("plain", chunk), ("encrypted", sealed)):
+                cursor: Any = connection.connection.cursor()
+                if engine.dialect.name == "postgresql":
+                    with cursor.copy(f"COPY {name} (id, token) FROM STDIN (FORMAT BINARY)") as copy:
+                        copy.set_types(["int4", "text" if name == "plain" else "bytea"])
+                        for row in values:
+                            copy.write_row(row)
+                else:
+                    cursor.executemany(f"INSERT INTO {name} (id, token) VALUES (?, ?)", values)
+                cursor.close()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE" if engine.dialect.name == "postgresql" else "ANALYZE")
+
+
+def measure_lookup(engine: sa.Engine, rows: int, samples: int) -> Table:
+    """Fill two tables with the same tokens, and compare."""
+    _fill(engine, rows)
+    plain, encrypted = _tables()
+    chooser = random.Random(1)
+    with engine.connect() as connection:
+
+        def look_up(table: sa.Table, wanted: list[int]) -> None:
+            for number, token in zip(wanted, map(_token, wanted), strict=True):
+                found = connection.scalars(sa.select(table.c.id).where(table.c.token == token)).all()
+                assert found == [number]
+
+        wanted: list[int] = []
+
+        def choose() -> None:
+            wanted[:] = [chooser.randint(1, rows) for _ in range(_LOOKUPS)]
+
+        lookup = compare(
+            Work(lambda: look_up(plain, wanted), choose),
+            Work(lambda: look_up(encrypted, wanted)),
+            samples=samples,
+            clock=time.perf_counter,
+        )
+        bare = "SELECT substr(token, 1, 6), count(*) FROM encrypted GROUP BY 1"
+        census = compare(
+            Work(lambda: connection.exec_driver_sql(bare).all()),
+            Work(lambda: connection.execute(key_usage(encrypted.c.token)).all()),
+            samples=max(samples // 3, 3),
+            clock=time.perf_counter,
+        )
+        census_rows: list[Any] = [tuple(row) for row in connection.execute(key_usage(encrypted.c.token))]
+        assert census_rows == [(_RING.active, "current", rows)]
+    name = engine.dialect.name
+    return Table(
+        f"{rows:,} rows on {name}",
+        [
+            Figure.of(lookup, name, "lookup by fingerprint", _LOOKUP_LIMIT),
+            Figure.of_floor(lookup, "lookup by fingerprint", "us", _LOOKUPS),
+            Figure.of(census, name, "census of the rows", _CENSUS_LIMIT),
+            Figure.of_floor(census, "census of the rows", "ms"),
+        ],
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what this benchmark can be told."""
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each table (default: 1000000)")
+    parser.add_argument("--samples", type=int, default=15, help="samples (default: 15)")
+    add_server_options(parser, "postgresql")
+
+
+def _engines(options: argparse.Namespace) -> Iterator[sa.Engine]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield sa.create_engine(f"sqlite:///{Path(directory) / 'lookup.sqlite3'}")
+    with servers(options, "postgresql") as found:
+        for server in found:
+            with server.fresh_database() as database:
+                yield sa.create_engine(database.url("psycopg"))
+
+
+def measure(options: argparse.Namespace) -> Iterator[Table]:
+    """Yield each table as soon as it is measured."""
+    for engine in _engines(options):
+        try:
+            yield measure_lookup(engine, options.rows, options.samples)
+        finally:
+            engine.dispose()

@@ -1,0 +1,237 @@
+"""Fixtures that every test may use; ``databases.py`` holds what stands behind them.
+
+A test that takes ``database`` runs on SQLite, PostgreSQL and MariaDB, each time in an empty database::
+
+    def test_round_trip(database: Database) -> None:
+        engine = sa.create_engine(database.url())
+
+``engine`` is that engine, ready made. ``driver_engine`` goes through every synchronous driver of every
+database, and ``async_driver_engine`` through every asynchronous one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+
+import hypothesis
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from tests import standin as third_party
+from tests.databases import (
+    ASYNC_DRIVERS,
+    SYNC_DRIVERS,
+    Database,
+    Resolver,
+    Server,
+    Unavailable,
+    databases_required,
+    drivers_required,
+    ensure_driver,
+    start_private_postgresql,
+    truthy,
+)
+from tests.hsm import HSM, start_hsm
+from tests.vault import OpenBao, PersistentOpenBao, start_openbao, start_persistent_openbao
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.standin import Standin
+
+Component = TypeVar("Component", bound="HSM | OpenBao")
+
+# A run must give the same verdict every time and on every machine: the examples are derived from the test
+# itself, and neither a deadline nor the check for slow generation lets a busy machine fail a correct test.
+hypothesis.settings.register_profile(
+    "jwt-column",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("jwt-column")
+
+
+@pytest.fixture(autouse=True)
+def key_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the keys of whoever runs the tests; a test that wants some sets them with ``monkeypatch``."""
+    monkeypatch.delenv("JWT_COLUMN_KEYRING", raising=False)
+    monkeypatch.delenv("JWT_COLUMN_KEYS", raising=False)
+
+
+@pytest.fixture
+def standin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
+    """The key provider of somebody else, installed, under the scheme ``standin:``."""
+    monkeypatch.syspath_prepend(third_party.install(tmp_path_factory.mktemp("site")))
+    third_party.provider.reset()
+    yield third_party.provider
+    third_party.provider.reset()
+
+
+def _give_up(reason: Unavailable, *, required: bool) -> NoReturn:
+    if required:
+        pytest.fail(str(reason), pytrace=False)
+    pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def database_servers() -> Iterator[Resolver]:
+    """The servers of this run, each started when the first test asks for it."""
+    resolver = Resolver(os.environ)
+    try:
+        yield resolver
+    finally:
+        resolver.close()
+
+
+def _fresh_database(resolver: Resolver, name: str) -> Iterator[Database]:
+    try:
+        server = resolver.server(name)
+    except Unavailable as reason:
+        _give_up(reason, required=databases_required(os.environ))
+    with server.fresh_database() as database:
+        yield database
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> Database:
+    """An SQLite database in a file, which several connections can share."""
+    return Database("sqlite", sa.URL.create("sqlite+pysqlite", database=str(tmp_path / "test.sqlite3")))
+
+
+@pytest.fixture
+def postgresql_database(database_servers: Resolver) -> Iterator[Database]:
+    """An empty database on a real PostgreSQL."""
+    yield from _fresh_database(database_servers, "postgresql")
+
+
+@pytest.fixture
+def mariadb_database(database_servers: Resolver) -> Iterator[Database]:
+    """An empty database on a real MariaDB."""
+    yield from _fresh_database(database_servers, "mariadb")
+
+
+def _database_of(request: pytest.FixtureRequest, name: str) -> Database:
+    # The fixture is asked for by name, so that a test for SQLite alone starts no server.
+    database = request.getfixturevalue(f"{name}_database")
+    assert isinstance(database, Database)
+    return database
+
+
+@pytest.fixture(params=list(SYNC_DRIVERS))
+def database(request: pytest.FixtureRequest) -> Database:
+    """Each of the databases in turn."""
+    return _database_of(request, request.param)
+
+
+@pytest.fixture
+def engine(database: Database) -> Iterator[sa.Engine]:
+    """An engine on ``database`` with its default driver."""
+    engine = sa.create_engine(database.url())
+    yield engine
+    engine.dispose()
+
+
+def _pairs(drivers: dict[str, list[str]]) -> list[object]:
+    return [
+        pytest.param((name, driver), id=f"{name}-{driver}") for name in drivers for driver in drivers[name]
+    ]
+
+
+def _driver_url(request: pytest.FixtureRequest) -> sa.URL:
+    name, driver = request.param
+    try:
+        ensure_driver(driver)
+    except Unavailable as reason:
+        _give_up(reason, required=drivers_required(os.environ))
+    return _database_of(request, name).url(driver)
+
+
+@pytest.fixture(params=_pairs(SYNC_DRIVERS))
+def driver_engine(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
+    """An engine for every synchronous driver of every database in turn."""
+    engine = sa.create_engine(_driver_url(request))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(params=_pairs(ASYNC_DRIVERS))
+def async_driver_engine(request: pytest.FixtureRequest) -> Iterator[AsyncEngine]:
+    """An engine for every asynchronous driver in turn; the test runs its coroutine with ``asyncio.run``.
+
+    It keeps no connections, because a pooled one would belong to an event loop that has ended.
+    """
+    engine = create_async_engine(_driver_url(request), poolclass=NullPool)
+    yield engine
+    asyncio.run(engine.dispose())
+
+
+@pytest.fixture(scope="session")
+def hsm() -> Iterator[HSM]:
+    """SoftHSM2 with tokens of our own; each test makes itself a token."""
+    yield from _component(start_hsm)
+
+
+@pytest.fixture(scope="session")
+def openbao() -> Iterator[OpenBao]:
+    """An OpenBao that nobody stops; each test makes itself a key."""
+    yield from _component(start_openbao)
+
+
+@pytest.fixture(scope="session")
+def persistent_openbao() -> Iterator[PersistentOpenBao]:
+    """An OpenBao to be stopped, sealed and started again; each test leaves it unsealed."""
+    yield from _component(start_persistent_openbao)
+
+
+def _component(start: Callable[[], Component]) -> Iterator[Component]:
+    try:
+        component = start()
+    except Unavailable as reason:
+        _give_up(reason, required=truthy(os.environ.get("CI")))
+    try:
+        yield component
+    finally:
+        component.close()
+
+
+class StatementLog(NamedTuple):
+    """A database whose server writes every statement and every parameter into a file."""
+
+    url: sa.URL
+    path: Path
+
+
+@pytest.fixture(scope="session")
+def postgresql_statement_log_server() -> Iterator[Server]:
+    """A PostgreSQL of our own that logs all it is told, for tests that look for leaks."""
+    try:
+        server = start_private_postgresql(
+            {
+                "log_statement": "all",
+                # Without these two, PostgreSQL leaves out the parameters of a statement that failed.
+                "log_parameter_max_length": "-1",
+                "log_parameter_max_length_on_error": "-1",
+            }
+        )
+    except Unavailable as reason:
+        text = f"No PostgreSQL whose log can be read for this test; only a private server has one: {reason}."
+        _give_up(Unavailable(text), required=databases_required(os.environ))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgresql_statement_log(postgresql_statement_log_server: Server) -> Iterator[StatementLog]:
+    """An empty database on that server, and the path of its log, which all tests of the run share."""
+    assert postgresql_statement_log_server.log is not None
+    with postgresql_statement_log_server.fresh_database() as database:
+        yield StatementLog(database.url(), postgresql_statement_log_server.log)

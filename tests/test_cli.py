@@ -1,0 +1,369 @@
+"""The command line: what it prints and where, how it ends, and that nothing secret is in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import stat
+import struct
+import subprocess
+import sys
+import termios
+from importlib.metadata import entry_points, version
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from jwt_column import (
+    ConfigurationError,
+    DecryptionError,
+    JWTColumnError,
+    KeyRing,
+    KeyRingError,
+    MissingExtraError,
+    ReencryptionError,
+)
+from jwt_column.cli import console as cli_console
+from jwt_column.cli import main
+from jwt_column.cli.app import app
+from jwt_column.cli.console import ExitCode, is_utf8, make_console, mark, print_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+KEY = re.compile(r"[A-Za-z0-9_-]{43}")
+ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[78])")
+
+# What decides about colour and width on the machine of whoever runs the tests.
+DISPLAY_VARIABLES = (
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "GITHUB_ACTIONS",
+    "LINES",
+    "NO_COLOR",
+    "PY_COLORS",
+    "PYTHONIOENCODING",
+    "PYTHONUTF8",
+    "TERM",
+    "TERMINAL_WIDTH",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+    "_TYPER_FORCE_DISABLE_TERMINAL",
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the machine's wishes about colour away; a test sets those that it is about."""
+    for name in DISPLAY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def command(*arguments: str, setup: str = "") -> list[str]:
+    """Return the command line that runs ours in its own interpreter, where every warning is an error."""
+    code = f"import sys; sys.argv[0] = 'jwt-column'\n{setup}\nfrom jwt_column.cli import main; main()"
+    return [sys.executable, "-W", "error", "-c", code, *arguments]
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C.UTF-8", **extra}
+
+
+def run(*arguments: str, setup: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with pipes for its output."""
+    return subprocess.run(
+        command(*arguments, setup=setup),
+        capture_output=True,
+        text=True,
+        env=environment(variables),
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+        check=False,
+    )
+
+
+class TerminalRun(NamedTuple):
+    """What a command wrote on a terminal, and how it ended."""
+
+    output: str
+    returncode: int
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines as they stood there, one after another where one was overwritten."""
+        return re.split(r"[\r\n]+", ESCAPE.sub("", self.output))
+
+
+def run_in_terminal(*arguments: str, columns: int = 80, setup: str = "", **variables: str) -> TerminalRun:
+    """Run the command on a real terminal of this width: standard input, output and error."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        command(*arguments, setup=setup),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment({"TERM": "xterm-256color"} | variables),
+    )
+    os.close(theirs)
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(ours, 65_536)
+        except OSError:
+            # Linux says EIO when the last writer has gone.
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(ours)
+    return TerminalRun(b"".join(chunks).decode(), process.wait(timeout=300))
+
+
+# -- the whole command ---------------------------------------------------------------------------------------
+
+
+def test_the_console_script_is_main() -> None:
+    (script,) = entry_points(group="console_scripts", name="jwt-column")
+    assert script.load() is main
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"jwt-column {version('jwt-column')}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("keys",)])
+def test_without_a_command_the_help_is_shown_and_nothing_is_done(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == ExitCode.USAGE
+    assert "Usage: jwt-column" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("demo", "--help"), ("keys", "generate", "-h")])
+def test_help_is_plain_and_narrow_in_a_pipe(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: jwt-column" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "arguments", [("no-such-command",), ("demo", "--rows", "many"), ("demo", "--rows", "1")]
+)
+def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_extra_one_line_says_what_to_install(package: str) -> None:
+    done = run("demo", setup=f"sys.modules['{package}'] = None")
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    assert done.stderr == (
+        'jwt-column: the jwt-column command needs Typer and Rich; run: pip install "jwt-column[cli]"\n'
+    )
+
+
+def test_main_ends_with_2_without_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "jwt_column.cli.app")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == ExitCode.USAGE
+    assert 'pip install "jwt-column[cli]"' in capsys.readouterr().err
+
+
+def test_main_runs_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["jwt-column", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == ExitCode.OK
+    assert capsys.readouterr().out == f"jwt-column {version('jwt-column')}\n"
+
+
+def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
+    done = run("--version", setup="sys.modules['alembic'] = None")
+    assert done.returncode == ExitCode.FAILURE
+    assert "alembic" in done.stderr
+    assert "jwt-column[cli]" not in done.stderr
+
+
+def test_a_crash_shows_no_local_variables() -> None:
+    """Typer's own tracebacks would print them, tokens among them."""
+    secret = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
+    setup = """
+import os
+from jwt_column.cli.keys import making
+def crash():
+    token = os.environ["SECRET"]
+    raise RuntimeError(len(token))
+making.generate_key = crash
+"""
+    done = run("keys", "generate", setup=setup, SECRET=secret)
+    assert done.returncode == ExitCode.FAILURE
+    assert f"RuntimeError: {len(secret)}" in done.stderr
+    assert secret not in done.stderr + done.stdout
+
+
+# -- errors --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigurationError("x"), ExitCode.USAGE),
+        (MissingExtraError("x"), ExitCode.USAGE),
+        (KeyRingError("x"), ExitCode.USAGE),
+        (DecryptionError("x"), ExitCode.FAILURE),
+        (ReencryptionError("x"), ExitCode.FAILURE),
+        (JWTColumnError("x"), ExitCode.FAILURE),
+    ],
+)
+def test_exit_codes(error: JWTColumnError, code: ExitCode, capsys: pytest.CaptureFixture[str]) -> None:
+    assert print_error(error) is code
+    assert capsys.readouterr() == ("", "jwt-column: x\n")
+
+
+def test_an_error_is_one_line_whatever_its_length_and_marks(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "sessions.token: [bold]no markup[/bold] :smile: " + "a long explanation " * 20
+    print_error(JWTColumnError(f"{text}\n and a second line"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"jwt-column: {text.strip()} and a second line\n"
+
+
+def test_our_errors_end_a_command_with_their_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise DecryptionError("sessions.token: it does not open")
+
+    monkeypatch.setattr("jwt_column.cli.keys.making.generate_key", refuse)
+    result = CliRunner().invoke(app, ["keys", "generate"])
+    assert (result.exit_code, result.stdout) == (ExitCode.FAILURE, "")
+    assert result.stderr == "jwt-column: sessions.token: it does not open\n"
+
+
+# -- the console ---------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_is_80_columns_wide_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_console().width == 80
+    monkeypatch.setenv("COLUMNS", "60")
+    assert make_console().width == 60
+
+
+def test_marks_are_words_where_the_encoding_has_no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = make_console()
+    monkeypatch.setattr(cli_console, "is_utf8", lambda _: False)
+    assert [mark(console, ok=ok).plain for ok in (True, False)] == ["ok", "FAILED"]
+    monkeypatch.setattr(cli_console, "is_utf8", lambda _: True)
+    assert [mark(console, ok=ok).plain for ok in (True, False)] == ["✓", "✗"]
+
+
+def test_the_encoding_is_that_of_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, expected in (("utf-8", True), ("ascii", False)):
+        with (tmp_path / "out").open("w", encoding=encoding) as stream, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            assert is_utf8(make_console()) is expected
+
+
+# -- keys generate -------------------------------------------------------------------------------------------
+
+
+def test_generate_prints_one_key_and_nothing_else() -> None:
+    done = run("keys", "generate")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert KEY.fullmatch(done.stdout.removesuffix("\n"))
+    assert len(KeyRing([done.stdout.strip()]).key_ids) == 1
+    assert run("keys", "generate").stdout != done.stdout
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_generated_keys_are_what_the_environment_variable_takes(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = CliRunner().invoke(app, ["keys", "generate", "--count", str(count)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    monkeypatch.setenv("JWT_COLUMN_KEYS", result.stdout.strip())
+    ring = KeyRing.from_uri("env:JWT_COLUMN_KEYS")
+    assert len(ring.key_ids) == count
+    assert ring.active == KeyRing([result.stdout.split(",")[0].strip()]).active
+
+
+def test_a_hint_is_for_terminals() -> None:
+    done = run_in_terminal("keys", "generate")
+    key, *hint = [line for line in done.lines if line]
+    assert done.returncode == 0
+    assert KEY.fullmatch(key)
+    assert "export JWT_COLUMN_KEYS=$(jwt-column keys generate)" in "\n".join(hint)
+    assert max(map(len, hint)) <= 80
+
+
+def test_generate_writes_a_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "my keys.txt"
+    done = CliRunner().invoke(app, ["keys", "generate", "--file", str(path), "--count", "2"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    keys = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    ring = KeyRing(keys)
+    assert len(keys) == 2
+    assert not any(key in done.stdout for key in keys)
+    assert f"{ring.active}  active\n" in done.stdout
+    assert f"{ring.key_ids[1]}  decrypts only\n" in done.stdout
+    (uri,) = re.findall(r"export JWT_COLUMN_KEYRING=(\S+)", done.stdout)
+    assert KeyRing.from_uri(uri).key_ids == ring.key_ids
+
+
+def test_generate_replaces_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "jwt.keys"
+    first = CliRunner().invoke(app, ["keys", "generate", "--file", str(path)])
+    before = path.read_text()
+    second = CliRunner().invoke(app, ["keys", "generate", "--file", str(path)])
+    assert (first.exit_code, second.exit_code) == (0, ExitCode.USAGE)
+    assert second.stdout == ""
+    assert second.stderr == f"jwt-column: {path} exists; its keys would be lost, so it is not replaced\n"
+    assert path.read_text() == before
+
+
+def test_generate_says_why_a_file_cannot_be_written(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["keys", "generate", "--file", str(tmp_path / "missing" / "jwt.keys")])
+    assert done.exit_code == ExitCode.USAGE
+    assert done.stdout == ""
+    assert re.fullmatch(r"jwt-column: .*cannot be written.*\n", done.stderr)
+
+
+def test_generate_looks_at_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_another_key(path: Path, keys: list[str]) -> None:
+        path.touch(mode=0o600)
+        path.write_text(f"{'A' * 43}\n")
+
+    monkeypatch.setattr("jwt_column.cli.keys.making.write_key_file", write_another_key)
+    result = CliRunner().invoke(app, ["keys", "generate", "--file", str(tmp_path / "jwt.keys")])
+    assert result.exit_code == ExitCode.USAGE
+    assert "does not hold the keys that were written" in result.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "101"])
+def test_the_number_of_keys_has_limits(count: str) -> None:
+    assert CliRunner().invoke(app, ["keys", "generate", "--count", count]).exit_code == ExitCode.USAGE
+
+
+def test_typer_shows_no_locals_itself() -> None:
+    assert isinstance(app, typer.Typer)
+    assert not app.pretty_exceptions_enable
+    assert not app.pretty_exceptions_show_locals
