@@ -265,17 +265,17 @@ def rotate_to_and_fro(
     """Rotate until every writer has committed enough meanwhile; return how often a batch was done again."""
     rings = [after(), KeyRing([OLD_KEY, NEW_KEY])]
     begun = [writer.commits for writer in running]
-    retries = 0
-    for turn in range(200):
+    retries, deadline = 0, time.monotonic() + PATIENCE
+    for turn in itertools.count():
         if turn >= 2 and all(w.commits - count >= 100 for w, count in zip(running, begun, strict=True)):
             break
+        assert time.monotonic() < deadline, f"a writer hangs: {[writer.others[-3:] for writer in running]}"
         # The way back does not come to an end: what the application writes is stale for it.
         with suppress(ReencryptionError) if turn % 2 else nullcontext():
             report = sessions.reencrypt(
                 engine, rings[turn % 2], batch_size=50, max_passes=2 if turn % 2 else 10, **options
             )
             retries += report.retries
-    assert all(w.commits - count >= 100 for w, count in zip(running, begun, strict=True))
     return retries
 
 

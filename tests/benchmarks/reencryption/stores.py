@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from tests.benchmarks.reencryption.contents import DISTINCT
-from tests.databases import CREATE_DATABASE, Unavailable
+from tests.databases import CREATE_DATABASE, Unavailable, ensure_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Store(Protocol):
     Attributes:
         name: ``"sqlite"``, ``"postgresql"`` or ``"mariadb"``.
         title: With the server's version.
-        drivers: SQLAlchemy's names of the drivers to measure; the first one is compared with everything.
+        drivers: SQLAlchemy's names of the drivers that are installed; the first one is compared with everything.
     """
 
     name: str
@@ -104,6 +104,19 @@ def _fill(url: sa.URL, content: Content, rows: int) -> None:
                     f"WHERE id + {base} <= {wanted} ORDER BY id"
                 )
         connection.exec_driver_sql(f"DROP TABLE {_SEED}")
+
+
+def _installed(server: str, *drivers: str) -> tuple[str, ...]:
+    """Return those drivers that can be used, and print which cannot."""
+    found = []
+    for driver in drivers:
+        try:
+            ensure_driver(driver)
+        except Unavailable as reason:
+            print(f"\n{server}: {reason}")
+        else:
+            found.append(driver)
+    return tuple(found)
 
 
 def _unique_name() -> str:
@@ -187,13 +200,13 @@ class PostgreSQL:
     """Databases on a server: PostgreSQL copies a whole one file by file."""
 
     name = "postgresql"
-    drivers: tuple[str, ...] = ("psycopg", "psycopg2", "asyncpg")
 
     def __init__(self, server: sa.URL) -> None:
         self._admin = _Admin(server)
         version = self._admin.ask("SHOW server_version").split()[0]
         self.title = f"PostgreSQL {version}"
         self._major_version = int(version.split(".")[0])
+        self.drivers = _installed(self.title, "psycopg", "psycopg2", "asyncpg")
 
     @contextmanager
     def template(self, content: Content, rows: int) -> Iterator[_Template]:
@@ -232,11 +245,11 @@ class MariaDB:
     """Databases on a server, which copies a table row by row."""
 
     name = "mariadb"
-    drivers: tuple[str, ...] = ("mariadbconnector", "pymysql", "mysqldb")
 
     def __init__(self, server: sa.URL) -> None:
         self._admin = _Admin(server)
         self.title = "MariaDB " + self._admin.ask("SELECT version()").split("-")[0]
+        self.drivers = _installed(self.title, "mariadbconnector", "pymysql", "mysqldb")
 
     @contextmanager
     def template(self, content: Content, rows: int) -> Iterator[str]:
