@@ -24,6 +24,7 @@ from . import providers as _providers
 from .auditing import AuditReport, Finding, Severity, audit
 from .census import key_usage
 from .cipher import decrypt_token, encrypt_token
+from .default_ring import set_default_keyring
 from .errors import (
     AuditError,
     AuthenticationError,
@@ -42,7 +43,7 @@ from .errors import (
     UnsupportedVersionError,
 )
 from .indexes import ExpiryIndex, FingerprintIndex, StaleIndex
-from .keyring import KeyRing, generate_key, set_default_keyring
+from .keyring import KeyRing, generate_key
 from .orm import redact_errors
 from .purge import purge_expired
 from .scanning import ScanReport, find_plaintext_tokens

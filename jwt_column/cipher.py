@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from . import access, envelope
 from .aead import PREFIX_LENGTH
 from .base64url import decode_canonical
+from .default_ring import resolve_keyring
 from .errors import (
     AuthenticationError,
     ConfigurationError,
@@ -25,7 +26,8 @@ from .errors import (
     JWTColumnError,
     MalformedEnvelopeError,
 )
-from .keyring import KeyRing, any_chosen, parse_key_id, resolve_keyring
+from .keyring import KeyRing, any_chosen
+from .keys import parse_key_id
 from .token import (
     JWT,
     Kind,
@@ -43,8 +45,9 @@ from .token import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from .data_key import DataKey
     from .envelope import Storage
-    from .keyring import DataKey, Keys
+    from .keys import Keys
 
     BoundValue = str | int | UUID | bytes
 

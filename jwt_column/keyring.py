@@ -7,7 +7,6 @@ A :class:`KeyRing` is a handle: programs pass it around, and key material does n
 from __future__ import annotations
 
 import os
-import re
 import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -26,19 +25,12 @@ from .errors import (
     KeyUnavailableError,
     UnknownKeyError,
 )
+from .keys import Keys, index_keys, parse_key_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = [
-    "DataKey",
-    "KeyRing",
-    "KeySource",
-    "RingStatus",
-    "default_keyring",
-    "generate_key",
-    "set_default_keyring",
-]
+__all__ = ["DataKey", "KeyRing", "KeySource", "RingStatus", "generate_key"]
 
 #: Seconds between two reloads that unknown key ids cause: forged key ids must not turn into load on a KMS.
 RELOAD_INTERVAL: Final = 10.0
@@ -46,8 +38,6 @@ RELOAD_INTERVAL: Final = 10.0
 # A fleet that was started at once does not ask its KMS at once for ever after.
 _REFRESH_SPREAD: Final = (0.8, 1.2)
 _uniform: Final = SystemRandom().uniform
-
-_KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
 
 
 class KeySource(Protocol):
@@ -68,25 +58,6 @@ class KeySource(Protocol):
 
 #: Makes the source of a URI; :mod:`jwt_column.providers` sets it, so that a ring knows no provider.
 open_source: Callable[[str], KeySource]
-
-
-class Keys(NamedTuple):
-    """What a ring holds at one moment. Replaced whole, so that a reader never sees half a reload.
-
-    Attributes:
-        active: The key that encrypts where nothing else is said.
-        by_prefix: Every key by the first 5 bytes of its envelopes.
-        tenants: The active key of each tenant.
-    """
-
-    active: DataKey
-    by_prefix: dict[bytes, DataKey]
-    tenants: dict[str, DataKey]
-
-    def successor(self, key: DataKey) -> DataKey:
-        """Return the key that rows under this one are re-encrypted under: a tenant's rows stay with the tenant."""
-        # A tenant that came after these keys were loaded has no other key yet.
-        return self.active if key.tenant is None else self.tenants.get(key.tenant, key)
 
 
 class _Resting(Keys):
@@ -171,7 +142,7 @@ class KeyRing:
     def __init__(self, keys: Iterable[bytes | str], *, active: str | None = None) -> None:
         if isinstance(keys, bytes | str):
             raise KeyRingError("a key ring takes a list of keys; put the one key into brackets")
-        self._start(_index([DataKey(key) for key in keys], active), None, active)
+        self._start(index_keys([DataKey(key) for key in keys], active), None, active)
 
     current: Keys
 
@@ -241,7 +212,7 @@ class KeyRing:
         if refresh is not None and not refresh > 0:
             raise ConfigurationError("refresh is a number of seconds, more than 0")
         source = open_source(uri)  # noqa: F821 - declared above
-        return cls._of(_index(_load(source), None), source, refresh=refresh)
+        return cls._of(index_keys(_load(source), None), source, refresh=refresh)
 
     @property
     def active(self) -> str:
@@ -357,7 +328,7 @@ class KeyRing:
             UnknownKeyError: The ring does not hold it.
             KeyRingError: It is the key of a tenant.
         """
-        return self._of(_index(self.keys, key_id), self._source, key_id, self._refresh)
+        return self._of(index_keys(self.keys, key_id), self._source, key_id, self._refresh)
 
     def with_key(self, key: bytes | str) -> KeyRing:
         """Return a ring that has this key too. It decrypts; :meth:`with_active` makes it encrypt.
@@ -367,7 +338,7 @@ class KeyRing:
         Raises:
             KeyRingError: Not a key, or the ring has it already.
         """
-        return self._of(_index([*self.keys, DataKey(key)], None), None)
+        return self._of(index_keys([*self.keys, DataKey(key)], None), None)
 
     def reload(self) -> None:
         """Load the keys again from where they came from; a ring that was given its keys stays as it is.
@@ -405,7 +376,7 @@ class KeyRing:
 
     def _load_again(self, source: KeySource) -> None:
         try:
-            self._put(_index(_load(source), self._pinned))
+            self._put(index_keys(_load(source), self._pinned))
             self._loaded_at = monotonic()
             self._failure = None
         except JWTColumnError as error:
@@ -438,17 +409,6 @@ class KeyRing:
         raise KeyRingError("a key ring cannot be pickled; load it from its URI where it is needed")
 
 
-def parse_key_id(key_id: str) -> bytes:
-    """Return the 4 bytes of a key id.
-
-    Raises:
-        KeyRingError: Not 8 lower-case hex digits.
-    """
-    if not isinstance(key_id, str) or not _KEY_ID.match(key_id):
-        raise KeyRingError("a key id is 8 lower-case hex digits, as in KeyRing.key_ids")
-    return bytes.fromhex(key_id)
-
-
 def _load(source: KeySource) -> tuple[DataKey, ...]:
     """Load the keys of a source. Its frames hold keys in local variables, which error reporters show."""
     try:
@@ -459,38 +419,6 @@ def _load(source: KeySource) -> tuple[DataKey, ...]:
         failure = KeyRingError(f"the provider of {source.name} failed ({type(error).__name__})")
     failure.__context__ = None
     raise failure
-
-
-def _index(keys: Iterable[DataKey], active: str | None) -> Keys:
-    """Put keys in order: by id, the active one known, and that of each tenant."""
-    by_prefix: dict[bytes, DataKey] = {}
-    tenants: dict[str, DataKey] = {}
-    for key in keys:
-        if key.stamp_prefix in by_prefix:
-            raise KeyRingError(
-                f"two keys of the ring have the id {key.id}; a key id follows from its key, so one is there "
-                "twice",
-                key_id=key.id,
-            )
-        by_prefix[key.stamp_prefix] = key
-        if key.tenant is not None:
-            tenants.setdefault(key.tenant, key)
-    if not by_prefix:
-        raise KeyRingError("a key ring needs at least one key; make one with generate_key()")
-    prefix = next(iter(by_prefix)) if active is None else VERSION + parse_key_id(active)
-    chosen = by_prefix.get(prefix)
-    if chosen is None:
-        held = ", ".join(key.id for key in by_prefix.values())
-        raise UnknownKeyError(
-            f"the key ring has no key {active} to make active (it has {held})", key_id=active
-        )
-    if chosen.tenant is not None:
-        raise KeyRingError(
-            f"key {chosen.id} is for the rows of the tenant {chosen.tenant}, and cannot be the ring's active key; "
-            "ring.using() encrypts under it",
-            key_id=chosen.id,
-        )
-    return Keys(chosen, by_prefix, tenants)
 
 
 def _start_refreshing(ring: KeyRing, seconds: float) -> None:
@@ -528,65 +456,9 @@ def _settle_after_fork() -> None:
 
     A lock that another thread held during the fork would never be released.
     """
-    global _default_lock
-    _default_lock = threading.Lock()
     for ring in _rings:
         ring._settle_after_fork()  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows only, where nothing forks
     os.register_at_fork(after_in_child=_settle_after_fork)
-
-
-_default: KeyRing | None = None
-_default_lock = threading.Lock()
-_by_uri: dict[str, KeyRing] = {}
-
-
-def set_default_keyring(ring: KeyRing | None) -> None:
-    """Set the ring of every column that names none. None: back to the environment, read again at next use."""
-    global _default
-    if ring is not None and not isinstance(ring, KeyRing):
-        raise ConfigurationError(f"the default key ring is a KeyRing, not {type(ring).__name__}")
-    _default = ring
-    if ring is None:
-        _by_uri.clear()
-
-
-def default_keyring() -> KeyRing:
-    """Return the default ring: the one set, else JWT_COLUMN_KEYRING's URI, else env:JWT_COLUMN_KEYS.
-
-    Raises:
-        ConfigurationError: None of the three is there.
-        KeyRingError: What the environment names is no key ring.
-        KeyUnavailableError: It cannot be reached or read.
-    """
-    if _default is not None:
-        return _default
-    uri = os.environ.get("JWT_COLUMN_KEYRING")
-    if not uri:
-        if "JWT_COLUMN_KEYS" not in os.environ:
-            raise ConfigurationError(
-                "no key ring: call set_default_keyring(), or set JWT_COLUMN_KEYRING to a URI such as "
-                "file:/etc/app/jwt.keys, or JWT_COLUMN_KEYS to keys ('jwt-column keys generate' makes one)"
-            )
-        uri = "env:JWT_COLUMN_KEYS"
-    return keyring_of_uri(uri)
-
-
-def keyring_of_uri(uri: str) -> KeyRing:
-    """Return this process's ring of a URI, loaded at first use and then shared."""
-    ring = _by_uri.get(uri)
-    if ring is None:
-        with _default_lock:
-            ring = _by_uri.get(uri)
-            if ring is None:
-                ring = _by_uri[uri] = KeyRing.from_uri(uri)
-    return ring
-
-
-def resolve_keyring(keyring: KeyRing | str | None) -> KeyRing:
-    """Return the ring that a column or a call names: a ring, a URI, or None for the default."""
-    if isinstance(keyring, KeyRing):
-        return keyring
-    return default_keyring() if keyring is None else keyring_of_uri(keyring)

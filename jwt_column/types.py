@@ -23,6 +23,7 @@ from . import envelope
 from .binding import BoundJWT
 from .cipher import DEFAULT_MAX_LENGTH, TokenCipher, check_fingerprints, check_storage
 from .comparator import EncryptedComparator
+from .default_ring import resolve_keyring
 from .errors import (
     ConfigurationError,
     DecryptionError,
@@ -31,7 +32,7 @@ from .errors import (
     KeyRingError,
     PlaintextFoundError,
 )
-from .keyring import KeyRing, resolve_keyring
+from .keyring import KeyRing
 from .sealed import SealedJWT
 from .token import JWT
 

@@ -668,7 +668,7 @@ def test_check_of_a_good_ring(ring: str) -> None:
     assert "FAILED" not in output
     assert "✗" not in output
     assert f"Key {ring} unwraps." in output
-    assert "2 keys vouch for the file." in output
+    assert "The file is vouched for by 2 keys." in output
     assert checks() == {"permissions": True, "unwraps": True, "integrity": True, "age": True}
 
 
@@ -690,8 +690,13 @@ def test_check_notices_a_file_that_was_changed(ring: str, path: Path) -> None:
 
 
 def test_check_notices_a_kek_that_cannot_be_had(ring: str, standin: Standin) -> None:
+    standin.failure = KeyUnavailableError("destroyed", retryable=False)
+    assert checks() == {"permissions": True, "unwraps": False, "integrity": False, "age": True}
+    assert run("check").exit_code == ExitCode.FAILURE
+    # Not the ring's fault, and whoever watches over it may try again.
     standin.failure = KeyUnavailableError("down", retryable=True)
     assert checks() == {"permissions": True, "unwraps": False, "integrity": False, "age": True}
+    assert run("check").exit_code == ExitCode.UNREACHABLE
 
 
 def test_check_notices_a_key_that_is_too_old(ring: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_a_database_without_any_is_ok(sqlite: sa.Engine) -> None:
         connection.exec_driver_sql("DROP TABLE logs")
     result = invoke(sqlite.url, "--full", name="scan")
     assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
-    assert "1 tables, 2 columns, every row" in result.stdout
+    assert "1 table, 2 columns, every row" in result.stdout
     assert result.stdout.endswith("\n  ✓ No readable token in 5 rows.\n")
 
 

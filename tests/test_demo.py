@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from jwt_column import JWT, ConfigurationError, KeyRing, decrypt_token, keyring
+from jwt_column import JWT, ConfigurationError, KeyRing, decrypt_token, default_ring
 from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.demo.files import count_occurring, flip_bit, hex_lines
@@ -226,7 +226,7 @@ def test_the_default_key_ring_is_put_back() -> None:
     code, output = invoke()
     assert code == ExitCode.OK, output
     with pytest.raises(ConfigurationError, match="no key ring"):
-        keyring.default_keyring()
+        default_ring.default_keyring()
 
 
 def test_keys_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

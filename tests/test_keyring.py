@@ -31,21 +31,20 @@ from jwt_column import (
     UnknownKeyError,
     base64url,
     decrypt_token,
+    default_ring,
     encrypt_token,
     generate_key,
     keyring,
     providers,
     set_default_keyring,
 )
+from jwt_column.default_ring import default_keyring, keyring_of_uri, resolve_keyring
 from jwt_column.keyring import (
     DataKey,
     KeySource,
     RingStatus,
-    default_keyring,
-    keyring_of_uri,
-    parse_key_id,
-    resolve_keyring,
 )
+from jwt_column.keys import parse_key_id
 from tests import independent_envelope as independent
 from tests.tokens import locals_shown_by, revealed_by, signed_token
 
@@ -1021,7 +1020,7 @@ class TestFork:
         self, source: Source, loading: Callable[[Callable[[], object]], None]
     ) -> None:
         loading(lambda: keyring_of_uri("test:"))
-        assert keyring._default_lock.locked()
+        assert default_ring._lock.locked()
         assert forked(lambda: keyring_of_uri("test:").active) == FIRST_ID
 
     def test_child_of_a_quiet_process_uses_the_ring_of_its_parent(self) -> None:
@@ -1032,8 +1031,9 @@ class TestFork:
     def test_hook_of_the_fork_gives_every_ring_a_free_lock(self, source: Source) -> None:
         """The same in this process, where it can be looked at."""
         ring = KeyRing.from_uri("test:")
-        with ring._lock, keyring._default_lock:
+        with ring._lock, default_ring._lock:
             keyring._settle_after_fork()
+            default_ring._settle_after_fork()
             ring.reload()
             assert keyring_of_uri("test:").active == FIRST_ID
         assert source.loads == 3
@@ -1125,8 +1125,8 @@ class TestDefaultRing:
         self, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ring = KeyRing.from_uri("test:")
-        lock = Waited(lambda: keyring._by_uri.setdefault("test:", ring))
-        monkeypatch.setattr(keyring, "_default_lock", lock)
+        lock = Waited(lambda: default_ring._by_uri.setdefault("test:", ring))
+        monkeypatch.setattr(default_ring, "_lock", lock)
         assert ring is keyring_of_uri("test:")
         assert source.loads == 1
 

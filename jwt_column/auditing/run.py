@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ..connections import connected, error_name, look
 from ..errors import ConfigurationError, KeyRingError
-from ..keyring import KeyRing, parse_key_id
+from ..keyring import KeyRing
+from ..keys import parse_key_id
 from .columns import columns_of
 from .counting import count_rows, row_findings
 from .declaration import configuration_of, declaration_findings, schema_findings, sharing_findings

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..auditing import Severity
-from .console import indented, mark
+from .console import counted, indented, mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -67,8 +67,8 @@ def _extent(report: AuditReport) -> str:
     """Say how much was audited."""
     rows = sum(column.rows for column in report.columns)
     parts = [
-        _count(len(report.columns), "column"),
-        _count(rows, "row"),
+        counted(len(report.columns), "column"),
+        counted(rows, "row"),
         *([f"{sum(column.examined for column in report.columns):,} opened"] if report.deep else []),
         *([f"active key {report.active_key}"] if report.active_key else []),
     ]
@@ -155,13 +155,9 @@ def _verdict(console: Console, report: AuditReport, retired: Sequence[str]) -> I
         yield Text.assemble(mark(console, ok=True), " ", (proof, "bold"))
         return
     counts = [
-        _count(number, noun)
+        counted(number, noun)
         for severity, noun in _NOUNS.items()
         if (number := sum(finding.severity is severity for finding in report.findings))
     ]
     verdict = f"Findings: {', '.join(counts)}." if counts else "Nothing was found."
     yield Text.assemble(mark(console, ok=report.ok), " ", (verdict, "bold"))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DatabaseError",
     "ExitCode",
+    "counted",
     "indented",
     "is_utf8",
     "make_console",
@@ -46,6 +47,11 @@ class ExitCode(IntEnum):
     #: The system that holds the keys, or the key that wraps them; the same number, because the cure is the same.
     UNREACHABLE = 3
     INTERRUPTED = 130
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an "s" in the plural."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class DatabaseError(JWTColumnError):

@@ -14,7 +14,7 @@ from ..scanning import ScanReport, find_plaintext_tokens
 from ..scanning.run import SAMPLE
 from .audit_progress import shown_scan
 from .audit_view import plain_table, print_database, shown_key
-from .console import ExitCode, indented, make_console, mark, print_problem
+from .console import ExitCode, counted, indented, make_console, mark, print_problem
 from .databases import DATABASE_VARIABLE, connect, read_url, with_engine
 from .signals import Interruptions
 
@@ -90,7 +90,9 @@ def _scan(engine: Engine, schema: str | None, sample: int | None) -> ScanReport:
 def _print_report(console: Console, report: ScanReport) -> None:
     looked_at = "every row" if report.sample is None else f"up to {report.sample:,} rows of each"
     print_database(console, report.database)
-    indented(console, Text(f"{report.tables:,} tables, {report.columns:,} columns, {looked_at}"))
+    indented(
+        console, Text(f"{counted(report.tables, 'table')}, {counted(report.columns, 'column')}, {looked_at}")
+    )
     if report.found:
         table = plain_table()
         table.add_column("table", overflow="fold")
@@ -131,10 +133,8 @@ def _verdict(report: ScanReport) -> str:
         return f"No readable token in {report.rows:,} rows."
     parts = []
     if report.found:
-        columns = len(report.found)
-        parts.append(f"readable tokens in {columns} column{'' if columns == 1 else 's'}")
+        parts.append(f"readable tokens in {counted(len(report.found), 'column')}")
     if report.failed:
-        tables = len(report.failed)
-        parts.append(f"{tables} table{'' if tables == 1 else 's'} not read")
+        parts.append(f"{counted(len(report.failed), 'table')} not read")
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]}."

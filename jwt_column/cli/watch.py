@@ -19,7 +19,7 @@ from ..auditing.counting import census
 from ..auditing.declaration import configuration_of
 from ..connections import look
 from ..errors import ConfigurationError, KeyRingError
-from ..keyring import parse_key_id
+from ..keys import parse_key_id
 from .audit_view import STATE_STYLES, plain_table, state_order
 from .console import make_console
 from .databases import connect

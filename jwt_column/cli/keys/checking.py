@@ -14,7 +14,7 @@ from ...providers import _disk
 from ...providers._ring_file import KeyState
 from ...providers._ring_store import StoredRing
 from ...providers._unwrapping import try_unwrap
-from ..console import ExitCode, indented, make_console, mark
+from ..console import ExitCode, counted, indented, make_console, mark
 from .rings import FileOption, JsonOption, PlainFile, now, open_ring, views_of
 from .showing import print_json, ring_to_json
 
@@ -31,12 +31,14 @@ class Finding(NamedTuple):
         ok: Whether it is as it should be.
         text: The same in words.
         key_id: The key that it is about, or None.
+        retryable: Whether that may get better without anyone's doing.
     """
 
     name: str
     ok: bool
     text: str
     key_id: str | None = None
+    retryable: bool = False
 
 
 def check(
@@ -49,14 +51,15 @@ def check(
 ) -> None:
     """Check that a ring loads: permissions, every key unwraps and has its id, nobody changed the file, ages.
 
-    Ends with 1 if something is not as it should be, so that it can watch over a ring.
+    Ends with 1 if something is not as it should be, so that it can watch over a ring, and with 3 if the system that
+    holds the KEK cannot be reached.
     """
     ring = open_ring(file)
     findings = [Finding("permissions", True, "Nobody else may change the file.")]
     if isinstance(ring, PlainFile):
         findings = [
             Finding("permissions", True, "Only its owner may read or write the file."),
-            Finding("keys", True, f"{len(ring.keys)} keys in the clear; their age is not known."),
+            Finding("keys", True, f"{counted(len(ring.keys), 'key')} in the clear; their age is not known."),
         ]
     else:
         findings += _keys(ring)
@@ -72,6 +75,8 @@ def check(
         console.print()
         for finding in findings:
             indented(console, Text.assemble(mark(console, ok=finding.ok), " ", finding.text))
+    if any(finding.retryable for finding in findings):
+        raise typer.Exit(ExitCode.UNREACHABLE)
     if not is_ok:
         raise typer.Exit(ExitCode.FAILURE)
 
@@ -82,13 +87,17 @@ def _keys(ring: StoredRing) -> Iterator[Finding]:
     for entry in ring.file.keys:
         failure = unwrapped.failures.get(entry.id)
         text = f"Key {entry.id} unwraps." if failure is None else f"Key {entry.id}: {failure}"
-        yield Finding("unwraps", failure is None, text, entry.id)
+        yield Finding("unwraps", failure is None, text, entry.id, getattr(failure, "retryable", False))
     try:
         ring.file.check_macs(unwrapped.keys)
     except JWTColumnError as error:
         yield Finding("integrity", False, str(error), error.key_id)
     else:
-        yield Finding("integrity", bool(unwrapped.keys), f"{len(unwrapped.keys)} keys vouch for the file.")
+        yield Finding(
+            "integrity",
+            bool(unwrapped.keys),
+            f"The file is vouched for by {counted(len(unwrapped.keys), 'key')}.",
+        )
 
 
 def _ages(ring: StoredRing, at: datetime, most: int) -> Iterator[Finding]:
