@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from dataclasses import dataclass, field, replace
@@ -219,8 +220,10 @@ class Run:
 
     def _run_batch(self, run_batch: Callable[..., Batch], window: KeyRange) -> Batch:
         """Do one batch, again if the database put it off or the connection was lost."""
-        arguments = (self._channel, self._target, self.conversion, window, self._limit)
-        return self._retry(lambda: run_batch(*arguments))
+        # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
+        return self._retry(
+            lambda: run_batch(self._channel, self._target, self.conversion, window, self._limit)
+        )
 
     def _retry(self, action: Callable[[], _Result]) -> _Result:
         """Do something that changes nothing when it fails, again while the database says that it may succeed.
@@ -241,8 +244,11 @@ class Run:
                     if not self._channel.can_reopen:
                         raise self._failed(error) from None
                     self._reopen()
-            # A lock is a matter of whose turn it is: half the batch next time, after a pause that nobody shares.
-            self._limit = max(min(self._limit, _SMALLEST_BATCH), self._limit // 2)
+                else:
+                    # A lock is a matter of whose turn it is: half the batch next time, down to a single row, because an
+                    # application that writes to few rows all the time always holds one of many.
+                    self._limit = max(1, self._limit // 2)
+            # Nobody else takes the same pause.
             time.sleep(min(0.01 * 2**attempt, 1.0) * (0.5 + random.random()))  # noqa: S311 - jitter, no secret
             attempt += 1
 
@@ -294,7 +300,11 @@ class Run:
         fitting = round(self.options.batch_seconds / self._row_seconds)
         largest = max(_LARGEST_BATCH, self.options.batch_size)
         smallest = min(_SMALLEST_BATCH, self.options.batch_size)
-        self._limit = max(smallest, min(fitting, round(self._limit * _GROWTH), largest))
+        # Back to the smallest in steps: a batch that was put off has come down from there, and the next one may meet
+        # the same application.
+        self._limit = max(
+            min(smallest, 2 * self._limit), min(fitting, math.ceil(self._limit * _GROWTH), largest)
+        )
 
     def _vacuum(self) -> None:
         """Let PostgreSQL reuse the space of old rows, which autovacuum does not notice in time."""

@@ -25,10 +25,11 @@ from migrations_helpers.reencryption import convert_column
 from migrations_helpers.run import Options
 
 from ..census import key_usage
+from ..connections import error_name
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .columns import choose_column
 from .console import DatabaseError, make_console, print_problem
-from .databases import connect, error_name, is_async, read_url, sync_drivername, with_engine
+from .databases import connect, is_async, read_url, sync_drivername, with_engine
 from .signals import Interruptions
 from .summary import Summary, listed_keys, print_summary
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["DATABASE_VARIABLE", "connect", "error_name", "is_async", "read_url", "with_engine"]
+__all__ = ["DATABASE_VARIABLE", "connect", "is_async", "read_url", "with_engine"]
 
 #: Where a command finds its database's URL without showing it to whoever lists the processes.
 DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
@@ -189,11 +189,3 @@ def _redacted(text: str, url: URL) -> str:
         for spelling in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(spelling, "***")
     return text
-
-
-def error_name(error: DBAPIError) -> str:
-    """Return what an error of the database is called; its text may hold values of a row."""
-    original = error.orig
-    code = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    name = type(original or error).__name__
-    return f"{name} {code}" if code else name

@@ -14,6 +14,7 @@ from sqlalchemy import Column, ColumnElement, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from ..comparator import EncryptedComparator
+from ..connections import error_name
 from ..errors import ConfigurationError, UnsupportedComparisonError
 from ..purge import purge_expired
 from ..types import EncryptedJWT
@@ -21,7 +22,7 @@ from .audit_columns import choose_targets, typed_column
 from .audit_progress import shown_bar
 from .columns import ColumnOptions, choose_column
 from .console import DatabaseError, indented, make_console, mark, print_problem
-from .databases import connect, error_name, read_url, with_engine
+from .databases import connect, read_url, with_engine
 from .options import ColumnOption, DatabaseOption, ModelOption, SchemaOption, StorageOption, TableOption
 from .signals import Interruptions
 
