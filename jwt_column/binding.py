@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, Connection, Result, Select
     from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, Session
+    from sqlalchemy.types import TypeEngine
 
     from .types import EncryptedJWT
 
-__all__ = ["BoundJWT", "bind_rows"]
+__all__ = ["BoundJWT", "bind_rows", "python_type_of"]
 
 _BINDABLE: Final = (str, int, UUID, bytes)
 
@@ -108,7 +109,7 @@ class _RowBinding:
             raise self._error("cannot be bound to itself")
         # A UUID as text has several spellings, and the database gives back another one than was written.
         is_uuid_text = isinstance(column.type, Uuid) and not column.type.as_uuid
-        if is_uuid_text or _python_type(column) not in _BINDABLE:
+        if is_uuid_text or python_type_of(column.type) not in _BINDABLE:
             raise self._error(
                 f"cannot be bound to {name}, whose type is {column.type!r}: only text, integers, uuid.UUID "
                 "and bytes come back from every database as they were written"
@@ -179,7 +180,7 @@ class _RowBinding:
                 "a column default fills in comes too late to be authenticated"
             )
         column = self._columns[self._keys[name]]
-        expected = _python_type(column)
+        expected = python_type_of(column.type)
         if isinstance(value, bool) or expected is None or not isinstance(value, expected):
             raise self._error(
                 f"is bound to {name}, which holds {type(value).__name__}, while its column is {column.type!r}"
@@ -239,10 +240,10 @@ def _one_row(result: Result[Any], state: InstanceState[Any]) -> dict[str, Any]:
     return dict(row)
 
 
-def _python_type(column: Column[Any]) -> type | None:
-    """Return what a column's values are in Python, as far as its type says so."""
+def python_type_of(type_: TypeEngine[Any]) -> type | None:
+    """Return what a type's values are in Python, as far as it says so."""
     try:
-        return column.type.python_type
+        return type_.python_type
     except NotImplementedError:
         return None
 

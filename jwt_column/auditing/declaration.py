@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import inspect
 from sqlalchemy.exc import NoSuchTableError
 
+from ..binding import python_type_of
 from ..database_indexes import existing_indexes, positions_of
 from ..envelope import TEXT_PREFIX
 from ..fingerprints import WHOLE, part_of
@@ -118,10 +119,7 @@ def _type_findings(
     if connection.dialect.name == "sqlite":
         return  # Any column of SQLite takes any value.
     type_ = column.type_
-    try:
-        held: type | None = in_database.python_type
-    except NotImplementedError:
-        held = None
+    held = python_type_of(in_database)
     wanted = str if type_.storage == "text" else bytes
     if held is not wanted:
         yield KINDS["column-type"].found(

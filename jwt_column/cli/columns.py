@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from migrations_helpers.reencryption import in_column
 from migrations_helpers.target import find_target
 
+from ..binding import python_type_of
 from ..census import encrypted_type
 from ..envelope import HEADER_LENGTHS, LAYOUT_FIELD, Layout
 from ..errors import ConfigurationError, ReencryptionError
@@ -156,10 +157,7 @@ def _stored_type(connection: Connection, chosen: ChosenColumn) -> EncryptedJWT:
     """
     columns = inspect(connection).get_columns(chosen.table, schema=chosen.schema)
     in_database = next(info["type"] for info in columns if info["name"] == chosen.column)
-    try:
-        held: type | None = in_database.python_type
-    except NotImplementedError:
-        held = None
+    held = python_type_of(in_database)
     needed: Storage | None = "binary" if held is bytes else "text" if held is str else None
     if needed is None and chosen.storage is None:
         # SQLite takes any word for a type, so it may be right all the same.
