@@ -50,13 +50,13 @@ class _Writer(NamedTuple):
 
     Attributes:
         prefix: The first half of their nonces.
-        gcm: AES-256-GCM under the key derived for it.
+        encrypt: AES-256-GCM under the key derived for it.
         halves: Random second halves, drawn ahead; each is taken by one message.
         draws: One element for every draw that the prefix may still have.
     """
 
     prefix: bytes
-    gcm: AESGCM
+    encrypt: Callable[[bytes, bytes, bytes], bytes]
     halves: list[bytes]
     draws: Iterator[int]
 
@@ -119,12 +119,12 @@ class XAES256GCM:
             aad: Associated data: authenticated, not encrypted, not stored. May be empty.
             before: What the returned bytes begin with, neither authenticated nor encrypted.
         """
-        writer = self._writer or self._renew_writer()
+        prefix, encrypt, halves, _ = writer = self._writer or self._renew_writer()
         try:
-            half = writer.halves.pop()
+            half = halves.pop()
         except IndexError:
-            writer, half = self._draw(writer)
-        return b"".join((before, writer.prefix, half, writer.gcm.encrypt(half, data, aad)))
+            (prefix, encrypt, _, _), half = self._draw(writer)
+        return before + prefix + half + encrypt(half, data, aad)
 
     def open(self, sealed: bytes, aad: bytes, start: int = 0) -> bytes:
         """Return the plaintext of what :meth:`seal` made.
@@ -183,7 +183,7 @@ class XAES256GCM:
         """Start a new random prefix. Two threads may do so at once; both prefixes are then good."""
         prefix = os.urandom(PREFIX_LENGTH)
         draws = iter(range(_MESSAGES_PER_PREFIX // _HALVES_PER_DRAW))
-        self._writer = writer = _Writer(prefix, self._subkey(prefix), [], draws)
+        self._writer = writer = _Writer(prefix, self._subkey(prefix).encrypt, [], draws)
         return writer
 
     def _draw(self, writer: _Writer) -> tuple[_Writer, bytes]:

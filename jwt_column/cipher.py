@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from .keys import Keys
 
     BoundValue = str | int | UUID | bytes
+    #: What opens an old envelope; what seals a new one, with its associated data and its header.
+    _Succession = tuple[Callable[[Any], bytes], Callable[..., bytes], bytes, bytes]
 
 __all__ = ["DEFAULT_MAX_LENGTH", "TokenCipher", "bind_values", "decrypt_token", "encrypt_token"]
 
@@ -516,24 +518,23 @@ class TokenCipher:
         if self.storage == "text":
             form, beginning = str, slice(_COMMON_CHARACTERS)
         is_text = form is str
-        # By a beginning, for the old and for the new: what opens it; and for the old, how its successor is sealed.
+        # By how an old envelope begins, what opens it and seals its successor; by how that begins, what opens that.
+        successions: dict[Any, _Succession] = {}
         openers: dict[Any, Callable[[Any], bytes]] = {}
-        sealers: dict[Any, tuple[Callable[..., bytes], bytes, bytes]] = {}
         opened_by = keys
 
         def reseal(stored: Any, binding: bytes = b"") -> bytes | str:
             if type(stored) is form and not binding and ring.current is opened_by:
                 try:
-                    begin = stored[beginning]
-                    frame = openers[begin](stored)
+                    open_old, seal, aad, header = successions[stored[beginning]]
+                    frame = open_old(stored)
                     if is_frame(frame):
-                        seal, aad, header = sealers[begin]
                         new: Any = seal(frame, aad, header)
                         if is_text:
                             new = envelope.to_text(new, _STAMP_LENGTH)
                         # It is about to replace the only copy.
                         if openers[new[beginning]](new) == frame:
-                            return cast("bytes | str", new)
+                            return new  # type: ignore[no-any-return]
                 except (LookupError, InvalidTag, ValueError):
                     pass
             return reseal_carefully(stored, binding)
@@ -543,17 +544,17 @@ class TokenCipher:
             new = careful(stored, binding)
             if type(stored) is form and not binding:
                 current = ring.current
-                if current is not opened_by or len(openers) >= _CACHED_OPENERS:
+                if current is not opened_by or len(successions) >= _CACHED_OPENERS:
                     # Thrown away when the ring changes, so that no key outlives its place in the ring.
+                    successions.clear()
                     openers.clear()
-                    sealers.clear()
                     opened_by = current
                 open_old, open_new = self._opener(stored, current), self._opener(new, current)
                 if open_old is not None and open_new is not None:
                     key = current.by_prefix[_to_bytes(new)[: _STAMP_LENGTH - 1]]
                     header = key.stamp_prefix + self._layout_byte
-                    openers[stored[beginning]], openers[new[beginning]] = open_old, open_new
-                    sealers[stored[beginning]] = key.aead.seal, header + self._aad_end, header
+                    successions[stored[beginning]] = open_old, key.aead.seal, header + self._aad_end, header
+                    openers[new[beginning]] = open_new
             return new
 
         return reseal

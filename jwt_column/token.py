@@ -451,7 +451,7 @@ def _unpack_any(frame: bytes) -> str | None:
 def is_frame(frame: bytes) -> bool:
     """Say whether :func:`unpack` gives a token for a frame; the common one is not taken apart for it."""
     if len(frame) >= _JWS_START.size:
-        start, header_length, payload_length = _JWS_START.unpack_from(frame)
+        start, header_length, payload_length = _read_jws_start(frame)
         if start == _JWS_PACKED:
             return bool(_JWS_START.size + header_length + payload_length <= len(frame))
     return unpack(frame) is not None

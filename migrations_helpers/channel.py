@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from jwt_column.errors import ConfigurationError, ReencryptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import TableClause
 
@@ -239,6 +239,38 @@ class Channel:
             with suppress(SQLAlchemyError):
                 self.connection.exec_driver_sql("ROLLBACK")
             raise
+
+    def execute_pipelined(self, statement: str, parameters: Iterable[tuple[Any, ...]]) -> int:
+        """Send a statement of psycopg 3's with one set of parameters after another, and return the rows written.
+
+        The driver asks for the next set as soon as one is sent, so that the server works on that while this process
+        makes the next, for which it must not need this connection. SQLAlchemy would have them all first, so the driver
+        is asked directly.
+
+        Raises:
+            DBAPIError: The database refused one, and of the others takes none.
+        """
+        dialect: Any = self.connection.dialect
+        driver_connection: Any = self.connection.connection
+        cursor = driver_connection.cursor()
+        try:
+            cursor.executemany(statement, parameters)
+            return int(cursor.rowcount)
+        except dialect.dbapi.Error as error:
+            is_lost = dialect.is_disconnect(error, driver_connection, cursor)
+            if is_lost:
+                self.connection.invalidate(error)
+            raise DBAPIError.instance(
+                statement,
+                None,
+                error,
+                dialect.dbapi.Error,
+                hide_parameters=True,
+                connection_invalidated=is_lost,
+                dialect=dialect,
+            ) from error
+        finally:
+            cursor.close()
 
     def vacuum(self, table: TableClause) -> None:
         """Let PostgreSQL reuse the space of a table's old rows, without waiting for anybody."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -55,6 +56,8 @@ class Conversion(Protocol):
     key_id: str | None
     #: What becomes of expired rows; None where they are treated as any others.
     expired: Expired | None
+    #: Whether it calls functions of the application's, which may use the connection of the run.
+    calls_out: bool
 
     def is_pending(self, stored: HeaderSQL) -> ColumnElement[bool]:
         """Return the SQL condition of rows that need work. It reads a value's first bytes only."""
@@ -67,8 +70,8 @@ class Conversion(Protocol):
         it is, and :func:`was_read` tells the two apart.
         """
 
-    def origin(self, stored: Stored, new: Stored) -> str:
-        """Return what a converted row was under before: a key id, ``plaintext`` or ``foreign``."""
+    def origins(self, old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:
+        """Count converted rows by what they were under before: a key id, ``plaintext`` or ``foreign``."""
 
     def check(self, stored: Stored, *bound: Any) -> None:
         """Read a value that needs no work.
@@ -146,6 +149,8 @@ class Reencryption:
         expired: What becomes of expired rows; None re-encrypts them too.
     """
 
+    calls_out: bool = False
+
     def __init__(
         self, type_: EncryptedJWT, *, room: int | None = None, expired: Expired | None = None
     ) -> None:
@@ -169,9 +174,9 @@ class Reencryption:
         return and_(not_(stored.has_stamp(*self._stamps)), not_(stored.is_plaintext()))
 
     @staticmethod
-    def origin(stored: Stored, new: Stored) -> str:  # noqa: ARG004
-        """Return the key id of the old envelope."""
-        return stored[_KEY_ID].hex() if isinstance(stored, bytes) else stored[_TEXT_KEY_ID]
+    def origins(old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:  # noqa: ARG004
+        """Count the key ids of the old envelopes."""
+        return _count_key_ids(old)
 
     def check(self, stored: Stored, *bound: Any) -> None:
         """Open an envelope."""
@@ -209,6 +214,7 @@ class Adoption:
         self._ring = type_.ring()
         self._read = decrypt_with or _read_plaintext
         self._reads_plaintext = decrypt_with is None
+        self.calls_out = decrypt_with is not None
         self.key_id: str | None = self._ring.active
         #: Returns the envelope of the token that a value holds.
         self.convert = _within(room, self._convert, self._cipher.context)
@@ -237,12 +243,17 @@ class Adoption:
             )
         return new
 
-    def origin(self, stored: Stored, new: Stored) -> str:
-        """Return whether a value was the token itself, or what a reader has made one of."""
+    def origins(self, old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:
+        """Count the values that were tokens themselves, and those of which a reader has made one."""
         if self._reads_plaintext:
-            return "plaintext"
+            return Counter(plaintext=len(old))
+        return Counter(
+            "plaintext" if self._is_token_of(*pair) else "foreign" for pair in zip(old, new, strict=True)
+        )
+
+    def _is_token_of(self, stored: Stored, envelope_of_it: Stored) -> bool:
         data = stored.encode() if isinstance(stored, str) else bytes(stored)
-        return "plaintext" if data == self._cipher.decrypt(new, self._ring).encode() else "foreign"
+        return data == self._cipher.decrypt(envelope_of_it, self._ring).encode()
 
     def check(self, stored: Stored, *_bound: Any) -> None:
         """Open the envelope of a row that was adopted before."""
@@ -281,6 +292,7 @@ class Removal:
 
     key_id: str | None = None
     expired: Expired | None = None
+    calls_out: bool = False
 
     def __init__(self, type_: EncryptedJWT, *, room: int | None = None) -> None:
         self._cipher = type_.cipher()
@@ -298,14 +310,23 @@ class Removal:
         return token if self._cipher.storage == "text" else token.encode()
 
     @staticmethod
-    def origin(stored: Stored, new: Stored) -> str:  # noqa: ARG004
-        """Return the key id of the old envelope."""
-        return stored[_KEY_ID].hex() if isinstance(stored, bytes) else stored[_TEXT_KEY_ID]
+    def origins(old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:  # noqa: ARG004
+        """Count the key ids of the old envelopes."""
+        return _count_key_ids(old)
 
     def check(self, stored: Stored, *bound: Any) -> None:
         """Open what is left of an envelope: nothing is read of a token in the clear."""
         if envelope.looks_like_envelope(stored):
             self._row.open(lambda binding: self._cipher.decrypt(stored, self._ring, binding), bound)
+
+
+def _count_key_ids(stored: Sequence[Stored]) -> Counter[str]:
+    # Of many values few begin differently, and only those are written in hex.
+    counted = Counter([value[_KEY_ID] if type(value) is bytes else value[_TEXT_KEY_ID] for value in stored])
+    key_ids: Counter[str] = Counter()
+    for key_id, rows in counted.items():
+        key_ids[key_id.hex() if isinstance(key_id, bytes) else key_id] += rows
+    return key_ids
 
 
 def _read_plaintext(stored: Stored) -> str:

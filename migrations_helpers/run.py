@@ -36,7 +36,7 @@ _Result = TypeVar("_Result")
 logger = logging.getLogger("migrations_helpers")
 
 _SMALLEST_BATCH: Final = 50
-_LARGEST_BATCH: Final = 5_000
+_LARGEST_BATCH: Final = 1_000
 # A batch grows by a fifth at most, so that one lucky batch does not make the next one long.
 _GROWTH: Final = 1.2
 # Weight of the newest batch in the moving average of the time that a row takes.

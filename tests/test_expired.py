@@ -482,7 +482,6 @@ def test_a_run_that_is_stopped_goes_on(engine: sa.Engine, strategy: str, end: st
 def test_a_connection_that_is_lost_before_the_removal_is_replaced(driver_engine: sa.Engine, end: str) -> None:
     """A batch is there as a whole or not at all, so the next one does it."""
     sessions = create_expiring(driver_engine, 30)
-    end_connection = cut_off(driver_engine)
     seen: list[int] = []
 
     @sa.event.listens_for(driver_engine, "before_cursor_execute")
@@ -490,7 +489,7 @@ def test_a_connection_that_is_lost_before_the_removal_is_replaced(driver_engine:
         if statement.startswith("DELETE") or "=NULL" in statement.replace(" ", ""):
             seen.append(len(seen))
             if len(seen) == 2:
-                end_connection(connection)
+                cut_off(driver_engine, connection)()
 
     report = sessions.reencrypt(driver_engine, expired=end, batch_size=10, batch_seconds=1e-9)
     assert (report.expired, report.reencrypted, report.retries) == (20, 10, 1)

@@ -34,6 +34,7 @@ from tests.workload import (
     every_storage,
     every_strategy,
     processes,
+    record_updates,
     run,
     seal,
     token,
@@ -521,17 +522,21 @@ def test_tokens_of_the_greatest_length_go_in_several_statements(
     medium: Any = mysql.MEDIUMTEXT() if storage == "text" else None
     token_type = sa.Text().with_variant(medium, "mysql", "mariadb") if medium else None
     sessions = create_sessions(driver_engine, 100, size=64_000, storage=storage, token_type=token_type)
-    updates: list[str] = []
-    sa.event.listen(
-        driver_engine,
-        "before_cursor_execute",
-        lambda _c, _cursor, statement, *_: (
-            updates.append(statement) if statement.startswith("UPDATE") else None
-        ),
-    )
+    updates = record_updates(driver_engine)
     sessions.reencrypt(driver_engine, batch_size=100)
     assert sessions.tokens == sessions.decrypted(driver_engine)
     assert (1 if driver_engine.dialect.name == "sqlite" else 2) <= len(updates)
+
+
+def test_a_batch_goes_in_parts_where_a_statement_can_be_sent_before_the_one_before_it_has_ended(
+    driver_engine: sa.Engine,
+) -> None:
+    """Any other driver would wait for the server once more with every part."""
+    sessions = create_sessions(driver_engine, 600)
+    updates = record_updates(driver_engine)
+    sessions.reencrypt(driver_engine, batch_size=600)
+    assert sessions.tokens == sessions.decrypted(driver_engine)
+    assert len(updates) == (3 if driver_engine.dialect.driver == "psycopg" else 1)
 
 
 # -- the connection ------------------------------------------------------------------------------------------------

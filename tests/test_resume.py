@@ -127,15 +127,16 @@ def finish(sessions: Sessions, engine: AnyEngine, **options: Any) -> Reencryptio
 # -- disconnected --------------------------------------------------------------------------------------------------
 
 
-def cut_off(engine: AnyEngine) -> Callable[[sa.Connection], None]:
+def cut_off(engine: AnyEngine, connection: sa.Connection) -> Callable[[], None]:
     """Return what ends a connection from outside, as an administrator or a failing network does."""
     ask, end = {
         "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
         "mariadb": ("SELECT CONNECTION_ID()", "KILL {}"),
     }[engine.dialect.name]
 
-    def end_connection(connection: sa.Connection) -> None:
-        number = connection.exec_driver_sql(ask).scalar()
+    number = connection.exec_driver_sql(ask).scalar()
+
+    def end_connection() -> None:
         with engine_on(sync_url(engine)) as administration, administration.connect() as other:
             other.exec_driver_sql(end.format(number))
 
@@ -147,18 +148,47 @@ class CutOff(Interrupted):
 
     def __init__(self, strategy: str, engine: AnyEngine, batches: set[int]) -> None:
         super().__init__(strategy, self._cut_off)
-        self._end_connection = cut_off(engine)
+        self._engine = engine
         self._batches = batches
         self._number = 0
 
     def run_batch(self, channel: Any, *arguments: Any) -> Any:
         self._number += 1
-        self._channel = channel
+        # Asked before the batch: in its middle the connection may be busy.
+        self._end_connection = cut_off(self._engine, channel.connection)
         self.happened = self._number not in self._batches
         return super().run_batch(channel, *arguments)
 
     def _cut_off(self) -> None:
-        self._end_connection(self._channel.connection)
+        self._end_connection()
+
+
+class Asking(Interrupted):
+    """A strategy whose conversion asks the database something, as a reader of another format may."""
+
+    calls_out = True
+
+    def __init__(self, strategy: str) -> None:
+        super().__init__(strategy, self._ask)
+        self.answers: list[object] = []
+
+    def run_batch(self, channel: Any, *arguments: Any) -> Any:
+        self._channel = channel
+        return super().run_batch(channel, *arguments)
+
+    def _ask(self) -> None:
+        self.answers.append(self._channel.connection.exec_driver_sql("SELECT 42").scalar())
+
+
+@every_strategy
+@every_server_driver
+def test_a_conversion_may_use_the_connection_of_its_run(driver_engine: sa.Engine, strategy: str) -> None:
+    """A driver that is sending a batch in parts would wait for itself, for ever."""
+    sessions = create_sessions(driver_engine, 20)
+    asking = Asking(strategy)
+    sessions.reencrypt(driver_engine, strategy=asking)
+    assert asking.answers == [42]
+    assert sessions.tokens == sessions.decrypted(driver_engine)
 
 
 @every_strategy
@@ -211,11 +241,10 @@ def test_a_connection_lost_between_two_batches_is_replaced(driver_engine: sa.Eng
     sessions = create_sessions(driver_engine, 50)
     connections: list[Any] = []
     sa.event.listen(driver_engine, "engine_connect", connections.append)
-    end_connection = cut_off(driver_engine)
 
     def cut(report: ReencryptionReport) -> None:
         if report.reencrypted == 20 and not report.retries:
-            end_connection(connections[0])
+            cut_off(driver_engine, connections[0])()
 
     report = sessions.reencrypt(driver_engine, batch_size=10, batch_seconds=1e-9, progress=cut)
     assert (report.reencrypted, report.retries) == (50, 1)

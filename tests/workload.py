@@ -437,8 +437,40 @@ class Unprotected:
         return batch
 
 
+def record_updates(engine: sa.Engine) -> list[str]:
+    """Return a list that gets every UPDATE from now on; those that are pipelined go around SQLAlchemy's events."""
+    updates: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE"):
+            updates.append(statement)
+
+    if engine.dialect.driver == "psycopg":
+        import psycopg
+
+        # The run knows a driver's ordinary cursor by its name.
+        class Cursor(psycopg.Cursor[Any]):
+            def executemany(self, query: Any, params_seq: Any, *, returning: bool = False) -> None:
+                def record_each() -> Iterator[Any]:
+                    for parameters in params_seq:
+                        updates.append(query)
+                        yield parameters
+
+                super().executemany(query, record_each(), returning=returning)
+
+        @sa.event.listens_for(engine, "checkout")
+        def use_recording_cursor(connection: Any, *_: object) -> None:
+            connection.cursor_factory = Cursor
+
+    return updates
+
+
 class Interrupted:
     """A strategy in whose first batch something happens after a row was read and before it is written."""
+
+    #: Whether what happens needs the connection of the run.
+    calls_out = False
 
     def __init__(self, strategy: str | Strategy, happen: Callable[[], object]) -> None:
         self._strategy = strategy
@@ -465,8 +497,9 @@ class _Interrupting:
     def __init__(self, conversion: Conversion, interrupted: Interrupted) -> None:
         self.key_id = conversion.key_id
         self.expired = conversion.expired
+        self.calls_out = interrupted.calls_out
         self.is_pending = conversion.is_pending
-        self.origin = conversion.origin
+        self.origins = conversion.origins
         self.check = conversion.check
         self._convert = conversion.convert
         self._interrupted = interrupted

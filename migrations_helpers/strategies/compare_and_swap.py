@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import LargeBinary, bindparam, cast, collate, select, update
 from sqlalchemy.types import BINARY
 
-from ._base import Batch, convert_rows, in_chunks
+from ._base import Batch, Changes, convert_rows, in_chunks
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Update
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from ..channel import Channel
     from ..conversions import Conversion
     from ..target import KeyRange, Target
-    from ._base import Change
 
 __all__ = ["CompareAndSwap"]
 
@@ -29,7 +27,8 @@ class CompareAndSwap:
     ) -> Batch:
         """Read without locks, convert, and write what is still unchanged."""
         rows = channel.connection.execute(target.batch(conversion, keys, limit)).all()
-        batch, changes = convert_rows(target, conversion, rows, limit)
+        batch = Batch.of(target, rows, limit)
+        changes = convert_rows(target, conversion, rows, batch)
         if not changes:
             return batch
         statement = self._statement(target)
@@ -38,7 +37,7 @@ class CompareAndSwap:
                 parameters = [
                     {f"key_{i}": value for i, value in enumerate(target.key_of(row))}
                     | {"old_value": row[-1], "new_value": new}
-                    for row, new in chunk
+                    for row, new in zip(chunk.rows, chunk.new, strict=True)
                 ]
                 result = connection.execute(statement, parameters)
                 batch.written += len(chunk)
@@ -46,16 +45,21 @@ class CompareAndSwap:
                 if not result.supports_sane_multi_rowcount() or result.rowcount != len(chunk):
                     lost = self._superseded(connection, target, chunk)
                     batch.written -= len(lost)
-                    batch.origins -= Counter(conversion.origin(row[-1], new) for row, new in lost)
+                    batch.origins -= conversion.origins(lost.old, lost.new)
         return batch
 
     @staticmethod
-    def _superseded(connection: Connection, target: Target, chunk: list[Change]) -> list[Change]:
+    def _superseded(connection: Connection, target: Target, chunk: Changes) -> Changes:
         """Return the changes of rows that the application was quicker to replace or delete."""
-        is_one_of = target.among([target.key_of(row) for row, _ in chunk])
+        is_one_of = target.among(chunk.keys(target))
         held = connection.execute(select(*target.keys, target.value).where(is_one_of))
         now = {target.key_of(row): row[-1] for row in held}
-        return [(row, new) for row, new in chunk if now.get(target.key_of(row)) != new]
+        lost = Changes()
+        for row, new in zip(chunk.rows, chunk.new, strict=True):
+            if now.get(target.key_of(row)) != new:
+                lost.rows.append(row)
+                lost.new.append(new)
+        return lost
 
     def _statement(self, target: Target) -> Update:
         conditions: list[ColumnElement[bool]] = [

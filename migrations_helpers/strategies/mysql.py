@@ -9,7 +9,7 @@ from sqlalchemy import BINARY, VARBINARY, LargeBinary, and_, bindparam
 from sqlalchemy.exc import DBAPIError
 
 from ..channel import mysql_code
-from ._base import Batch, convert_rows, in_chunks
+from ._base import Batch, Changes, convert_rows, in_chunks
 from .removal import ExpiredRemoval
 
 if TYPE_CHECKING:
@@ -56,13 +56,14 @@ class MySQLSkipLocked:
         select = target.batch(conversion, keys, limit).with_for_update(skip_locked=True)
         with channel.transaction() as connection:
             rows = connection.execute(select).all()
-            batch, changes = convert_rows(target, conversion, rows, limit)
+            batch = Batch.of(target, rows, limit)
+            changes = convert_rows(target, conversion, rows, batch)
             for chunk in in_chunks(changes, with_old=False):
                 self._write(connection, target, chunk)
                 batch.written += len(chunk)
         return batch
 
-    def _write(self, connection: Connection, target: Target, changes: Sequence[Any]) -> None:
+    def _write(self, connection: Connection, target: Target, changes: Changes) -> None:
         if not self._writes_in_bulk:
             try:
                 self._write_join(connection, target, changes)
@@ -74,7 +75,7 @@ class MySQLSkipLocked:
         if self._writes_in_bulk:
             self._write_bulk(connection, target, changes)
 
-    def _write_bulk(self, connection: Connection, target: Target, changes: Sequence[Any]) -> None:
+    def _write_bulk(self, connection: Connection, target: Target, changes: Changes) -> None:
         """Send one statement with many rows of parameters (COM_STMT_BULK_EXECUTE)."""
         quote = self._dialect.identifier_preparer.quote
         columns = (target.value, *target.keys)
@@ -84,16 +85,17 @@ class MySQLSkipLocked:
         )
         kept = "".join(f", {quote(column.name)} = {quote(column.name)}" for column in target.preserve)
         table = self._dialect.identifier_preparer.format_table(target.table)
+        rows = [(new, *key) for key, new in zip(changes.keys(target), changes.new, strict=True)]
         # Written out: what SQLAlchemy does for each row of parameters costs more than the encryption.
         connection.exec_driver_sql(
             f"UPDATE {table} SET {quote(target.value.name)} = {new}{kept} WHERE {is_it}",  # noqa: S608 - quoted identifiers
-            _to_driver(self._dialect, columns, [(new, *target.key_of(row)) for row, new in changes]),
+            _to_driver(self._dialect, columns, rows),
         )
 
-    def _write_join(self, connection: Connection, target: Target, changes: Sequence[Any]) -> None:
+    def _write_join(self, connection: Connection, target: Target, changes: Changes) -> None:
         """Join the table with the new values: one round trip where an executemany has one for each row."""
         quote = self._dialect.identifier_preparer.quote
-        rows = [(*target.key_of(row), new) for row, new in changes]
+        rows = [(*key, new) for key, new in zip(changes.keys(target), changes.new, strict=True)]
         joined, parameters = _join(self._dialect, target, (*target.keys, target.value), rows)
         new = f"d.c{len(target.keys)}"
         kept = "".join(f", t.{quote(column.name)} = t.{quote(column.name)}" for column in target.preserve)
@@ -173,8 +175,13 @@ def _join(
 def _to_driver(
     dialect: Dialect, columns: Sequence[ColumnClause[Any]], rows: list[tuple[Any, ...]]
 ) -> list[tuple[Any, ...]]:
-    """Return rows of values as the driver wants them."""
-    converters = [column.type.dialect_impl(dialect).bind_processor(dialect) for column in columns]
+    """Return rows of values as the driver wants them, which takes bytes as they are."""
+    converters = [
+        None
+        if isinstance(column.type, LargeBinary)
+        else column.type.dialect_impl(dialect).bind_processor(dialect)
+        for column in columns
+    ]
     if any(converters):
         values = (
             column if convert is None else map(convert, column)

@@ -1,31 +1,40 @@
-"""PostgreSQL: lock a batch that nobody else has locked, write it with one ``UPDATE ... FROM unnest(...)``."""
+"""PostgreSQL: lock a batch that nobody else has locked, write it with ``UPDATE ... FROM unnest(...)``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ._base import Batch, convert_rows, in_chunks
+from ._base import Batch, Changes, convert_rows, in_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from sqlalchemy import Connection, Dialect
+    from sqlalchemy import Dialect
 
     from ..channel import Channel
     from ..conversions import Conversion
     from ..target import KeyRange, Target
 
+    #: The parameters of one UPDATE: a list for each column of the key, and one of the new values.
+    Columns = tuple[list[Any], ...]
+
 __all__ = ["PostgreSQLSkipLocked"]
+
+# Rows of one UPDATE among several under way: a part of a batch, which takes both sides some milliseconds.
+_ROWS_UNDER_WAY: Final = 250
 
 
 class PostgreSQLSkipLocked:
-    """``SELECT ... FOR NO KEY UPDATE SKIP LOCKED``, then one set-based statement.
+    """``SELECT ... FOR NO KEY UPDATE SKIP LOCKED``, then set-based statements.
 
     ``FOR NO KEY UPDATE`` is the lock that an UPDATE of this column takes anyway: foreign keys to the row stay usable.
+    Where the driver can send a statement without waiting for the one before it, the server writes one part of the batch
+    while the next part is converted. Not where the application converts: it might use the connection, which is busy.
     """
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
+        self._can_pipeline = dialect.driver == "psycopg"
         self._statement: str | None = None
         self._to_driver: list[Callable[[Any], Any] | None] = []
 
@@ -34,25 +43,38 @@ class PostgreSQLSkipLocked:
     ) -> Batch:
         """Lock, read, convert and write in one transaction; rows that somebody else has locked are left out."""
         select = target.batch(conversion, keys, limit).with_for_update(key_share=True, skip_locked=True)
-        with channel.transaction(binary=target.has_binary_form) as connection:
-            rows = connection.execute(select).all()
-            batch, changes = convert_rows(target, conversion, rows, limit)
-            for chunk in in_chunks(changes, with_old=False):
-                batch.written += self._write(connection, target, chunk)
-        return batch
-
-    def _write(self, connection: Connection, target: Target, changes: Sequence[Any]) -> int:
         if self._statement is None:
             self._statement = self._compile(target)
             self._to_driver = [
                 key.type.dialect_impl(self._dialect).bind_processor(self._dialect) for key in target.keys
             ]
+        statement = self._statement
+        with channel.transaction(binary=target.has_binary_form) as connection:
+            rows = connection.execute(select).all()
+            batch = Batch.of(target, rows, limit)
+            if self._can_pipeline and not conversion.calls_out:
+                parts = self._convert(target, conversion, rows, batch, _ROWS_UNDER_WAY)
+                batch.written = channel.execute_pipelined(statement, parts)
+            else:
+                parts = self._convert(target, conversion, rows, batch, limit)
+                batch.written = sum(connection.exec_driver_sql(statement, part).rowcount for part in parts)
+        return batch
+
+    def _convert(
+        self, target: Target, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch, size: int
+    ) -> Iterator[Columns]:
+        """Yield what is to be written, each part of so many rows converted when it is asked for."""
+        for start in range(0, len(rows), size):
+            changes = convert_rows(target, conversion, rows[start : start + size], batch)
+            for chunk in in_chunks(changes, with_old=False):
+                yield self._columns(chunk)
+
+    def _columns(self, changes: Changes) -> Columns:
         columns: list[list[Any]] = []
         for position, convert in enumerate(self._to_driver):
-            values = [row[position] for row, _ in changes]
+            values = [row[position] for row in changes.rows]
             columns.append(values if convert is None else [convert(value) for value in values])
-        columns.append([new for _, new in changes])
-        return connection.exec_driver_sql(self._statement, tuple(columns)).rowcount
+        return (*columns, changes.new)
 
     def _compile(self, target: Target) -> str:
         """Return the UPDATE in the driver's own placeholders.

@@ -39,8 +39,9 @@ class SQLiteFunction:
         window = KeyRange(keys.after, end)
         batch = Batch(last_key=end, at_end=end == keys.up_to)
         fatal: list[JWTColumnError] = []
-        new_value, origin = conversion.convert, conversion.origin
-        origins: list[str] = []
+        new_value = conversion.convert
+        old_values: list[Stored] = []
+        new_values: list[Stored] = []
         arguments = (target.value, *target.keys, *target.bound)
         key_length, is_bound = len(target.keys), bool(target.bound)
 
@@ -54,7 +55,8 @@ class SQLiteFunction:
                 except JWTColumnError as failure:
                     fatal.append(failure)
                 return stored
-            origins.append(origin(stored, new))
+            old_values.append(stored)
+            new_values.append(new)
             return new
 
         driver_connection: Any = channel.connection.connection.dbapi_connection
@@ -72,12 +74,12 @@ class SQLiteFunction:
                     raise fatal[0]
         finally:
             driver_connection.create_function(_FUNCTION, len(arguments), None)
-        batch.written = len(origins)
+        batch.written = len(old_values)
         # Every row of the window was looked at, and took its time, also where few of them needed work.
         batch.read = (
-            limit if not batch.at_end else len(origins) + len(batch.undecryptable) + len(batch.unwritable)
+            limit if not batch.at_end else batch.written + len(batch.undecryptable) + len(batch.unwritable)
         )
-        batch.origins.update(origins)
+        batch.origins = conversion.origins(old_values, new_values)
         return batch
 
     @staticmethod
