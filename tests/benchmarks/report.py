@@ -88,14 +88,35 @@ def _shown(value: float, unit: str) -> str:
 
 
 def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are figures."""
-    print()
+    """Print a table; the first column is text, the others are figures. What is too wide continues below."""
     try:
         importlib.import_module("rich")
     except ImportError:
-        _print_plain(title, columns, rows)
+        print_block = _print_plain
     else:
-        _print_rich(title, columns, rows)
+        print_block = _print_rich
+    for numbers in _blocks(columns, rows):
+        print()
+        print_block(
+            title,
+            [columns[number] for number in numbers],
+            [[row[number] for number in numbers] for row in rows],
+        )
+
+
+def _blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Return the numbers of the columns that stand beside each other; each block begins with the names."""
+    widths = [
+        max(len(text) for cell in column for text in cell.split("\n"))
+        for column in zip(columns, *rows, strict=True)
+    ]
+    blocks = [[0]]
+    for number in range(1, len(columns)):
+        # A space stands before each column but the first.
+        if sum(widths[one] + 1 for one in blocks[-1]) + widths[number] > WIDTH:
+            blocks.append([0])
+        blocks[-1].append(number)
+    return blocks
 
 
 def _print_rich(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

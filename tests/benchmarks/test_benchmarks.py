@@ -11,7 +11,7 @@ import pytest
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Figure, Table
 from tests.benchmarks.reencryption import contents, samples, speed, stores, subjects
-from tests.benchmarks.report import print_limits, write_markdown
+from tests.benchmarks.report import print_limits, print_table, write_markdown
 from tests.databases import Unavailable
 
 if TYPE_CHECKING:
@@ -46,6 +46,31 @@ def test_whole_report_is_printed_in_80_columns(
     assert all(subject in printed for subject in SUBJECTS)
     for expected in ("20 rows of 1 KB on SQLite", "PostgreSQL was left out", "at most", "3.00x"):
         assert expected in printed
+
+
+@pytest.mark.parametrize("is_rich", [True, False], ids=["with Rich", "without Rich"])
+def test_what_does_not_fit_continues_below(
+    is_rich: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A busy machine has large figures: not one of them is cut off or runs over the edge."""
+    if not is_rich:
+        monkeypatch.setitem(sys.modules, "rich", None)
+    kinds = [f"what {number}" for number in range(12)]
+    figures = [
+        Figure(subject, what, 1_234_567_000.0 + number, unit="us")
+        for subject in SUBJECTS
+        for number, what in enumerate(kinds)
+    ]
+    print_table(Table("12 columns", figures))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    for number in range(len(kinds)):
+        assert printed.count(f"1,234,567,{number:03} us") == len(SUBJECTS)
+    # Each part has the names again and, beside up to 28 characters of them, three figures of 17.
+    assert printed.count("the floor itself") == printed.count("12 columns") == 4
+    # The control: what fits is one part.
+    print_table(Table("2 columns", [Figure("a", "b", 1.0), Figure("a", "c", 1.0)]))
+    assert capsys.readouterr().out.count("2 columns") == 1
 
 
 def test_json_holds_every_figure_and_says_which_peers_are_missing(
