@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, update
+from sqlalchemy.exc import DBAPIError
 
 from jwt_column.errors import JWTColumnError
 
@@ -26,7 +27,8 @@ class SQLiteFunction:
     """``UPDATE t SET token = convert(token)`` over a window of keys.
 
     The window's end is read without a lock; reading and writing of its rows is one statement, so no write of the
-    application can come between.
+    application can come between. The statement is a transaction by itself: within a longer one SQLite keeps a copy of
+    every page that it changes, to be able to undo it alone.
     """
 
     def run_batch(
@@ -46,14 +48,15 @@ class SQLiteFunction:
         key_length, is_bound = len(target.keys), bool(target.bound)
 
         def convert(stored: Stored, *row: Any) -> Stored:
-            # An exception would undo the batch and reach us as a text of SQLite's, so it is kept here.
             try:
                 new = new_value(stored, *row[key_length:]) if is_bound else new_value(stored)
             except JWTColumnError as error:
                 try:
                     batch.leave(row[:key_length], error)
                 except JWTColumnError as failure:
+                    # Undoes the batch, and reaches us as a text of SQLite's, so it is kept here.
                     fatal.append(failure)
+                    raise
                 return stored
             old_values.append(stored)
             new_values.append(new)
@@ -64,14 +67,13 @@ class SQLiteFunction:
         values: dict[Any, Any] = {column: column for column in target.preserve}
         values[target.value] = getattr(func, _FUNCTION)(*arguments)
         try:
-            with channel.transaction() as connection:
-                connection.execute(
-                    update(target.table)
-                    .values(values)
-                    .where(target.pending(conversion), *target.within(window))
-                )
-                if fatal:
-                    raise fatal[0]
+            channel.connection.execute(
+                update(target.table).values(values).where(target.pending(conversion), *target.within(window))
+            )
+        except DBAPIError:
+            if fatal:
+                raise fatal[0] from None
+            raise
         finally:
             driver_connection.create_function(_FUNCTION, len(arguments), None)
         batch.written = len(old_values)
