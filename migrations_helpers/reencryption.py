@@ -155,8 +155,9 @@ def convert_column(
         run.survey()
         if options.shards > 1 and not options.dry_run:
             work_in_shards(channel.connection, target, run, type_, make_fitting, schema)
-        # Of a run in shards this is the sweep: it finds nothing, or what a lost worker left.
-        run.work(KeyRange())
+            run.sweep()
+        else:
+            run.work(KeyRange())
         run.conclude()
     finally:
         channel.close()

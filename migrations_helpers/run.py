@@ -124,6 +124,8 @@ class Run:
         self._started = time.monotonic()
         #: What there was when the run began, and at the end of its last pass.
         self.begin = self._end = Survey(0, 0, 0, 0)
+        #: How long the last count of the rows took.
+        self.look_seconds = 0.0
         self.report = ReencryptionReport(
             table=target.name, column=target.value.name, key_id=conversion.key_id, dry_run=options.dry_run
         )
@@ -144,8 +146,11 @@ class Run:
 
     def look(self, keys: KeyRange) -> Survey:
         """Count the rows of a key range, by SQL."""
+        began = time.monotonic()
         statement = self._target.survey(self.conversion, keys)
-        return Survey(*self._retry(lambda: self._channel.connection.execute(statement).one()))
+        found = Survey(*self._retry(lambda: self._channel.connection.execute(statement).one()))
+        self.look_seconds = time.monotonic() - began
+        return found
 
     def left_in(self, found: Survey) -> int:
         """Return how many rows something is still to be done with."""
@@ -158,14 +163,25 @@ class Run:
             report.passes += 1
             before = report.reencrypted + report.expired
             self._pass_over(keys)
-            self._end = found = self.look(keys)
-            report.remaining, report.plaintext = self.left_in(found), found.plaintext
+            self._count_left(keys)
             if self.options.dry_run or report.remaining <= report.left:
                 return
             # What is left is locked by the application, or was written by an old process meanwhile. Give a
             # transaction that holds locks a moment, unless this pass still got somewhere.
             if report.reencrypted + report.expired == before:
                 time.sleep(min(0.05 * 2**number, 2.0))
+
+    def sweep(self) -> None:
+        """Work on what shards have left, if anything."""
+        self._count_left(KeyRange())
+        if self.report.remaining:
+            self.work(KeyRange())
+        else:
+            self.report.forget_left()
+
+    def _count_left(self, keys: KeyRange) -> None:
+        self._end = found = self.look(keys)
+        self.report.remaining, self.report.plaintext = self.left_in(found), found.plaintext
 
     def conclude(self) -> None:
         """Verify, and fail if anything is left.

@@ -145,13 +145,11 @@ class Shard:
         return self.task
 
 
-def cut(connection: Connection, target: Target, conversion: Conversion, parts: int) -> list[KeyRange]:
-    """Return key ranges that hold about as many rows each that need work, for any type of key."""
-    if parts == 1:
-        return [KeyRange()]
-    bounds = list(
-        dict.fromkeys(tuple(row) for row in connection.execute(target.boundaries(conversion, parts)))
-    )
+def cut(
+    connection: Connection, target: Target, conversion: Conversion, rows: int, parts: int
+) -> list[KeyRange]:
+    """Return key ranges that hold about as many rows each that need work, of *rows* in all, for any type of key."""
+    bounds = [tuple(row) for row in connection.execute(target.boundaries(conversion, rows, parts))]
     return [KeyRange(after, up_to) for after, up_to in zip([None, *bounds], [*bounds, None], strict=True)]
 
 
@@ -172,30 +170,30 @@ def work_in_shards(
         JWTColumnError: A shard failed in a way that others would too; the shards under way are finished first.
     """
     options = run.options
-    make_engine = options.make_engine or _engine_maker(connection)
-    ranges = cut(connection, target, run.conversion, options.shards)
-    lost = [
-        Shard(
-            make_engine=make_engine,
-            table=target.table.name,
-            column=target.value.name,
-            schema=schema,
-            type_=_travelling(type_),
-            key_id=run.conversion.key_id,
-            make_conversion=make_conversion,
-            keys=keys,
-            options=replace(options, shards=1, executor=None, make_engine=None, progress=None),
-            rows=run.report.total // len(ranges),
-        )
-        for keys in ranges
-    ]
+    make_shard = partial(
+        Shard,
+        make_engine=options.make_engine or _engine_maker(connection),
+        table=target.table.name,
+        column=target.value.name,
+        schema=schema,
+        type_=_travelling(type_),
+        key_id=run.conversion.key_id,
+        make_conversion=make_conversion,
+        options=replace(options, shards=1, executor=None, make_engine=None, progress=None),
+    )
+    shards: list[Shard] | None = None
     for _ in range(_ROUNDS):
         with _pool(options) as executor:
-            given_out = _Round(lost, executor, run)
+            if shards is None:
+                # While the processes of the pool start.
+                rows = run.left_in(run.begin)
+                ranges = cut(connection, target, run.conversion, rows, options.shards)
+                shards = [make_shard(keys=keys, rows=rows // len(ranges)) for keys in ranges]
+            given_out = _Round(shards, executor, run)
             given_out.finish()
-        lost = given_out.lost
-        run.report.retries += len(lost)
-        if not lost or given_out.is_stalled:
+        shards = given_out.lost
+        run.report.retries += len(shards)
+        if not shards or given_out.is_stalled:
             return
 
 
@@ -324,8 +322,11 @@ class _Watch:
         self._run = run
         self._left = run.report.total
         self._moved = time.monotonic()
-        #: Seconds until the next look.
-        self.interval = _LOOK_INTERVAL
+
+    @property
+    def interval(self) -> float:
+        """Seconds until the next look."""
+        return max(_LOOK_INTERVAL, self._run.look_seconds / _LOOK_SHARE)
 
     @property
     def is_stalled(self) -> bool:
@@ -334,13 +335,10 @@ class _Watch:
 
     def look(self) -> None:
         """Count what is left, and show it."""
-        began = time.monotonic()
         found = self._run.look(KeyRange())
-        now = time.monotonic()
-        self.interval = max(_LOOK_INTERVAL, (now - began) / _LOOK_SHARE)
         left = self._run.left_in(found)
         if left < self._left:
-            self._left, self._moved = left, now
+            self._left, self._moved = left, time.monotonic()
         report = self._run.report
         reported = report.reencrypted, report.expired
         try:
@@ -361,9 +359,16 @@ def _pool(options: Options) -> Iterator[Executor]:
     # Not fork: a child would share sockets with its parent, and locks with threads that it does not have.
     pool = ProcessPoolExecutor(options.shards, mp_context=multiprocessing.get_context("spawn"))
     try:
+        # A process starts when it is first needed, and then imports everything for most of a second.
+        for _ in range(options.shards):
+            pool.submit(_get_ready)
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _get_ready() -> None:
+    """Have this module imported, as whoever is to call this does."""
 
 
 def _engine_maker(connection: Connection) -> Callable[[], Engine]:

@@ -230,22 +230,18 @@ class Target:
         """Return the statement that counts rows with a value of which a condition holds."""
         return select(func.count()).select_from(self.table).where(self.value.is_not(None), condition)
 
-    def boundaries(self, conversion: Conversion, parts: int) -> Select[Any]:
-        """Return the statement that finds the keys which cut the rows that need work into even parts."""
+    def boundaries(self, conversion: Conversion, rows: int, parts: int) -> Select[Any]:
+        """Return the statement that finds the keys which cut *rows* rows that need work into even parts."""
+        # Not count() OVER (), which would keep every key until the last one is counted.
         numbered = (
-            select(
-                *self.keys,
-                func.row_number().over(order_by=self.keys).label("jwt_column_row"),
-                func.count().over().label("jwt_column_rows"),
-            )
+            select(*self.keys, func.row_number().over(order_by=self.keys).label("jwt_column_row"))
             .where(self.work(conversion))
             .subquery()
         )
-        row, rows = numbered.c.jwt_column_row, numbered.c.jwt_column_rows
-        cuts = [row == rows * part // parts for part in range(1, parts)]
+        cuts = {rows * part // parts for part in range(1, parts)}
         return (
             select(*(numbered.c[key.name] for key in self.keys))
-            .where(or_(*cuts))
+            .where(numbered.c.jwt_column_row.in_(sorted(cuts)))
             .order_by(*(numbered.c[key.name] for key in self.keys))
         )
 

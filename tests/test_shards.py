@@ -141,7 +141,8 @@ def rows_of_ranges(engine: sa.Engine, sessions: Sessions, parts: int) -> list[in
             rows = connection.execute(target.batch(conversion, keys, 10_000)).all()
             return [tuple(row[:-1]) for row in rows]
 
-        ranges = cut(connection, target, conversion, parts)
+        rows = len(keys_of(KeyRange()))
+        ranges = cut(connection, target, conversion, rows, parts)
         found = [keys_of(keys) for keys in ranges]
         assert keys_of(KeyRange()) == [key for keys in found for key in keys]
     assert (ranges[0].after, ranges[-1].up_to) == (None, None)
@@ -705,6 +706,41 @@ def test_rows_that_cannot_be_read_are_listed_once(engine: sa.Engine, threads: Th
     stored = sessions.stored(engine)
     assert unreadable == {key: stored[key] for key in bad}
     assert (rows, None) == (sessions.census(engine)[NEW, "current"], stored[200,])
+
+
+def test_rows_that_the_application_mends_behind_a_shard_are_not_listed(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, ROWS)
+    sessions.put(engine, (5,), seal(sessions.tokens[5,], KeyRing([LOST_KEY])))
+
+    def mend(shard: Shard) -> None:
+        if shard.keys.up_to is None:
+            sessions.put(engine, (5,), seal(sessions.tokens[5,], after()))
+
+    report = sessions.reencrypt(engine, shards=2, executor=Inline(mend))
+    assert sessions.tokens == sessions.decrypted(engine)
+    assert sessions.census(engine) == {(NEW, "current"): ROWS}
+    assert (report.undecryptable, report.undecryptable_count, report.superseded) == ([], 0, 1)
+    # The control: who looks before, finds it.
+    sessions.put(engine, (5,), seal(sessions.tokens[5,], KeyRing([LOST_KEY])))
+    with pytest.raises(ReencryptionError, match="1 rows cannot be read"):
+        sessions.reencrypt(engine, shards=2, executor=Inline())
+
+
+def test_a_table_that_the_shards_have_finished_is_counted_and_not_gone_over_again(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, ROWS)
+    report = sessions.reencrypt(engine, shards=2, executor=Inline())
+    assert_rotated(engine, sessions, report)
+    assert report.passes == 1
+
+    def write_the_old_way(shard: Shard) -> None:
+        if shard.keys.up_to is None:
+            sessions.put(engine, (5,), seal(sessions.tokens[5,], KeyRing([OLD_KEY])))
+
+    sessions.put(engine, (300,), seal(sessions.tokens[300,], KeyRing([OLD_KEY])))
+    sessions.put(engine, (301,), seal(sessions.tokens[301,], KeyRing([OLD_KEY])))
+    report = sessions.reencrypt(engine, shards=2, executor=Inline(write_the_old_way))
+    assert sessions.census(engine) == {(NEW, "current"): ROWS}
+    assert (report.passes, report.reencrypted, report.remaining) == (2, 3, 0)
 
 
 def test_the_sums_are_those_of_a_run_in_one_piece(engine: sa.Engine, threads: ThreadPoolExecutor) -> None:
