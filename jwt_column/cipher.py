@@ -183,16 +183,22 @@ class TokenCipher:
         """Return the six bytes with which this column's envelopes under the key of this id begin."""
         return envelope.VERSION + parse_key_id(key_id) + self._layout_byte
 
-    def check(self, value: object) -> JWT:
+    def check(self, value: object, *, keep_frame: bool = False) -> JWT:
         """Return a value as a JWT if the column takes it.
+
+        Args:
+            value: Anything.
+            keep_frame: Whether the token is about to be bound, so that what was made of it here is kept for that.
 
         Raises:
             InvalidTokenError: It does not; the message names the column and what is wrong.
         """
         if type(value) is JWT and len(value) <= self.max_length and value.kind in self._kinds:
             return value
-        if isinstance(value, str) and len(value) <= self.max_length and pack_signed(value) is not None:
-            return JWT._unchecked(value, Kind.SIGNED)  # noqa: SLF001 - pack_signed() proved it
+        frame = pack_signed(value) if isinstance(value, str) and len(value) <= self.max_length else None
+        if frame is not None:
+            # The frame proves the kind.
+            return JWT._unchecked(cast("str", value), Kind.SIGNED, frame if keep_frame else None)  # noqa: SLF001
         if not isinstance(value, str):
             raise self._refuse("not a str", f"expected str, got {type(value).__name__}")
         if len(value) > self.max_length:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from .cipher import TokenCipher
-
 __all__ = ["redact_errors"]
 
 
@@ -41,7 +39,7 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
     for prop in mapper.column_attrs:
         type_ = prop.columns[0].type
         if isinstance(type_, EncryptedJWT):
-            event.listen(getattr(class_, prop.key), "set", _coercion(type_.cipher()), retval=True)
+            event.listen(getattr(class_, prop.key), "set", _coercion(type_), retval=True)
             if type_.bound_to:
                 bind_rows(mapper, prop)
 
@@ -49,8 +47,11 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
 _NOT_CHECKED: Final = (SealedJWT, Null)
 
 
-def _coercion(cipher: TokenCipher) -> Callable[[Any, Any, Any, Any], Any]:
+def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
     """Return the listener that checks what is assigned to one attribute."""
+    cipher = type_.cipher()
+    # Else the very token is not what is encrypted.
+    keep_frame = type_.plaintext != "write" and not type_.bound_to
 
     def coerce(_target: Any, value: Any, _old: Any, _initiator: Any) -> Any:
         if value is None or isinstance(value, _NOT_CHECKED):
@@ -62,7 +63,7 @@ def _coercion(cipher: TokenCipher) -> Callable[[Any, Any, Any, Any], Any]:
                 context=cipher.context,
             )
         try:
-            return cipher.check(value)
+            return cipher.check(value, keep_frame=keep_frame)
         except InvalidTokenError as error:
             failure = error
         # The frames below hold the value in their local variables, which error reporters show.

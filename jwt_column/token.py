@@ -105,7 +105,9 @@ class JWT(str):
     {'sub': 'alice'}
     """
 
-    __slots__ = ("_kind",)
+    __slots__ = ("_frame", "_kind")
+    #: What :func:`pack_signed` made of it, from the check until it is asked for again.
+    _frame: bytes | None
     _kind: Kind
 
     def __new__(cls, value: str) -> Self:
@@ -120,12 +122,14 @@ class JWT(str):
         return cls._unchecked(value, kind)
 
     @classmethod
-    def _unchecked(cls, value: str, kind: Kind | None = None) -> Self:
+    def _unchecked(cls, value: str, kind: Kind | None = None, frame: bytes | None = None) -> Self:
         """Return a JWT without a shape check: of a stored value, which was checked when it was bound."""
         # str() of an enumeration's member is its name, not the characters that it stands for.
         token = str.__new__(cls, str.__str__(value))
         if kind is not None:
             token._kind = kind  # noqa: SLF001
+        if frame is not None:
+            token._frame = frame  # noqa: SLF001
         return token
 
     def __repr__(self) -> str:
@@ -383,8 +387,14 @@ def expiry_of(claims: dict[str, Any] | None) -> int | None:
 def pack_signed(token: str) -> bytes | None:
     """Return the packed frame of a canonical signed JWS whose header was seen before; None for anything else.
 
-    That is nearly every token, and a frame proves its shape: :func:`classify` would say ``Kind.SIGNED``.
+    That is nearly every token, and a frame proves its shape: :func:`classify` would say ``Kind.SIGNED``. A frame that a
+    token has kept is handed out once, so that no token goes on to hold its characters twice.
     """
+    if type(token) is JWT:
+        kept: bytes | None = getattr(token, "_frame", None)
+        if kept is not None:
+            token._frame = None  # noqa: SLF001
+            return kept
     header_text, _, rest = token.partition(".")
     header = _packed_headers.get(header_text)
     if header is None:

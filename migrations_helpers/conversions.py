@@ -272,7 +272,7 @@ class Adoption:
                 context=self._cipher.context,
             )
         try:
-            return self._cipher.check(self._read(stored))
+            return self._cipher.check(self._read(stored), keep_frame=True)
         except JWTColumnError:
             raise
         except Exception as error:  # noqa: BLE001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import pickle
 import uuid
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +30,7 @@ from jwt_column import (
 )
 from jwt_column.cipher import TokenCipher, bind_values, claim_value_input
 from jwt_column.keyring import DataKey
-from jwt_column.token import Kind
+from jwt_column.token import Kind, pack
 from tests import independent_envelope as independent
 from tests.tokens import ALGORITHMS, chain_of, compact, revealed_by, signed_token, tokens
 
@@ -480,6 +481,28 @@ class TestTaking:
         stored = encrypt_token(value, RING, context=CONTEXT)
         assert len(stored) < len(value) + 46
         assert value == opened(stored)
+
+    @storages
+    def test_frame_that_the_check_made_serves_one_binding_and_is_not_held_longer(
+        self, storage: Storage
+    ) -> None:
+        cipher = TokenCipher(CONTEXT, storage=storage)
+        cipher.check(TOKEN)  # Its header is known from now on.
+        token = cipher.check(TOKEN, keep_frame=True)
+        assert getattr(token, "_frame", None) == pack(TOKEN)
+        assert opened(cipher.encrypt(token, RING)) == TOKEN
+        assert getattr(token, "_frame", None) is None
+        assert opened(cipher.encrypt(token, RING)) == TOKEN
+
+    def test_token_that_is_only_checked_holds_its_characters_once(self) -> None:
+        cipher = TokenCipher(CONTEXT)
+        assert not any(hasattr(cipher.check(TOKEN), "_frame") for _ in range(2))
+
+    def test_frame_stays_behind_when_a_token_is_pickled(self) -> None:
+        cipher = TokenCipher(CONTEXT)
+        cipher.check(TOKEN)
+        copied = pickle.loads(pickle.dumps(cipher.check(TOKEN, keep_frame=True)))
+        assert (copied, hasattr(copied, "_frame")) == (TOKEN, False)
 
 
 def derived(key: bytes, info: bytes) -> bytes:

@@ -132,6 +132,37 @@ def test_every_driver_round_trips_mapped_objects(driver_engine: sa.Engine) -> No
         assert sorted(session.scalars(sa.select(Login.version))) == [1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("type_", "before_the_flush"),
+    [
+        pytest.param(EncryptedJWT(), True, id="encrypted"),
+        pytest.param(EncryptedJWT(storage="text", fingerprints=["token"]), True, id="encrypted as text"),
+        # Here the token is not what is packed when it is bound, and would be held twice for good.
+        pytest.param(EncryptedJWT(plaintext="write"), False, id="in the clear"),
+        pytest.param(EncryptedJWT(bound_to=["id"]), False, id="bound to its row"),
+    ],
+)
+def test_an_object_holds_its_token_once_when_it_was_flushed(
+    memory: sa.Engine, type_: EncryptedJWT, before_the_flush: bool
+) -> None:
+    class Local(DeclarativeBase):
+        pass
+
+    class Held(Local):
+        __tablename__ = "held"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        token: Mapped[JWT] = mapped_column(type_)
+
+    Local.metadata.create_all(memory)
+    with Session(memory) as session:
+        session.add_all([Held(id=1, token=TOKEN), held := Held(id=2, token=TOKEN)])
+        assert (getattr(held.token, "_frame", None) is not None) is before_the_flush
+        session.flush()
+        assert getattr(held.token, "_frame", None) is None
+        session.expire_all()
+        assert held.token == TOKEN
+
+
 def test_every_async_driver_round_trips_mapped_objects(async_driver_engine: AsyncEngine) -> None:
     async def scenario() -> None:
         async with async_driver_engine.begin() as connection:
