@@ -20,10 +20,10 @@ from .strategies import Strategy, choose_removal, choose_strategy, read_batch
 from .target import KeyRange, Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, Row, Select
 
     from .conversions import Conversion
     from .strategies import Batch
@@ -148,9 +148,13 @@ class Run:
         """Count the rows of a key range, by SQL."""
         began = time.monotonic()
         statement = self._target.survey(self.conversion, keys)
-        found = Survey(*self._retry(lambda: self._channel.connection.execute(statement).one()))
+        found = Survey._make(self.read(statement)[0])
         self.look_seconds = time.monotonic() - began
         return found
+
+    def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """Return the rows of a query, asked again where the database put it off or the connection was lost."""
+        return self._retry(lambda: self._channel.connection.execute(statement).all())
 
     def left_in(self, found: Survey) -> int:
         """Return how many rows something is still to be done with."""
@@ -211,10 +215,10 @@ class Run:
         self.report.forget_left()
         # Rows that are inserted behind the last key while we work are for the next pass: without an end that was
         # fixed before, a busy application could keep one pass going for ever.
-        end = self._retry(lambda: self._channel.connection.execute(self._target.last_key()).first())
-        if end is None:
+        end = self.read(self._target.last_key())
+        if not end:
             return
-        window = KeyRange(keys.after, tuple(end) if keys.up_to is None else keys.up_to)
+        window = KeyRange(keys.after, tuple(end[0]) if keys.up_to is None else keys.up_to)
         if self._removal is not None and not self.options.dry_run:
             self._batches(self._removal.run_batch, window)
         self._batches(read_batch if self.options.dry_run else self._strategy.run_batch, window)
@@ -339,7 +343,7 @@ class Run:
         window = KeyRange()
         while True:
             statement = self._target.finished(self.conversion, window, _LARGEST_VERIFIED)
-            rows = self._retry(lambda: self._channel.connection.execute(statement).all())  # noqa: B023 - called at once
+            rows = self.read(statement)
             for row in rows:
                 try:
                     self.conversion.check(row[-1], *self._target.bound_of(row))

@@ -29,7 +29,7 @@ from .run import Options, Run
 from .target import KeyRange, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from sqlalchemy import Connection, Engine
@@ -145,11 +145,9 @@ class Shard:
         return self.task
 
 
-def cut(
-    connection: Connection, target: Target, conversion: Conversion, rows: int, parts: int
-) -> list[KeyRange]:
-    """Return key ranges that hold about as many rows each that need work, of *rows* in all, for any type of key."""
-    bounds = [tuple(row) for row in connection.execute(target.boundaries(conversion, rows, parts))]
+def cut(boundaries: Iterable[Sequence[Any]]) -> list[KeyRange]:
+    """Return the key ranges between these keys, and those before the first one and behind the last one."""
+    bounds = [tuple(key) for key in boundaries]
     return [KeyRange(after, up_to) for after, up_to in zip([None, *bounds], [*bounds, None], strict=True)]
 
 
@@ -187,7 +185,7 @@ def work_in_shards(
             if shards is None:
                 # While the processes of the pool start.
                 rows = run.left_in(run.begin)
-                ranges = cut(connection, target, run.conversion, rows, options.shards)
+                ranges = cut(run.read(target.boundaries(run.conversion, rows, options.shards)))
                 shards = [make_shard(keys=keys, rows=rows // len(ranges)) for keys in ranges]
             given_out = _Round(shards, executor, run)
             given_out.finish()

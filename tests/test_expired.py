@@ -22,7 +22,6 @@ from migrations_helpers.reencryption import convert_column
 from migrations_helpers.run import Options
 from migrations_helpers.strategies.removal import ExpiredRemoval
 from tests.databases import DRIVER_MODULES, SYNC_DRIVERS
-from tests.test_resume import cut_off
 from tests.tokens import signed_token
 from tests.workload import (
     COMPOSITE,
@@ -38,6 +37,7 @@ from tests.workload import (
     after,
     application,
     create_sessions,
+    cut_off,
     engine_on,
     every_server,
     every_server_driver,

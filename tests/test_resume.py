@@ -21,17 +21,16 @@ from tests.workload import (
     Sessions,
     column_type,
     create_sessions,
+    cut_off,
     engine_on,
     every_server,
     every_server_driver,
     every_strategy,
     processes,
     run,
-    sync_url,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from multiprocessing.connection import Connection as Pipe
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -125,22 +124,6 @@ def finish(sessions: Sessions, engine: AnyEngine, **options: Any) -> Reencryptio
 
 
 # -- disconnected --------------------------------------------------------------------------------------------------
-
-
-def cut_off(engine: AnyEngine, connection: sa.Connection) -> Callable[[], None]:
-    """Return what ends a connection from outside, as an administrator or a failing network does."""
-    ask, end = {
-        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
-        "mariadb": ("SELECT CONNECTION_ID()", "KILL {}"),
-    }[engine.dialect.name]
-
-    number = connection.exec_driver_sql(ask).scalar()
-
-    def end_connection() -> None:
-        with engine_on(sync_url(engine)) as administration, administration.connect() as other:
-            other.exec_driver_sql(end.format(number))
-
-    return end_connection
 
 
 class CutOff(Interrupted):

@@ -38,6 +38,7 @@ from tests.workload import (
     after,
     application,
     create_sessions,
+    cut_off,
     processes,
     seal,
     token,
@@ -142,7 +143,7 @@ def rows_of_ranges(engine: sa.Engine, sessions: Sessions, parts: int) -> list[in
             return [tuple(row[:-1]) for row in rows]
 
         rows = len(keys_of(KeyRange()))
-        ranges = cut(connection, target, conversion, rows, parts)
+        ranges = cut(connection.execute(target.boundaries(conversion, rows, parts)))
         found = [keys_of(keys) for keys in ranges]
         assert keys_of(KeyRange()) == [key for keys in found for key in keys]
     assert (ranges[0].after, ranges[-1].up_to) == (None, None)
@@ -662,6 +663,27 @@ def test_a_shard_whose_connection_fails_is_done_again(engine: sa.Engine, threads
     report = sessions.reencrypt(engine, shards=4, executor=threads, make_engine=make_engine)
     assert_rotated(engine, sessions, report)
     assert report.retries == 2
+
+
+@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+def test_a_connection_that_is_lost_while_the_table_is_cut_is_replaced(
+    name: str, threads: ThreadPoolExecutor, request: pytest.FixtureRequest
+) -> None:
+    database: Database = request.getfixturevalue(f"{name}_database")
+    engine = sa.create_engine(database.url())
+    sessions = create_sessions(engine, ROWS)
+    lost: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def lose(connection: sa.Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "jwt_column_row" in statement and not lost:
+            lost.append(statement)
+            cut_off(engine, connection)()
+
+    report = sessions.reencrypt(engine, shards=2, executor=threads)
+    assert_rotated(engine, sessions, report)
+    assert (len(lost), report.retries) == (1, 1)
+    engine.dispose()
 
 
 def test_an_error_of_a_worker_is_not_taken_for_one_of_travelling(

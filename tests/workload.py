@@ -131,6 +131,22 @@ def engine_on(url: sa.URL, **options: Any) -> Iterator[sa.Engine]:
         engine.dispose()
 
 
+def cut_off(engine: AnyEngine, connection: sa.Connection) -> Callable[[], None]:
+    """Return what ends a connection from outside, as an administrator or a failing network does."""
+    ask, end = {
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
+        "mariadb": ("SELECT CONNECTION_ID()", "KILL {}"),
+    }[engine.dialect.name]
+
+    number = connection.exec_driver_sql(ask).scalar()
+
+    def end_connection() -> None:
+        with engine_on(sync_url(engine)) as administration, administration.connect() as other:
+            other.exec_driver_sql(end.format(number))
+
+    return end_connection
+
+
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
