@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from jwt_column import JWT, EncryptedJWT, KeyRing, base64url, decrypt_token, encrypt_token, key_usage
 from jwt_column.errors import (
     ConfigurationError,
+    DecryptionError,
     InvalidTokenError,
     JWTColumnError,
     KeyUnavailableError,
@@ -24,6 +25,7 @@ from jwt_column.errors import (
     ReencryptionError,
 )
 from migrations_helpers.conversions import Adoption
+from tests.test_cipher import Forgetful
 from tests.test_formats import Project
 from tests.tokens import revealed_by, rfc_token, signed_token
 from tests.workload import NEW_KEY, OLD_KEY, PATIENCE
@@ -726,6 +728,29 @@ class TestDoubleEncryption:
         with pytest.raises(JWTColumnError, match="ValueError") as caught:
             conversion.convert("what lies in the column")
         assert not revealed_by(caught.value, "what lies in the column")
+
+
+class TestTheOnlyCopy:
+    """A value is replaced by an envelope that was proved to hold its token, or not at all."""
+
+    def test_envelope_that_does_not_give_its_token_back_is_not_used(self) -> None:
+        ring = KeyRing([NEW_KEY])
+        key: Any = ring.current.active
+        key.aead = Forgetful(key.aead, lambda frame: frame[:-1])
+        conversion = Adoption(EncryptedJWT(ring, context=CONTEXT))
+        token = signed_token(sub="alice")
+        with pytest.raises(DecryptionError, match="did not give its token back") as caught:
+            conversion.convert(token.encode())
+        assert not revealed_by(caught.value, token)
+        # The control: where nothing is damaged, the same conversion works.
+        key.aead.damage = bytes
+        assert decrypt_token(conversion.convert(token.encode()), RING, context=CONTEXT) == token
+
+    def test_bytes_that_are_no_text_are_left(self) -> None:
+        conversion = Adoption(EncryptedJWT(RING, context=CONTEXT, allow_opaque=True))
+        with pytest.raises(InvalidTokenError, match="neither an envelope nor text") as caught:
+            conversion.convert(b"\xff\xfe a value of another program")
+        assert caught.value.reason == "not UTF-8"
 
 
 def test_bound_column_is_not_adopted() -> None:

@@ -569,6 +569,20 @@ def test_adoption_and_removal_are_tried_and_verified_like_a_rotation(engine: sa.
     }
 
 
+@pytest.mark.parametrize("storage", ["binary", "text"])
+def test_verification_after_a_removal_finds_an_envelope_that_is_left(engine: sa.Engine, storage: str) -> None:
+    """One of a newer version, say, which no run of this release would touch."""
+    sessions = create_sessions(engine, 5, storage=storage)
+    newer: Any = b"\x02" + bytes(60) if storage == "binary" else f"jc02{'00' * 5}.{'A' * 60}"
+    sessions.put(engine, (3,), newer)
+    type_ = sessions.type_()
+    with pytest.raises(ReencryptionError, match="1 rows cannot be read") as caught:
+        convert_column(engine, "sessions", "token", type_, Removal, Options(verify="decrypt"))
+    report: Any = caught.value.report
+    assert (report.reencrypted, report.undecryptable) == (4, [3])
+    assert sessions.stored(engine)[3,] == newer
+
+
 # -- data ----------------------------------------------------------------------------------------------------------
 
 
