@@ -125,19 +125,16 @@ def _within(room: int | None, convert: Callable[..., Stored], context: str) -> C
     """
     if room is None:
         return convert
-    # No character takes more than four bytes, so most values need not be looked at.
-    always_fits = room // 4
 
     def convert_within(stored: Stored, *bound: Any) -> Stored:
         new = convert(stored, *bound)
-        if len(new) > always_fits:
-            size = len(new if isinstance(new, bytes) else new.encode())
-            if size > room:
-                raise InvalidTokenError(
-                    f"{context}: the new value has {size} bytes, and the column holds {room}",
-                    reason="too long",
-                    context=context,
-                )
+        size = len(new if isinstance(new, bytes) else new.encode())
+        if size > room:
+            raise InvalidTokenError(
+                f"{context}: the new value has {size} bytes, and the column holds {room}",
+                reason="too long",
+                context=context,
+            )
         return new
 
     return convert_within
