@@ -179,12 +179,12 @@ def work_in_shards(
         make_conversion=make_conversion,
         options=replace(options, shards=1, executor=None, make_engine=None, progress=None),
     )
+    rows = run.left_in(run.begin)
     shards: list[Shard] | None = None
     for _ in range(_ROUNDS):
-        with _pool(options) as executor:
+        with _pool(options.executor, max(1, min(options.shards, rows))) as executor:
             if shards is None:
                 # While the processes of the pool start.
-                rows = run.left_in(run.begin)
                 ranges = cut(run.read(target.boundaries(run.conversion, rows, options.shards)))
                 shards = [make_shard(keys=keys, rows=rows // len(ranges)) for keys in ranges]
             given_out = _Round(shards, executor, run)
@@ -349,16 +349,16 @@ class _Watch:
 
 
 @contextmanager
-def _pool(options: Options) -> Iterator[Executor]:
+def _pool(given: Executor | None, processes: int) -> Iterator[Executor]:
     """Return the caller's executor, which stays open, or a pool of processes that is closed afterwards."""
-    if options.executor is not None:
-        yield options.executor
+    if given is not None:
+        yield given
         return
     # Not fork: a child would share sockets with its parent, and locks with threads that it does not have.
-    pool = ProcessPoolExecutor(options.shards, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     try:
         # A process starts when it is first needed, and then imports everything for most of a second.
-        for _ in range(options.shards):
+        for _ in range(processes):
             pool.submit(_get_ready)
         yield pool
     finally:
