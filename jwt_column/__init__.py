@@ -20,11 +20,13 @@ JWT(redacted, 54 characters)
 
 from __future__ import annotations
 
-from . import providers as _providers
 from .auditing import AuditReport, Finding, Severity, audit
 from .census import key_usage
-from .cipher import decrypt_token, encrypt_token
-from .default_ring import set_default_keyring
+from .column.cipher import decrypt_token, encrypt_token
+from .column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex
+from .column.orm import redact_errors
+from .column.sealed import SealedJWT
+from .column.types import EncryptedJWT
 from .errors import (
     AuditError,
     AuthenticationError,
@@ -42,14 +44,11 @@ from .errors import (
     UnsupportedComparisonError,
     UnsupportedVersionError,
 )
-from .indexes import ExpiryIndex, FingerprintIndex, StaleIndex
-from .keyring import KeyRing, generate_key
-from .orm import redact_errors
+from .format.token import JWT
+from .keys.default import set_default_keyring
+from .keys.ring import KeyRing, generate_key
 from .purge import purge_expired
 from .scanning import ScanReport, find_plaintext_tokens
-from .sealed import SealedJWT
-from .token import JWT
-from .types import EncryptedJWT
 
 __all__ = [
     "JWT",
@@ -88,6 +87,3 @@ __all__ = [
     "redact_errors",
     "set_default_keyring",
 ]
-
-# Importing the providers fills the table of URI schemes.
-del _providers

@@ -10,7 +10,7 @@ from sqlalchemy import Column, Engine, Table, and_, delete, or_, select
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.types import TypeDecorator
 
-from .comparator import EncryptedComparator
+from .column.comparator import EncryptedComparator
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ The operations are ``op.reencrypt_jwt_column``, ``op.encrypt_jwt_column``, ``op.
 
 from __future__ import annotations
 
-from . import autogenerate as _autogenerate
+from .engine.reencryption import reencrypt
+from .engine.report import ReencryptionReport
 from .formats import FernetReader, JWEReader, SQLAlchemyUtilsReader
-from .index_operations import CreateIndexOp, DropIndexOp
-from .operations import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
-from .reencryption import reencrypt
-from .report import ReencryptionReport
+from .operations import autogenerate as _autogenerate
+from .operations.directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
+from .operations.indexes import CreateIndexOp, DropIndexOp
 
 __all__ = [
     "CreateIndexOp",

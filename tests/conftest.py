@@ -21,8 +21,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from tests import standin as third_party
-from tests.databases import (
+from tests.support import standin as third_party
+from tests.support.databases import (
     ASYNC_DRIVERS,
     SYNC_DRIVERS,
     Database,
@@ -35,14 +35,14 @@ from tests.databases import (
     start_private_postgresql,
     truthy,
 )
-from tests.hsm import HSM, start_hsm
-from tests.vault import OpenBao, PersistentOpenBao, start_openbao, start_persistent_openbao
+from tests.support.hsm import HSM, start_hsm
+from tests.support.vault import OpenBao, PersistentOpenBao, start_openbao, start_persistent_openbao
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.standin import Standin
+    from tests.support.standin import Standin
 
 Component = TypeVar("Component", bound="HSM | OpenBao")
 

@@ -15,19 +15,19 @@ from jwt_column import (
     KeyRing,
     KeyRingError,
     encrypt_token,
-    envelope,
     generate_key,
     key_usage,
     set_default_keyring,
 )
 from jwt_column.census import current_stamps, encrypted_type
-from jwt_column.header_sql import HeaderSQL
-from tests.tokens import signed_token
+from jwt_column.column.header_sql import HeaderSQL
+from jwt_column.format import envelope
+from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jwt_column.envelope import Storage
+    from jwt_column.format.envelope import Storage
 
 STORAGES: tuple[Storage, ...] = ("binary", "text")
 

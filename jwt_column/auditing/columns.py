@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Column, MetaData, Table, inspect
 from sqlalchemy.orm import Mapper
 
+from ..column.header_sql import HeaderSQL
+from ..column.types import EncryptedJWT
 from ..errors import ConfigurationError
-from ..header_sql import HeaderSQL
-from ..types import EncryptedJWT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

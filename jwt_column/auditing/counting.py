@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import and_, func, not_, select
 
 from ..census import current_stamps, key_usage
-from ..comparator import EncryptedComparator
-from ..readable import without_tokens
+from ..column.comparator import EncryptedComparator
+from ..format.readable import without_tokens
 from .days import ExpiryDay, day_of
 from .kinds import KINDS
 from .report import ExpiryCount, KeyCount
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
-    from ..keyring import KeyRing
+    from ..keys.ring import KeyRing
     from .columns import AuditedColumn
     from .report import Finding
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import inspect
 from sqlalchemy.exc import NoSuchTableError
 
-from ..binding import python_type_of
-from ..database_indexes import existing_indexes, positions_of
-from ..envelope import TEXT_PREFIX
-from ..fingerprints import WHOLE, part_of
-from ..indexes import is_header_index
+from ..column.fingerprints import WHOLE, part_of
+from ..column.indexes import is_header_index
+from ..column.row_binding import python_type_of
+from ..database.indexes import existing_indexes, positions_of
+from ..format.envelope import TEXT_PREFIX
 from .kinds import KINDS
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.types import TypeEngine
 
-    from ..database_indexes import FoundIndex
-    from ..keyring import KeyRing
-    from ..types import EncryptedJWT
+    from ..column.types import EncryptedJWT
+    from ..database.indexes import FoundIndex
+    from ..keys.ring import KeyRing
     from .columns import AuditedColumn
     from .report import Finding
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..readable import without_tokens
+from ..format.readable import without_tokens
 from .counting import EXAMPLES
 from .kinds import KINDS
 from .repeats import Repeats

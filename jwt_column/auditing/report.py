@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from ..database.plain import plain
 from ..errors import AuditError, ConfigurationError
-from ..plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AuditReport", "ColumnAudit", "ExpiryCount", "Finding", "KeyCount", "Severity", "plain"]
+__all__ = ["AuditReport", "ColumnAudit", "ExpiryCount", "Finding", "KeyCount", "Severity", "plain", "utc"]
 
 #: Version of the JSON form; a reader refuses a newer one.
 FORMAT: Final = 1
@@ -223,3 +223,8 @@ def _finding(content: Mapping[str, Any]) -> Finding:
             "primary_keys": tuple(tuple(key) for key in content["primary_keys"]),
         }
     )
+
+
+def utc(moment: datetime) -> datetime:
+    """Return a time in UTC; one without a zone is taken for UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

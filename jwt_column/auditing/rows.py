@@ -8,20 +8,20 @@ from uuid import UUID
 from sqlalchemy import select, type_coerce
 from sqlalchemy.types import NullType
 
-from .. import envelope
-from ..cipher import bind_values
-from ..connections import look, streamed
+from ..column.cipher import bind_values
+from ..database.key_order import KeyOrder, sampled
+from ..database.reading import look, streamed
 from ..errors import AuthenticationError, ConfigurationError, JWTColumnError, KeyRingError
-from ..paging import KeyOrder, sampled
-from ..token import JWT
+from ..format import envelope
+from ..format.token import JWT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection
 
-    from ..cipher import TokenCipher
-    from ..keyring import KeyRing
+    from ..column.cipher import TokenCipher
+    from ..keys.ring import KeyRing
     from .columns import AuditedColumn
 
 __all__ = ["Opened", "Opener", "StoredRow", "batches"]

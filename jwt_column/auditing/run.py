@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ..connections import connected, error_name, look
+from ..database.reading import connected, error_name, look
 from ..errors import ConfigurationError, KeyRingError
-from ..keyring import KeyRing
-from ..keys import parse_key_id
+from ..keys.ring import KeyRing
+from ..keys.snapshot import parse_key_id
 from .columns import columns_of
 from .counting import count_rows, row_findings
 from .declaration import configuration_of, declaration_findings, schema_findings, sharing_findings

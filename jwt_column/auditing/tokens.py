@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import InvalidTokenError
-from ..token import JWT, Kind, expiry_of, read_claims
+from ..format.token import JWT, Kind, expiry_of, read_claims
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

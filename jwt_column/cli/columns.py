@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Column, MetaData, Table, inspect, select
 from sqlalchemy.exc import OperationalError
 
-from migrations_helpers.reencryption import in_column
-from migrations_helpers.target import find_target
+from migrations_helpers.engine.reencryption import in_column
+from migrations_helpers.engine.table import find_target
 
-from ..binding import python_type_of
 from ..census import encrypted_type
-from ..envelope import HEADER_LENGTHS, LAYOUT_FIELD, Layout
+from ..column.header_sql import HeaderSQL
+from ..column.row_binding import python_type_of
+from ..column.types import EncryptedJWT
 from ..errors import ConfigurationError, ReencryptionError
-from ..header_sql import HeaderSQL
-from ..types import EncryptedJWT
+from ..format.envelope import HEADER_LENGTHS, LAYOUT_FIELD, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
 
-    from ..envelope import Storage
+    from ..format.envelope import Storage
 
 __all__ = ["ChosenColumn", "ColumnOptions", "choose_column", "import_application"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from migrations_helpers.progress import WIDEST
+from migrations_helpers.engine.progress import WIDEST
 
 from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
 

@@ -1,6 +1,6 @@
 """One conversion of a column's rows from the command line: what ``reencrypt`` and ``encrypt`` have in common.
 
-The work is the engine's, :func:`migrations_helpers.reencryption.convert_column`. Here are the way to it and from it:
+The engine, :func:`migrations_helpers.engine.reencryption.convert_column`, does the work. This module handles
 the column and the database that the command line names, progress, signals, the summary, and how the command ends.
 """
 
@@ -19,13 +19,13 @@ import typer
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
-from migrations_helpers.expired import choose_expired
-from migrations_helpers.progress import line_progress, progress_bar
-from migrations_helpers.reencryption import convert_column
-from migrations_helpers.run import Options
+from migrations_helpers.engine.expired import choose_expired
+from migrations_helpers.engine.progress import line_progress, progress_bar
+from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.run import Options
 
 from ..census import key_usage
-from ..connections import error_name
+from ..database.reading import error_name
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .columns import choose_column
 from .console import DatabaseError, make_console, print_problem
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
     from migrations_helpers import ReencryptionReport
-    from migrations_helpers.conversions import Conversion
-    from migrations_helpers.expired import ExpiredChoice
-    from migrations_helpers.progress import Progress
+    from migrations_helpers.engine.conversions import Conversion
+    from migrations_helpers.engine.expired import ExpiredChoice
+    from migrations_helpers.engine.progress import Progress
 
-    from ..types import EncryptedJWT
+    from ..column.types import EncryptedJWT
     from .columns import ChosenColumn, ColumnOptions
     from .summary import Census, Words
 

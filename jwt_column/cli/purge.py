@@ -13,11 +13,11 @@ from rich.text import Text
 from sqlalchemy import Column, ColumnElement, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from ..comparator import EncryptedComparator
-from ..connections import error_name
+from ..column.comparator import EncryptedComparator
+from ..column.types import EncryptedJWT
+from ..database.reading import error_name
 from ..errors import ConfigurationError, UnsupportedComparisonError
 from ..purge import purge_expired
-from ..types import EncryptedJWT
 from .audit_columns import choose_targets, typed_column
 from .audit_progress import shown_bar
 from .columns import ColumnOptions, choose_column

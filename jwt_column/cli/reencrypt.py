@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from migrations_helpers.conversions import Adoption, Reencryption
+from migrations_helpers.engine.conversions import Adoption, Reencryption
 
 from .columns import ColumnOptions
 from .conversion import RunOptions, convert

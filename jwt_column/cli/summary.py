@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from migrations_helpers import ReencryptionReport
-    from migrations_helpers.expired import ExpiredChoice
+    from migrations_helpers.engine.expired import ExpiredChoice
 
     from .columns import ChosenColumn
 

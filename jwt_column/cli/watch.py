@@ -17,9 +17,9 @@ from rich.text import Text
 from ..auditing.columns import columns_of
 from ..auditing.counting import census
 from ..auditing.declaration import configuration_of
-from ..connections import look
+from ..database.reading import look
 from ..errors import ConfigurationError, KeyRingError
-from ..keys import parse_key_id
+from ..keys.snapshot import parse_key_id
 from .audit_view import STATE_STYLES, plain_table, state_order
 from .console import make_console
 from .databases import connect

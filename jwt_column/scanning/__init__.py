@@ -1,6 +1,7 @@
 """Readable tokens in a whole database, in tables that no model knows too.
 
-:func:`find_plaintext_tokens` is the door. ``tables.py`` says where is looked, ``jwt_column.readable`` what is a token.
+:func:`find_plaintext_tokens` is the entry point. ``tables.py`` lists the tables to search, and
+:mod:`jwt_column.format.readable` recognises tokens.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..plain import plain
+from ..database.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
-from ..connections import connected, error_name, look, streamed
+from ..database.reading import connected, error_name, look, streamed
 from ..errors import ConfigurationError
-from ..readable import has_token, without_tokens
+from ..format.readable import has_token, without_tokens
 from .report import FailedTable, FoundTokens, ScanProgress, ScanReport
 from .tables import read_table, table_names
 

@@ -37,8 +37,8 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
-from ..paging import KeyOrder
-from ..readable import BEGINNINGS
+from ..database.key_order import KeyOrder
+from ..format.readable import BEGINNINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

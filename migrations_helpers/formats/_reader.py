@@ -15,7 +15,7 @@ from jwt_column.errors import (
     KeyUnavailableError,
     PlaintextFoundError,
 )
-from jwt_column.token import classify
+from jwt_column.format.token import classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

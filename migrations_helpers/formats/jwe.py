@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from jwt_column import base64url
 from jwt_column.errors import ConfigurationError, InvalidTokenError
-from jwt_column.token import JWT, Kind, classify
+from jwt_column.format import base64url
+from jwt_column.format.token import JWT, Kind, classify
 
 from ._reader import Reader, ascii_text
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT, KeyRing, audit, base64url, decrypt_token
+from jwt_column import EncryptedJWT, KeyRing, audit, decrypt_token
+from jwt_column.format import base64url
 from tests.benchmarks.measure import Figure, Table, Work, compare
 
 if TYPE_CHECKING:

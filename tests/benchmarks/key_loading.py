@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from jwt_column import EncryptedJWT, KeyRing
-from jwt_column.data_key import DataKey
+from jwt_column.keys.data_key import DataKey
+from jwt_column.keys.ring_file.changes import created
+from jwt_column.keys.ring_file.store import create_ring_file
+from jwt_column.keys.ring_file.unwrapping import wrap
 from jwt_column.providers import open_wrapper, write_key_file
-from jwt_column.providers._changes import created
-from jwt_column.providers._ring_store import create_ring_file
-from jwt_column.providers._unwrapping import wrap
 from tests.benchmarks.measure import Figure, Table, Work, compare
 from tests.benchmarks.subjects import make_tokens
-from tests.databases import Unavailable
-from tests.galera import _free_ports
-from tests.hsm import start_hsm
-from tests.vault import start_openbao, start_persistent_openbao
+from tests.support.databases import Unavailable
+from tests.support.galera import _free_ports
+from tests.support.hsm import start_hsm
+from tests.support.vault import start_openbao, start_persistent_openbao
 
 if TYPE_CHECKING:
     import argparse

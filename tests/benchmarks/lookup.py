@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT, FingerprintIndex, KeyRing, base64url, key_usage
+from jwt_column import EncryptedJWT, FingerprintIndex, KeyRing, key_usage
+from jwt_column.format import base64url
 from tests.benchmarks.measure import Figure, Table, Work, compare
 from tests.benchmarks.servers import add_server_options, servers
 

@@ -6,13 +6,13 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.databases import KINDS, Resolver, Unavailable
+from tests.support.databases import KINDS, Resolver, Unavailable
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from tests.databases import Server
+    from tests.support.databases import Server
 
 __all__ = ["add_server_options", "servers"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Text
 
 from jwt_column import EncryptedJWT, KeyRing
-from tests.tokens import signed_token
+from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine

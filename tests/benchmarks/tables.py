@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 from tests.benchmarks.measure import Figure, Table, Work, compare
 from tests.benchmarks.subjects import BINARY, TEXT, encrypted_jwt, make_tokens, peer_types
-from tests.databases import KINDS, use_given_url
+from tests.support.databases import KINDS, use_given_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

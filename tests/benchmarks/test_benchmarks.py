@@ -12,12 +12,12 @@ from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Figure, Table
 from tests.benchmarks.reencryption import contents, samples, speed, stores, subjects
 from tests.benchmarks.report import print_limits, print_table, write_markdown
-from tests.databases import Unavailable
+from tests.support.databases import Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.databases import Database
+    from tests.support.databases import Database
 
 SMALL = ("--rows", "20", "--samples", "1")
 SUBJECTS = {

@@ -1,6 +1,6 @@
 """Write the vectors of envelope v1: ``python -m tests.vectors.generate``.
 
-Every row comes from :mod:`tests.independent_envelope`, never from the project, so the project cannot agree
+Every row comes from :mod:`tests.support.independent_envelope`, never from the project, so the project cannot agree
 with its own mistake. Everything that a writer would draw at random is drawn from SHAKE-128 of a label here:
 the same rows come out on every machine.
 
@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar
 
-from tests import independent_envelope as independent
+from tests.support import independent_envelope as independent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

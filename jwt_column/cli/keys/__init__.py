@@ -4,7 +4,7 @@
 
 import typer
 
-from ...providers._file import uri_of as file_uri
+from ...keys.providers.file import uri_of as file_uri
 from .changing import activate, add, compromise, rewrap
 from .checking import check
 from .listing import list_keys

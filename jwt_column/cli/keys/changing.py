@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from ...errors import ConfigurationError
-from ...keyring import DataKey, generate_key
-from ...providers import _changes, open_wrapper
-from ...providers._ring_file import KeyState, check_name, check_uri
-from ...providers._unwrapping import rewrap as wrap_anew
-from ...providers._unwrapping import wrap
+from ...keys.ring import DataKey, generate_key
+from ...keys.ring_file import changes as _changes
+from ...keys.ring_file.format import KeyState, check_name, check_uri
+from ...keys.ring_file.unwrapping import rewrap as wrap_anew
+from ...keys.ring_file.unwrapping import wrap
+from ...keys.schemes import open_wrapper
 from .rings import FileOption, JsonOption, PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 

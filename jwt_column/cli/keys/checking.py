@@ -10,10 +10,10 @@ import typer
 from rich.text import Text
 
 from ...errors import JWTColumnError
-from ...providers import _disk
-from ...providers._ring_file import KeyState
-from ...providers._ring_store import StoredRing
-from ...providers._unwrapping import try_unwrap
+from ...keys.ring_file import disk as _disk
+from ...keys.ring_file.format import KeyState
+from ...keys.ring_file.store import StoredRing
+from ...keys.ring_file.unwrapping import try_unwrap
 from ..console import ExitCode, counted, indented, make_console, mark
 from .rings import FileOption, JsonOption, PlainFile, now, open_ring, views_of
 from .showing import print_json, ring_to_json

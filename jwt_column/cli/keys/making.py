@@ -9,13 +9,13 @@ import typer
 from rich.text import Text
 
 from ...errors import KeyRingError
-from ...keyring import DataKey, KeyRing, generate_key
-from ...providers import open_source, open_wrapper, write_key_file
-from ...providers._changes import created
-from ...providers._file import uri_of
-from ...providers._ring_file import check_name, check_uri
-from ...providers._ring_store import create_ring_file
-from ...providers._unwrapping import wrap
+from ...keys.providers.file import uri_of, write_key_file
+from ...keys.ring import DataKey, KeyRing, generate_key
+from ...keys.ring_file.changes import created
+from ...keys.ring_file.format import check_name, check_uri
+from ...keys.ring_file.store import create_ring_file
+from ...keys.ring_file.unwrapping import wrap
+from ...keys.schemes import open_source, open_wrapper
 from ..console import indented, make_console
 from .rings import FileOption, JsonOption, now, ring_path
 from .showing import print_json, show_changed

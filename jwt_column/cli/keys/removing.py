@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from ...errors import ConfigurationError, JWTColumnError
-from ...providers import _changes, _disk
-from ...providers._ring_file import RingFile
-from ...providers._ring_store import StoredRing
-from ...providers._unwrapping import try_unwrap
+from ...keys.ring_file import changes as _changes
+from ...keys.ring_file import disk as _disk
+from ...keys.ring_file.format import RingFile
+from ...keys.ring_file.store import StoredRing
+from ...keys.ring_file.unwrapping import try_unwrap
 from .counting import ColumnOption, DatabaseOption, ModelOption, SchemaOption, TableOption, count_rows
 from .rings import FileOption, JsonOption, PlainFile, open_ring
 from .showing import show_changed

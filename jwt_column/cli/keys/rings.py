@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from ...errors import ConfigurationError, KeyRingError, UnknownKeyError
-from ...providers import _disk
-from ...providers._file import key_file_bytes, path_of, read_plain_keys
-from ...providers._ring_file import MAX_BYTES, KeyState, is_ring_file
-from ...providers._ring_store import StoredRing
+from ...keys.providers.file import key_file_bytes, path_of, read_plain_keys
+from ...keys.ring_file import disk as _disk
+from ...keys.ring_file.format import MAX_BYTES, KeyState, is_ring_file
+from ...keys.ring_file.store import StoredRing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...keyring import DataKey
+    from ...keys.ring import DataKey
 
 __all__ = [
     "EXIT_CODES",

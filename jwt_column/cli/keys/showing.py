@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ...providers._file import uri_of
-from ...providers._ring_file import KeyState
+from ...keys.providers.file import uri_of
+from ...keys.ring_file.format import KeyState
 from ..console import indented, make_console
 from .rings import PlainFile, views_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from ...providers._ring_store import StoredRing
+    from ...keys.ring_file.store import StoredRing
     from .rings import KeyView
 
 __all__ = ["age", "print_json", "ring_to_json", "show_changed", "show_ring"]

@@ -13,7 +13,7 @@ from tests.benchmarks.reencryption.safety import measure_safety
 from tests.benchmarks.reencryption.speed import measure_speed
 from tests.benchmarks.reencryption.stores import MariaDB, PostgreSQL, SQLite
 from tests.benchmarks.servers import add_server_options, servers
-from tests.databases import Database
+from tests.support.databases import Database
 
 if TYPE_CHECKING:
     import argparse

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.fernet import Fernet, MultiFernet
 
-from jwt_column import EncryptedJWT, KeyRing, base64url, decrypt_token, encrypt_token
+from jwt_column import EncryptedJWT, KeyRing, decrypt_token, encrypt_token
 from jwt_column.errors import JWTColumnError
+from jwt_column.format import base64url
 from tests.benchmarks.subjects import make_tokens
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from migrations_helpers.conversions import Reencryption
+from migrations_helpers.engine.conversions import Reencryption
 from tests.benchmarks.measure import Figure, Table, Work, compare
 from tests.benchmarks.reencryption.contents import ENVELOPES, column_type, ring
 

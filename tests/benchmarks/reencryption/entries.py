@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.benchmarks.reencryption.contents import AES, ENVELOPES, FERNET, PGP
 from tests.benchmarks.reencryption.subjects import FLOOR, OURS
-from tests.databases import DRIVER_MODULES
+from tests.support.databases import DRIVER_MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

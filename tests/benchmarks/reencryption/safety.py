@@ -11,11 +11,11 @@ from jwt_column import KeyRing
 from jwt_column.errors import ReencryptionError
 from tests.benchmarks.measure import Figure, Table
 from tests.benchmarks.reencryption.subjects import OURS
-from tests.workload import NEW_KEY, OLD_KEY, Unprotected, after, application, create_sessions
+from tests.support.workload import NEW_KEY, OLD_KEY, Unprotected, after, application, create_sessions
 
 if TYPE_CHECKING:
-    from migrations_helpers.strategies import Strategy
-    from tests.databases import Database
+    from migrations_helpers.engine.strategies import Strategy
+    from tests.support.databases import Database
 
 __all__ = ["measure_safety"]
 

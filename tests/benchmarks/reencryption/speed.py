@@ -20,7 +20,7 @@ from tests.benchmarks.reencryption.entries import (
     two_shards,
 )
 from tests.benchmarks.reencryption.samples import take_sample
-from tests.databases import Unavailable
+from tests.support.databases import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

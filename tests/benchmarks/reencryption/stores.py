@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from tests.benchmarks.reencryption.contents import DISTINCT
-from tests.databases import CREATE_DATABASE, Unavailable, ensure_driver
+from tests.support.databases import CREATE_DATABASE, Unavailable, ensure_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,1 @@
+"""One encrypted column: its type, its cipher, and its SQL."""

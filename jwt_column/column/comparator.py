@@ -1,0 +1,250 @@
+"""What ``Session.token`` can say in SQL.
+
+Ciphertext answers whether it is there (``IS NULL``), and its header what the column declares: equality by
+``fingerprints``, the expiry with ``expose_expiry``, the key id always. Every other operator is refused when the
+expression is built: under a random nonce ``==`` would match no row and ``!=`` every row, and nothing would say so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Boolean, and_, case, not_, types
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ClauseElement, ColumnElement
+
+from ..errors import ConfigurationError, UnsupportedComparisonError
+from .fingerprints import WHOLE, Fingerprints
+from .header_sql import HeaderSQL
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import NoReturn
+
+    from sqlalchemy.sql.operators import OperatorType
+
+__all__ = ["Claim", "EncryptedComparator"]
+
+_EQUALITY = (operators.eq, operators.ne)
+_LISTS = (operators.in_op, operators.not_in_op)
+_NEGATIVE = (operators.ne, operators.not_in_op, operators.is_not)
+
+
+class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
+    """Operators of an encrypted column."""
+
+    __slots__ = ("_fingerprints",)
+    # By name. Putting the expression together takes longer than the fingerprint, and lookups are what is frequent.
+    _fingerprints: dict[str, Fingerprints]
+
+    def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
+        """Build ``IS [NOT] NULL``, or ``==``, ``!=``, ``in_`` or ``not_in`` of tokens by fingerprint; refuse the rest.
+
+        Raises:
+            UnsupportedComparisonError: Any other operator; a value that is no text; equality without the
+                fingerprint of the whole token.
+            KeyRingError: The ring, whose keys make the fingerprints, cannot be loaded.
+        """
+        if op in (operators.is_, operators.is_not, *_EQUALITY) and _is_null(other[0]):
+            return super().operate(op, *other, **kwargs)
+        if op in _EQUALITY and isinstance(other[0], ColumnElement):
+            return _Unanswerable(self.expr, other[0], op, _refusal(self.expr, op))
+        values = _values(op, other)
+        if values is None:
+            raise _refusal(self.expr, op)
+        condition = self._fingerprints_of(WHOLE).among(values)
+        return not_(condition) if op in _NEGATIVE else condition
+
+    def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> ColumnElement[Any]:
+        """Refuse every operator with the column on its right side.
+
+        Raises:
+            UnsupportedComparisonError: Always.
+        """
+        raise _refusal(self.expr, op)
+
+    def claim(self, name: str) -> Claim:
+        """Return a claim of the token, to be compared by its fingerprint.
+
+        Args:
+            name: One of the column's ``fingerprints``, such as ``"jti"``.
+
+        Raises:
+            UnsupportedComparisonError: The column does not store this fingerprint.
+        """
+        if name == WHOLE:
+            raise UnsupportedComparisonError(
+                f"the fingerprint {WHOLE!r} is that of the whole token; compare the column itself"
+            )
+        return Claim(self.expr, self._fingerprints_of(name))
+
+    def _fingerprints_of(self, name: str) -> Fingerprints:
+        try:
+            made = self._fingerprints
+        except AttributeError:
+            made = self._fingerprints = {}
+        found = made.get(name)
+        # A column gets another type when it is put into a table.
+        if found is None or found.type is not self.expr.type:
+            found = made[name] = Fingerprints(self.expr, self.expr.type, name)
+        return found
+
+    @property
+    def key_id(self) -> ColumnElement[str | None]:
+        """The id of the key that the row is under, 8 lower-case hex digits; NULL where it is no envelope."""
+        header = self._header
+        return case((header.is_envelope(), header.key_id()))
+
+    @property
+    def is_stale(self) -> ColumnElement[bool]:
+        """Whether the row is an envelope, but not as the column would write it today: another key or layout.
+
+        Raises:
+            KeyRingError: The ring, which says what the active key is, cannot be loaded.
+            ConfigurationError: There is no ring, or the type belongs to no table and has no context.
+        """
+        return self.stale_under(*self._encrypted_type.ring().current_key_ids)
+
+    def stale_under(self, *active: str) -> ColumnElement[bool]:
+        """Say what :attr:`is_stale` says, on a host without keys.
+
+        Args:
+            *active: The active key's id, 8 hex digits; of a ring with tenants, :attr:`KeyRing.current_key_ids`.
+
+        Raises:
+            KeyRingError: One of them is no key id.
+            ConfigurationError: None was given, or the type belongs to no table and has no context.
+        """
+        if not active:
+            raise ConfigurationError("stale_under() takes the id of the active key")
+        header, cipher = self._header, self._encrypted_type.cipher()
+        return and_(header.has_other_stamp(*map(cipher.stamp, active)), header.is_envelope())
+
+    @property
+    def is_plaintext(self) -> ColumnElement[bool]:
+        """Whether the row can be a token in the clear."""
+        return self._header.is_plaintext()
+
+    @property
+    def expires_at(self) -> ColumnElement[datetime | None]:
+        """The token's ``exp``, for SELECT, WHERE and ORDER BY; NULL without one.
+
+        A row that was written before the column had ``expose_expiry=True`` has none until it is re-encrypted.
+
+        Raises:
+            UnsupportedComparisonError: The column does not store it.
+        """
+        context = self._encrypted_type.context
+        if not self._encrypted_type.expose_expiry:
+            raise UnsupportedComparisonError(
+                f"{context or 'an encrypted column'}: expires_at cannot be read from ciphertext; declare "
+                "EncryptedJWT(expose_expiry=True) and re-encrypt the rows",
+                context=context,
+            )
+        return self._header.expires_at()
+
+    @property
+    def _encrypted_type(self) -> Any:
+        return self.expr.type
+
+    @property
+    def _header(self) -> HeaderSQL:
+        return HeaderSQL(self.expr, self._encrypted_type)
+
+
+class Claim(operators.ColumnOperators):
+    """A claim of an encrypted token, as far as fingerprints tell: equal or not, there or not.
+
+    Args:
+        column: The encrypted column.
+        fingerprints: Those of the claim.
+    """
+
+    def __init__(self, column: ColumnElement[Any], fingerprints: Fingerprints) -> None:
+        self._column = column
+        self._fingerprints = fingerprints
+
+    def operate(self, op: OperatorType, *other: Any, **_: Any) -> ColumnElement[Any]:
+        """Build ``==``, ``!=``, ``in_`` or ``not_in`` of ``str`` and ``int``, or ``is_(None)``; refuse the rest.
+
+        ``is_(None)`` finds tokens without the claim. A row without a token is found by no comparison of a claim.
+
+        Raises:
+            UnsupportedComparisonError: Any other operator or value.
+            KeyRingError: The ring, whose keys make the fingerprints, cannot be loaded.
+        """
+        if op in (operators.is_, operators.is_not, *_EQUALITY) and _is_null(other[0]):
+            condition = self._fingerprints.missing()
+        else:
+            values = _values(op, other)
+            if values is None:
+                raise _refusal(self._column, op)
+            condition = self._fingerprints.among(values)
+        return not_(condition) if op in _NEGATIVE else condition
+
+    def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> NoReturn:
+        """Refuse every operator with the claim on its right side.
+
+        Raises:
+            UnsupportedComparisonError: Always.
+        """
+        raise _refusal(self._column, op)
+
+
+def _values(op: OperatorType, other: tuple[Any, ...]) -> list[object] | None:
+    """Return the values that a column is compared with; None when that cannot be answered."""
+    if op in _EQUALITY:
+        # An expression would have to be fingerprinted by the database, which has no key.
+        return None if isinstance(other[0], operators.Operators | ClauseElement) else [other[0]]
+    if op in _LISTS and isinstance(other[0], list | tuple | set | frozenset):
+        values = list(other[0])
+        return None if any(isinstance(value, ClauseElement) for value in values) else values
+    return None
+
+
+def _refusal(column: ColumnElement[Any], op: OperatorType) -> UnsupportedComparisonError:
+    context = getattr(column.type, "context", None) or "an encrypted column"
+    name = getattr(op, "__name__", "this operator").removesuffix("_op")
+    return UnsupportedComparisonError(
+        f"{context}: {name} cannot be answered from ciphertext; it can be compared for equality with values, by "
+        "fingerprint, and asked .is_(None)",
+        context=context,
+    )
+
+
+class _Unanswerable(ColumnElement[bool]):
+    """``==`` between an encrypted column and a SQL expression, refused when it becomes SQL.
+
+    SQLAlchemy itself compares columns so, when it looks for one in a list or a set, and asks for the truth value only.
+    """
+
+    inherit_cache = False
+    type = Boolean()
+
+    def __init__(
+        self,
+        left: ColumnElement[Any],
+        right: ColumnElement[Any],
+        operator: OperatorType,
+        refusal: UnsupportedComparisonError,
+    ) -> None:
+        self._hashes = hash(left), hash(right)
+        self._operator: Any = operator
+        self._refusal = refusal
+
+    def __bool__(self) -> bool:
+        return bool(self._operator(*self._hashes))
+
+    def refuse(self) -> NoReturn:
+        """Say that ciphertext cannot answer this."""
+        raise self._refusal
+
+
+@compiles(_Unanswerable)
+def _compile_unanswerable(element: _Unanswerable, _compiler: object, **_: Any) -> NoReturn:
+    element.refuse()
+
+
+def _is_null(value: object) -> bool:
+    return value is None or getattr(value, "__visit_name__", None) == "null"

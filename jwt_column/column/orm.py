@@ -1,0 +1,96 @@
+"""The ORM extension: tokens are checked at the line that assigns them.
+
+Every mapped attribute whose column is an :class:`EncryptedJWT` turns an assigned ``str`` into a :class:`JWT`:
+declarative, dataclass-mapped and imperative alike. A value that is no token raises there and then, and every
+later dump of parameters, by SQLAlchemy or an error reporter, shows a redacted value.
+
+A column that is added to a class after its mapper was configured is encrypted, but not checked at assignment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql.elements import ClauseElement, Null
+
+from ..errors import InvalidTokenError
+from .row_binding import bind_rows
+from .sealed import SealedJWT
+from .types import EncryptedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+    from sqlalchemy.engine.interfaces import ExceptionContext
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["redact_errors"]
+
+
+@event.listens_for(Mapper, "mapper_configured")
+def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
+    """Listen to assignments of a newly mapped class's encrypted attributes, and bind their rows.
+
+    Each class listens for itself: a subclass may be mapped to a table of its own, with another type.
+    """
+    for prop in mapper.column_attrs:
+        type_ = prop.columns[0].type
+        if isinstance(type_, EncryptedJWT):
+            event.listen(getattr(class_, prop.key), "set", _coercion(type_), retval=True)
+            if type_.bound_to:
+                bind_rows(mapper, prop)
+
+
+_NOT_CHECKED: Final = (SealedJWT, Null)
+
+
+def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
+    """Return the listener that checks what is assigned to one attribute."""
+    cipher = type_.cipher()
+    # Else the very token is not what is encrypted.
+    keep_frame = type_.plaintext != "write" and not type_.bound_to
+
+    def coerce(_target: Any, value: Any, _old: Any, _initiator: Any) -> Any:
+        if value is None or isinstance(value, _NOT_CHECKED):
+            return value
+        if isinstance(value, ClauseElement):
+            raise InvalidTokenError(
+                f"{cipher.context} does not take a SQL expression: the database cannot encrypt its result",
+                reason="SQL expression",
+                context=cipher.context,
+            )
+        try:
+            return cipher.check(value, keep_frame=keep_frame)
+        except InvalidTokenError as error:
+            failure = error
+        # The frames below hold the value in their local variables, which error reporters show.
+        value = None
+        raise failure.with_traceback(None) from None
+
+    return coerce
+
+
+def redact_errors(engine: Engine | AsyncEngine) -> None:
+    """Make the exceptions of an engine carry no parameters.
+
+    For Core statements that are given plain strings: when another column of such a row fails to bind,
+    SQLAlchemy puts the raw parameters of the whole row into the text of its exception and into ``params``.
+    Mapped attributes hold values with a redacted ``repr`` and do not need this.
+
+    Args:
+        engine: Its statements from now on. Calling it twice is harmless.
+    """
+    # Not isinstance: importing AsyncEngine takes greenlet, which SQLAlchemy installs for its asyncio extra only.
+    target: Any = getattr(engine, "sync_engine", engine)
+    if not event.contains(target, "handle_error", _drop_parameters):
+        event.listen(target, "handle_error", _drop_parameters)
+
+
+def _drop_parameters(context: ExceptionContext) -> None:
+    error = context.sqlalchemy_exception
+    if error is not None and hasattr(error, "params"):
+        error.params = None
+        error.hide_parameters = True

@@ -1,0 +1,423 @@
+"""``EncryptedJWT``: a SQLAlchemy column type whose values are JSON Web Tokens, encrypted at rest.
+
+    >>> from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+    >>> from jwt_column import JWT, EncryptedJWT
+    >>> class Base(DeclarativeBase): ...
+    >>> class Session(Base):
+    ...     __tablename__ = "sessions"
+    ...     id: Mapped[int] = mapped_column(primary_key=True)
+    ...     token: Mapped[JWT] = mapped_column(EncryptedJWT())
+
+The type encrypts when a parameter is bound and decrypts when a row is loaded, in Core and ORM alike, sync and
+async. It asks no key server while it does so: keys are unwrapped when their ring is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from sqlalchemy import Column, LargeBinary, Text, event
+from sqlalchemy.types import TypeDecorator
+
+from ..errors import (
+    ConfigurationError,
+    DecryptionError,
+    InvalidTokenError,
+    JWTColumnError,
+    KeyRingError,
+    PlaintextFoundError,
+)
+from ..format import envelope
+from ..format.token import JWT
+from ..keys.default import resolve_keyring
+from ..keys.ring import KeyRing
+from .cipher import DEFAULT_MAX_LENGTH, TokenCipher, check_fingerprints, check_storage
+from .comparator import EncryptedComparator
+from .row_binding import BoundJWT
+from .sealed import SealedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Dialect, Table
+    from sqlalchemy.types import TypeEngine
+
+    from ..format.envelope import Storage
+
+__all__ = ["EncryptedJWT"]
+
+# What a BLOB or TEXT column of MySQL and MariaDB holds. Outside strict mode the server would cut the rest
+# off.
+_MYSQL: Final = ("mysql", "mariadb")
+_MYSQL_MAX_BYTES: Final = 65_535
+
+# Their drivers take bytes as they are; the objects that SQLAlchemy makes of these cost a fifth of the encryption.
+_TAKES_BYTES: Final = ("sqlite", "postgresql")
+
+_PLAINTEXT_MODES: Final = ("refuse", "read", "write")
+_UNDECRYPTABLE_MODES: Final = ("raise", "sealed")
+
+
+class EncryptedJWT(TypeDecorator[JWT]):
+    """A column of JSON Web Tokens, each encrypted with XAES-256-GCM and authenticated with its column.
+
+    Takes ``str``, gives :class:`JWT`; NULL stays NULL. In the database the column is BLOB/BYTEA or TEXT, so a
+    migration names it ``sa.LargeBinary()`` or ``sa.Text()``.
+
+    .. warning::
+        The database cannot encrypt. ``INSERT ... SELECT`` and ``UPDATE ... SET token = other.token`` copy
+        envelopes into another context, where they do not open; the rows of a UNION are read in the context of
+        its first column. Give the columns one ``context`` where that is wanted.
+
+    Args:
+        keyring: A :class:`KeyRing`, the URI of one, or None for the default ring, looked up at first use.
+        storage: ``"binary"`` stores about 0.8 bytes for each character of a token, ``"text"`` about 1.1.
+        context: Domain separation, authenticated with each envelope and not stored: an envelope opens in its
+            own context only. None means ``table.column``. Pin it before renaming a table or a column that
+            holds rows.
+        fingerprints: Up to seven names, each ``"token"`` or a claim such as ``"jti"``: a keyed hash of each
+            is stored, by which rows can be found. Who reads the database sees which rows have the same value.
+        expose_expiry: Store ``exp`` readably, so that SQL can find expired tokens without keys.
+        plaintext: What to do about rows that are not encrypted yet: ``"refuse"`` them when loaded; ``"read"``
+            them, and encrypt what is written; ``"write"`` plaintext and read both. The steps of adopting a
+            column, in reverse order.
+        undecryptable: ``"raise"`` when a row cannot be opened, or load a :class:`SealedJWT` in its place.
+        allow_opaque: Take tokens that are no JWT, such as opaque refresh tokens.
+        allow_unsigned: Take JWTs with ``alg: none``.
+        max_length: Characters that a token may have.
+        bound_to: Columns (or attributes) of the same table whose values are authenticated with each envelope:
+            text, integers, UUIDs or bytes, known before the flush. An envelope that is copied into another
+            row does not open there. Such a column is written through the ORM only, and a bulk UPDATE of a
+            column that it is bound to leaves tokens that do not open; see :mod:`jwt_column.column.row_binding`.
+
+    Raises:
+        ConfigurationError: A parameter has a value that it cannot have.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+    comparator_factory = EncryptedComparator
+
+    def __init__(
+        self,
+        keyring: KeyRing | str | None = None,
+        *,
+        storage: Storage = "binary",
+        context: str | None = None,
+        fingerprints: Sequence[str] = (),
+        expose_expiry: bool = False,
+        plaintext: Literal["refuse", "read", "write"] = "refuse",
+        undecryptable: Literal["raise", "sealed"] = "raise",
+        allow_opaque: bool = False,
+        allow_unsigned: bool = False,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        bound_to: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if not isinstance(keyring, KeyRing | str | None):
+            raise ConfigurationError(
+                f"keyring is a KeyRing, a URI or None, not {type(keyring).__name__}: put a key into a ring"
+            )
+        _check_choice("plaintext", plaintext, _PLAINTEXT_MODES)
+        _check_choice("undecryptable", undecryptable, _UNDECRYPTABLE_MODES)
+        if not isinstance(max_length, int) or max_length < 1:
+            raise ConfigurationError("max_length is a number of characters, at least 1")
+        self.keyring = keyring
+        self.storage = check_storage(storage)
+        self.context = context
+        self.fingerprints = check_fingerprints(fingerprints)
+        self.expose_expiry = bool(expose_expiry)
+        self.plaintext = plaintext
+        self.undecryptable = undecryptable
+        self.allow_opaque = bool(allow_opaque)
+        self.allow_unsigned = bool(allow_unsigned)
+        self.max_length = max_length
+        self.bound_to = _check_bound_to(bound_to)
+        self._context_is_default = context is None
+        if self.storage == "text":
+            self.impl = self.impl_instance = Text()  # type: ignore[assignment]
+        if context is not None:
+            self.cipher()
+
+    @property
+    def _static_cache_key(self) -> tuple[Any, ...]:
+        # SQLAlchemy collects positional parameters only, and without the others two types that encrypt
+        # differently would share a compiled statement: the second value would be sealed for the first column.
+        return (type(self), self.keyring, *(getattr(self, name) for name in _PARAMETERS))
+
+    @property
+    def python_type(self) -> type[JWT]:
+        """What a loaded value is."""
+        return JWT
+
+    def __repr__(self) -> str:
+        # Never the key ring: its URI may hold the password of a key server.
+        shown = []
+        for name, default in _PARAMETERS.items():
+            value = getattr(self, name)
+            if value != default:
+                shown.append(f"{name}={list(value) if isinstance(value, tuple) else value!r}")
+        return f"EncryptedJWT({', '.join(shown)})"
+
+    def cipher(self) -> TokenCipher:
+        """Return what encrypts and decrypts this column's tokens.
+
+        Raises:
+            ConfigurationError: The type belongs to no column of a table and no ``context`` was given.
+        """
+        if self.context is None:
+            raise ConfigurationError(
+                "this EncryptedJWT belongs to no table, so its context is unknown: give it "
+                "context='table.column'"
+            )
+        return TokenCipher(
+            self.context,
+            fingerprints=self.fingerprints,
+            expose_expiry=self.expose_expiry,
+            storage=self.storage,
+            allow_opaque=self.allow_opaque,
+            allow_unsigned=self.allow_unsigned,
+            max_length=self.max_length,
+        )
+
+    def ring(self) -> KeyRing:
+        """Return the column's key ring, loading it if need be."""
+        return resolve_keyring(self.keyring)
+
+    # -- one context for each column -------------------------------------------------------------------------
+
+    def _set_parent(self, parent: Any, outer: bool = False, **kw: Any) -> None:
+        super()._set_parent(parent, outer=outer, **kw)
+        if isinstance(parent, Column) and self._context_is_default:
+            event.listen(parent, "after_parent_attach", _give_context)
+
+    def in_context(self, context: str) -> EncryptedJWT:
+        """Return this type for another column; its context stays a default: a renamed copy gets its own."""
+        copied = self.copy()
+        copied.context = context
+        copied.cipher()
+        return copied
+
+    # -- binding and loading ---------------------------------------------------------------------------------
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        """Return the function that encrypts a parameter. Overridden whole, because it runs for every row."""
+        to_driver = None if dialect.name in _TAKES_BYTES else self.impl_instance.bind_processor(dialect)
+        store = self._store_function(dialect)
+
+        def process(value: Any) -> Any:
+            if value is None:
+                return None
+            try:
+                stored = store(value)
+            except JWTColumnError as error:
+                failure = error
+            except Exception as error:  # noqa: BLE001 - SQLAlchemy would print the row's plaintext parameters
+                failure = JWTColumnError(
+                    f"{self.context}: the token could not be encrypted ({type(error).__name__})",
+                    context=self.context,
+                )
+            else:
+                return stored if to_driver is None else to_driver(stored)
+            # Frames of the layers below hold the token in their local variables, which error reporters show.
+            value = None
+            raise failure.with_traceback(None) from None
+
+        if self.bound_to or self.plaintext == "write":
+            return process
+        return self.cipher().binder(self.keyring, process, to_driver)
+
+    def _store_function(self, dialect: Dialect) -> Callable[[Any], bytes | str]:
+        """Return the function that turns a token into what is stored."""
+        cipher = self.cipher()
+        encrypt = cipher.encrypt
+        keyring = self.keyring
+        bound_to = self.bound_to
+
+        def store(value: Any) -> bytes | str:
+            if type(value) is SealedJWT:
+                return value.stored_as(cipher.storage, cipher.context)
+            return encrypt(value, keyring if isinstance(keyring, KeyRing) else resolve_keyring(keyring))
+
+        def store_bound(value: Any) -> bytes | str:
+            binding = value.take_binding() if type(value) is BoundJWT else None
+            if binding is None:
+                raise ConfigurationError(
+                    f"{cipher.context} is bound to {', '.join(bound_to)} of its row, which a Core or bulk "
+                    "statement does not name; write it through the ORM, by session.add() or an assignment",
+                    context=cipher.context,
+                )
+            ring = keyring if isinstance(keyring, KeyRing) else resolve_keyring(keyring)
+            return encrypt(value, ring, binding)
+
+        def store_plaintext(value: Any) -> bytes | str:
+            if type(value) is SealedJWT:
+                return value.stored_as(cipher.storage, cipher.context)
+            token = str(cipher.check(value))
+            return token if cipher.storage == "text" else token.encode()
+
+        if self.plaintext == "write":
+            chosen = store_plaintext
+        else:
+            chosen = store_bound if bound_to else store
+        return _limited(chosen, cipher.context, dialect.name) if dialect.name in _MYSQL else chosen
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002
+        """Return the function that decrypts a stored value."""
+        cipher = self.cipher()
+        decrypt = cipher.decrypt
+        keyring = self.keyring
+
+        def process(value: Any) -> Any:
+            if value is None:
+                return None
+            if type(value) is not bytes and type(value) is not str:
+                value = _bytes_or_text(value)
+            try:
+                return decrypt(value, keyring if isinstance(keyring, KeyRing) else resolve_keyring(keyring))
+            except (DecryptionError, KeyRingError) as error:
+                failure = error
+            return self._load_otherwise(value, failure, cipher)
+
+        return self._keep_closed(process, cipher) if self.bound_to else cipher.loader(keyring, process)
+
+    def _keep_closed(self, process: Callable[[Any], Any], cipher: TokenCipher) -> Callable[[Any], Any]:
+        """Leave envelopes closed, for the ORM to open them when it knows their row."""
+        names = ", ".join(f"{name}=..." for name in self.bound_to)
+        reason = ConfigurationError(
+            f"{cipher.context} is bound to its row, which a bare value does not name: reveal({names})",
+            context=cipher.context,
+        )
+
+        def process_bound(value: Any) -> Any:
+            if value is not None and type(value) is not bytes and type(value) is not str:
+                value = _bytes_or_text(value)
+            if value is None or not envelope.looks_like_envelope(value):
+                return process(value)
+            return SealedJWT(value, cipher, self.ring, reason, bound_to=self.bound_to, binding=None)
+
+        return process_bound
+
+    def _load_otherwise(
+        self, value: bytes | str, failure: JWTColumnError, cipher: TokenCipher
+    ) -> JWT | SealedJWT:
+        """Return what is loaded in place of a value that does not decrypt, or raise."""
+        token = None if envelope.looks_like_envelope(value) else self._read_plaintext(value, cipher)
+        if token is not None and self.plaintext != "refuse":
+            return token
+        if token is not None:
+            failure = PlaintextFoundError(
+                f"{cipher.context}: a readable token ({len(token)} characters) lies where an envelope is "
+                "required; encrypt the column with op.encrypt_jwt_column, or read it with plaintext='read'",
+                context=cipher.context,
+            )
+        if self.undecryptable == "raise":
+            raise failure.with_traceback(None) from None
+        return SealedJWT(value, cipher, self.ring, failure)
+
+    @staticmethod
+    def _read_plaintext(value: bytes | str, cipher: TokenCipher) -> JWT | None:
+        """Return a stored value as the token that it is in the clear, or None."""
+        try:
+            return cipher.check(value if isinstance(value, str) else value.decode())
+        except (InvalidTokenError, UnicodeDecodeError):
+            return None
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Return the stored form of one token; :meth:`bind_processor` is the same for many."""
+        return self.bind_processor(dialect)(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """Return the token of one stored value; :meth:`result_processor` is the same for many."""
+        return self.result_processor(dialect, None)(value)
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """Return the function that renders a value into SQL text: as ciphertext, never as plaintext.
+
+        What cannot be rendered so becomes a comment, which no database parses as a value: SQLAlchemy would
+        turn an exception into one that prints the value.
+        """
+        store = self._store_function(dialect)
+
+        def process(value: Any) -> str:
+            if self.plaintext == "write":
+                return self._refused_literal("plaintext")
+            try:
+                stored = store(value)
+            except Exception as error:  # noqa: BLE001 - see above
+                return self._refused_literal(getattr(error, "reason", "") or type(error).__name__)
+            if isinstance(stored, str):
+                return f"'{stored}'"
+            if dialect.name == "postgresql":
+                return f"decode('{stored.hex()}', 'hex')"
+            return f"X'{stored.hex()}'"
+
+        return process
+
+    def _refused_literal(self, reason: str) -> str:
+        return f"/* jwt-column: the value for {self.context} was refused ({reason}) */"
+
+    def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:  # noqa: ARG002
+        """Give the other side of an expression this type."""
+        return self
+
+
+# What a type is, apart from its key ring, each with its default.
+_PARAMETERS: Final[dict[str, object]] = {
+    "context": None,
+    "storage": "binary",
+    "fingerprints": (),
+    "expose_expiry": False,
+    "plaintext": "refuse",
+    "undecryptable": "raise",
+    "allow_opaque": False,
+    "allow_unsigned": False,
+    "max_length": DEFAULT_MAX_LENGTH,
+    "bound_to": (),
+}
+
+
+def _bytes_or_text(value: Any) -> bytes | str:
+    """Return what a driver gave as something else: a buffer, or whatever an SQLite column was given."""
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else str(value)
+
+
+def _limited(
+    store: Callable[[Any], bytes | str], context: str, database: str
+) -> Callable[[Any], bytes | str]:
+    """Refuse what a column of MySQL and MariaDB does not hold."""
+
+    def store_limited(value: Any) -> bytes | str:
+        stored = store(value)
+        size = len(stored if isinstance(stored, bytes) else stored.encode())
+        if size > _MYSQL_MAX_BYTES:
+            raise InvalidTokenError(
+                f"{context} does not take this value: it would need {size} bytes, and a BLOB or TEXT column "
+                f"of {database} holds {_MYSQL_MAX_BYTES}",
+                reason="too long",
+                context=context,
+            )
+        return stored
+
+    return store_limited
+
+
+def _check_bound_to(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ConfigurationError(f"bound_to is a list of column names; write [{names!r}]")
+    checked = tuple(names)
+    if len(set(checked)) != len(checked) or not all(isinstance(name, str) and name for name in checked):
+        raise ConfigurationError("bound_to are different names of columns of the same table")
+    return checked
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{name} is one of {', '.join(map(repr, choices))}")
+
+
+def _give_context(column: Column[Any], table: Table) -> None:
+    """Give a column a type of its own, in its own context; one type instance may serve several columns."""
+    type_ = column.type
+    if isinstance(type_, EncryptedJWT) and type_._context_is_default:  # noqa: SLF001
+        column.type = type_.in_context(f"{table.name}.{column.name}")

@@ -1,0 +1,63 @@
+"""What the database has of the indexes on envelope headers, and whether it is what a model declares."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import inspect, text
+
+from ..column.header_sql import DEFINITION
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Table
+
+__all__ = ["FoundIndex", "existing_indexes", "positions_of"]
+
+
+class FoundIndex(NamedTuple):
+    """An index of the database, as far as it matters here."""
+
+    unique: bool
+    definition: str
+
+    @property
+    def positions(self) -> set[str]:
+        """Return the positions and lengths that it reads; the databases write expressions down each in its way."""
+        return _positions(self.definition)
+
+
+def _positions(definition: str) -> set[str]:
+    return {re.sub(r"\s", "", match) for match in re.findall(r",\s*\d+,\s*\d+\)", definition)}
+
+
+def positions_of(part: Any, connection: Connection) -> set[str]:
+    """Return the positions and lengths that an index on a part of the rows would read in this database."""
+    return _positions(str(part.compile(dialect=connection.dialect, compile_kwargs={DEFINITION: True})))
+
+
+def existing_indexes(connection: Connection, table: Table) -> dict[str, FoundIndex]:
+    """Return the indexes of a table in the database by name, those on expressions included."""
+    if connection.dialect.name == "sqlite":
+        master = f"{connection.dialect.identifier_preparer.quote(table.schema or 'main')}.sqlite_master"
+        rows = connection.execute(
+            text(f"SELECT name, sql FROM {master} WHERE type = 'index' AND tbl_name = :name"),  # noqa: S608
+            {"name": table.name},
+        ).all()
+        return {
+            name: FoundIndex("UNIQUE" in (sql or "").split("ON")[0].upper(), sql or "") for name, sql in rows
+        }
+    inspector = inspect(connection)
+    generated = {
+        found["name"]: str(found["computed"]["sqltext"])
+        for found in inspector.get_columns(table.name, schema=table.schema)
+        if "computed" in found
+    }
+    indexes = {}
+    for found in inspector.get_indexes(table.name, schema=table.schema):
+        expressions = [
+            *found.get("expressions", ()),
+            *(generated.get(name or "", "") for name in found["column_names"]),
+        ]
+        indexes[str(found["name"])] = FoundIndex(bool(found["unique"]), " ".join(expressions))
+    return indexes

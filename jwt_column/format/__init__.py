@@ -1,0 +1,1 @@
+"""Stored bytes: envelope, token and cipher. Nothing here knows SQL or a key ring."""

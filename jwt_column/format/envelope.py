@@ -1,0 +1,233 @@
+"""The stored form of a token: envelope v1 (docs/reference/envelope-v1.md), bytes to fields and back.
+
+The *header* is everything before the nonce; its first six bytes are the *stamp*: version, key id, layout. SQL
+reads header fields at the offsets given here, so nothing else in the package counts bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..errors import MalformedEnvelopeError, UnsupportedVersionError
+from . import base64url
+from .aead import NONCE_LENGTH, TAG_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Literal
+
+    Storage = Literal["binary", "text"]
+
+__all__ = ["Envelope", "Field", "Layout", "looks_like_envelope", "parse", "split", "to_binary", "to_text"]
+
+VERSION: Final = b"\x01"
+TEXT_PREFIX: Final = "jc"
+
+EXPIRY_LENGTH: Final = 6
+FINGERPRINT_LENGTH: Final = 16
+MAX_FINGERPRINTS: Final = 7
+
+#: The expiry field of a token without ``exp``.
+NO_EXPIRY: Final = b"\xff" * EXPIRY_LENGTH
+#: The fingerprint of a claim that the token does not have.
+NO_FINGERPRINT: Final = bytes(FINGERPRINT_LENGTH)
+
+
+class Field(NamedTuple):
+    """Where a header field lies in the binary form, in bytes; in the text form at 2 + twice the offset."""
+
+    offset: int
+    length: int
+
+
+VERSION_FIELD: Final = Field(0, 1)
+KEY_ID_FIELD: Final = Field(1, 4)
+LAYOUT_FIELD: Final = Field(5, 1)
+STAMP_FIELD: Final = Field(0, 6)
+_SHORTEST_BODY: Final = NONCE_LENGTH + TAG_LENGTH
+
+_BINARY_KEY_ID: Final = slice(KEY_ID_FIELD.offset, KEY_ID_FIELD.offset + KEY_ID_FIELD.length)
+_TEXT_KEY_ID: Final = slice(
+    len(TEXT_PREFIX) + 2 * _BINARY_KEY_ID.start, len(TEXT_PREFIX) + 2 * _BINARY_KEY_ID.stop
+)
+
+
+class Layout(NamedTuple):
+    """Which optional fields the header has."""
+
+    has_expiry: bool
+    fingerprints: int
+
+    @property
+    def byte(self) -> bytes:
+        """The layout byte: bit 0 expiry, bits 1 to 3 the number of fingerprints."""
+        return bytes([self.has_expiry | self.fingerprints << 1])
+
+    @property
+    def header_length(self) -> int:
+        """Length of the header in bytes."""
+        return STAMP_FIELD.length + EXPIRY_LENGTH * self.has_expiry + FINGERPRINT_LENGTH * self.fingerprints
+
+    @property
+    def expiry_field(self) -> Field | None:
+        """Where the expiry lies, or None."""
+        return Field(STAMP_FIELD.length, EXPIRY_LENGTH) if self.has_expiry else None
+
+    def fingerprint_field(self, index: int) -> Field:
+        """Where the fingerprint with this index lies, counted from 0 in the order the column names them."""
+        first = STAMP_FIELD.length + EXPIRY_LENGTH * self.has_expiry
+        return Field(first + FINGERPRINT_LENGTH * index, FINGERPRINT_LENGTH)
+
+
+#: Header length by layout byte; a byte that is not here has a reserved bit set.
+HEADER_LENGTHS: Final[Mapping[int, int]] = {
+    layout.byte[0]: layout.header_length
+    for layout in (Layout(expiry, count) for expiry in (False, True) for count in range(MAX_FINGERPRINTS + 1))
+}
+
+
+class Envelope(NamedTuple):
+    """The fields of a stored token. Nothing here is secret, and nothing was authenticated yet."""
+
+    key_id: str
+    layout: Layout
+    expiry: int | None
+    fingerprints: Sequence[bytes]
+    header: bytes
+    sealed: bytes
+
+
+def split(stored: bytes) -> int:
+    """Check the structure of a binary envelope, and return the length of its header.
+
+    The hot half of :func:`parse`: what follows the header is nonce, ciphertext and tag.
+
+    Raises:
+        UnsupportedVersionError: Another version.
+        MalformedEnvelopeError: No envelope; ``reason`` says which rule it breaks.
+    """
+    if stored[:1] == VERSION and len(stored) >= STAMP_FIELD.length:
+        header_length = HEADER_LENGTHS.get(stored[5])
+        if header_length is not None and len(stored) >= header_length + _SHORTEST_BODY:
+            return header_length
+    raise _explain(stored, f"{len(stored)} bytes")
+
+
+def _explain(stored: bytes, size: str) -> MalformedEnvelopeError | UnsupportedVersionError:
+    """Return the error that says why these bytes are no envelope, or do not begin one."""
+    if not stored:
+        return MalformedEnvelopeError("the stored value is empty", reason="empty")
+    if stored[:1] != VERSION:
+        if stored.isascii() and stored.decode().isprintable():
+            return MalformedEnvelopeError(
+                f"the stored value ({size}) is not an envelope", reason="not an envelope"
+            )
+        return UnsupportedVersionError(
+            f"the stored value ({size}) is no envelope of version {VERSION[0]}: a newer release of "
+            "jwt-column wrote it, or another program"
+        )
+    if len(stored) < STAMP_FIELD.length:
+        return MalformedEnvelopeError(f"the envelope ({size}) ends within its stamp", reason="truncated")
+    key_id = stored[1:5].hex()
+    if stored[5] not in HEADER_LENGTHS:
+        return MalformedEnvelopeError(
+            f"the envelope ({size}, key {key_id}) has a reserved layout bit set",
+            reason="reserved layout bit",
+            key_id=key_id,
+        )
+    return MalformedEnvelopeError(
+        f"the envelope ({size}, key {key_id}) ends too early: it was truncated",
+        reason="truncated",
+        key_id=key_id,
+    )
+
+
+def parse(stored: bytes | str) -> Envelope:
+    """Return the fields of a stored value in either form, without any key.
+
+    Raises:
+        UnsupportedVersionError: Another version.
+        MalformedEnvelopeError: No envelope; ``reason`` says which rule it breaks.
+    """
+    binary = to_binary(stored) if isinstance(stored, str) else stored
+    header_length = split(binary)
+    layout = Layout(bool(binary[5] & 1), binary[5] >> 1)
+    expiry = None
+    if layout.expiry_field is not None:
+        raw = binary[layout.expiry_field.offset : layout.expiry_field.offset + EXPIRY_LENGTH]
+        expiry = None if raw == NO_EXPIRY else int.from_bytes(raw, "big")
+    fingerprints = []
+    for index in range(layout.fingerprints):
+        offset, length = layout.fingerprint_field(index)
+        fingerprints.append(binary[offset : offset + length])
+    return Envelope(
+        binary[1:5].hex(), layout, expiry, fingerprints, binary[:header_length], binary[header_length:]
+    )
+
+
+def key_id_bytes(stored: bytes | str | bytearray | memoryview) -> bytes:
+    """Return the 4 bytes of the key id of a stored value in either form, which was seen to be an envelope."""
+    if isinstance(stored, str):
+        return bytes.fromhex(stored[_TEXT_KEY_ID])
+    return bytes(stored[_BINARY_KEY_ID])
+
+
+def to_text(stored: bytes, header_length: int) -> str:
+    """Return the text form of a binary envelope; needs no key."""
+    return f"{TEXT_PREFIX}{stored[:header_length].hex()}.{base64url.encode(stored[header_length:])}"
+
+
+_HEX: Final = re.compile(r"(?:[0-9a-f]{2})+\Z")
+
+
+def to_binary(text: str) -> bytes:
+    """Return the binary form of a text envelope; needs no key.
+
+    Two spellings of one envelope would let somebody mark rows unseen, so one alone is read.
+
+    Raises:
+        UnsupportedVersionError: Another version.
+        MalformedEnvelopeError: Not the text form, or not its one canonical spelling; ``reason`` says why.
+    """
+    size = f"{len(text)} characters"
+    header, dot, body = text[len(TEXT_PREFIX) :].partition(".")
+    if not text.startswith(TEXT_PREFIX):
+        raise MalformedEnvelopeError(
+            f"the stored value ({size}) is not an envelope", reason="not an envelope"
+        )
+    if not dot or not _HEX.match(header):
+        raise MalformedEnvelopeError(
+            f"the envelope ({size}) does not begin with lower-case hex and a dot", reason="header is not hex"
+        )
+    raw_header = bytes.fromhex(header)
+    if raw_header[:1] != VERSION or len(raw_header) < STAMP_FIELD.length:
+        raise _explain(raw_header, size)
+    key_id = header[2:10]
+    raw_body = base64url.decode_canonical(body)
+    if raw_body is None:
+        raise MalformedEnvelopeError(
+            f"the envelope ({size}, key {key_id}) is not canonical base64url",
+            reason="not base64url",
+            key_id=key_id,
+        )
+    binary = raw_header + raw_body
+    # Where the header ends is written in it; the dot must be there.
+    if split(binary) != len(raw_header):
+        raise MalformedEnvelopeError(
+            f"the envelope ({size}, key {key_id}) has its dot in the wrong place", reason="dot", key_id=key_id
+        )
+    return binary
+
+
+_TEXT_ENVELOPE: Final = re.compile(r"jc(?:[0-9a-f]{2}){6,}\.")
+
+
+def looks_like_envelope(value: bytes | str) -> bool:
+    """Say whether a stored value claims to be an envelope, of any version and whatever follows its stamp.
+
+    A compact JWT begins with ``e``, so it never does.
+    """
+    if isinstance(value, str):
+        return _TEXT_ENVELOPE.match(value) is not None
+    return 0 < (value[0] if value else 0) < 0x20

@@ -1,0 +1,1 @@
+"""Data keys, key rings, and the providers that load them."""

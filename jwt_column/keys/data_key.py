@@ -1,0 +1,94 @@
+"""One data key: 32 secret bytes, their key id, and the keys that are derived from them."""
+
+from __future__ import annotations
+
+import os
+from typing import final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from ..errors import KeyRingError
+from ..format import base64url
+from ..format.aead import KEY_LENGTH, XAES256GCM
+from ..format.envelope import VERSION
+
+__all__ = ["DataKey", "decode_key", "generate_key"]
+
+
+def generate_key() -> str:
+    """Return a new data key: 32 bytes from the operating system as 43 characters of base64url. Secret."""
+    return base64url.encode(os.urandom(KEY_LENGTH))
+
+
+def decode_key(key: bytes | str) -> bytes:
+    """Return the 32 bytes of a key given as bytes or as text.
+
+    Raises:
+        KeyRingError: Anything else. The message says what is wrong with the form, never what the key is.
+    """
+    if isinstance(key, bytes):
+        if len(key) != KEY_LENGTH:
+            raise KeyRingError(
+                f"a data key has {KEY_LENGTH} bytes, not {len(key)}; make one with generate_key()"
+            )
+        return key
+    if not isinstance(key, str):
+        raise KeyRingError(f"a data key is bytes or base64url text, not {type(key).__name__}")
+    decoded = base64url.decode_canonical(key.removesuffix("="))
+    if decoded is None or len(decoded) != KEY_LENGTH:
+        raise KeyRingError(
+            f"a data key as text is 43 characters of base64url, not these {len(key)}; make one with "
+            "generate_key()"
+        )
+    return decoded
+
+
+@final
+class DataKey:
+    """One data key: 32 secret bytes, and what envelope-v1 derives from them by HKDF-SHA256 (RFC 5869).
+
+    Attributes:
+        id: The key id, 8 lower-case hex digits. Not secret.
+        id_bytes: The same as 4 bytes, as an envelope holds it.
+        stamp_prefix: The first 5 bytes of every envelope under this key.
+        aead: The cipher under the derived encryption key.
+        tenant: The tenant whose rows alone it encrypts, or None.
+    """
+
+    __slots__ = ("_fingerprint_keys", "_secret", "aead", "id", "id_bytes", "stamp_prefix", "tenant")
+
+    def __init__(self, secret: bytes | str, *, tenant: str | None = None) -> None:
+        self._secret = decode_key(secret)
+        self.tenant = tenant
+        self.id_bytes = self._derive(b"jwt-column/v1/key-id", 4)
+        self.id = self.id_bytes.hex()
+        self.stamp_prefix = VERSION + self.id_bytes
+        self.aead = XAES256GCM(self._derive(b"jwt-column/v1/encryption", KEY_LENGTH))
+        self._fingerprint_keys: dict[tuple[str, str], bytes] = {}
+
+    def __repr__(self) -> str:
+        # A traceback shows a key whose construction failed, too.
+        return f"DataKey({getattr(self, 'id', '')})"
+
+    def __reduce__(self) -> str:
+        raise KeyRingError("a data key cannot be pickled; load the key ring from its URI where it is needed")
+
+    def fingerprint_key(self, context: str, name: str) -> bytes:
+        """Return the 32-byte key of the fingerprints called *name* in *context*. Secret."""
+        key = self._fingerprint_keys.get((context, name))
+        if key is None:
+            info = b"\x00".join((b"jwt-column/v1/fingerprint", context.encode(), name.encode()))
+            key = self._fingerprint_keys[context, name] = self._derive(info, 32)
+        return key
+
+    def integrity_key(self) -> bytes:
+        """Return the 32-byte key by which a key-ring file that holds this key is authenticated. Secret."""
+        return self._derive(b"jwt-column/key-ring/v1/integrity", 32)
+
+    def secret_material(self) -> bytes:
+        """Return the 32 secret bytes: the one door for key material, for those who wrap or store it."""
+        return self._secret
+
+    def _derive(self, info: bytes, length: int) -> bytes:
+        return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(self._secret)

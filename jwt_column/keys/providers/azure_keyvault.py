@@ -1,0 +1,251 @@
+"""``azure-keyvault:KEY``: a key of Azure Key Vault, or of a Managed HSM, wraps data keys and never leaves it.
+
+Key Vault has RSA keys, and RSA-OAEP-256 takes no associated data. What is wrapped is therefore the data key and the
+SHA-256 of its associated data, 64 bytes together, and the second half must be right when it is unwrapped. The AES keys
+of a Managed HSM authenticate associated data themselves (``?algorithm=A256GCM``).
+
+What :meth:`~AzureKeyVaultWrapper.wrap` returns is one byte with the length of the KEK's version, the version in ASCII,
+and then either the RSA ciphertext or a nonce of 12 bytes, 32 bytes of ciphertext and a tag of 16 bytes.
+
+Credentials and proxies are azure-identity's own affair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from ...format import base64url
+from ...format.aead import KEY_LENGTH
+from .cloud import CloudWrapper
+from .parameters import split_parameters
+from .sdk import import_sdk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import ExitStack
+
+    from ...errors import JWTColumnError
+    from ..wrapping import AssociatedData, WrappedKey
+
+__all__ = ["AzureKeyVaultWrapper", "open_wrapper"]
+
+_KEY: Final = re.compile(
+    r"(?P<vault>https://[A-Za-z0-9.-]+(:[0-9]{1,5})?)/keys/(?P<name>[A-Za-z0-9-]{1,127})(/(?P<version>[A-Za-z0-9]{1,64}))?"
+)
+_VERSION: Final = re.compile(r"[A-Za-z0-9]{1,64}")
+
+_RSA: Final = "RSA-OAEP-256"
+_AES: Final = "A256GCM"
+_NONCE_LENGTH: Final = 12
+_TAG_LENGTH: Final = 16
+
+#: What to do about a refusal, by its status in HTTP.
+_REMEDIES: Final[Mapping[int, str]] = {
+    401: "the vault does not accept the credentials of this process",
+    403: "give this caller the role 'Key Vault Crypto User' (on a Managed HSM 'Managed HSM Crypto User'), and look "
+    "whether the key is enabled and the vault's firewall lets this machine in",
+    404: "there is no such key, or it is deleted; recover it while there is time",
+}
+
+
+class _Client(Protocol):
+    """What is used of azure-keyvault-keys."""
+
+    def get_key(self, name: str) -> Any: ...
+    def send_request(self, request: Any) -> Any: ...
+
+
+class _Wrapped(NamedTuple):
+    version: str
+    payload: bytes
+
+
+def open_wrapper(rest: str) -> AzureKeyVaultWrapper:
+    """Return the wrapper of what follows ``azure-keyvault:``. Nothing is reached yet.
+
+    Raises:
+        ConfigurationError: It names no key.
+    """
+    return AzureKeyVaultWrapper(rest)
+
+
+class AzureKeyVaultWrapper(CloudWrapper[_Client]):
+    """One key of Azure Key Vault, or of a Managed HSM.
+
+    Args:
+        rest: The key's identifier. With its version that version wraps, and only what it wrapped unwraps; without,
+            the newest wraps, and the version that wrapped unwraps. ``algorithm=`` is ``RSA-OAEP-256``, unless
+            given, or ``A256GCM``; ``timeout=`` is how many seconds a call may take, retries included.
+    """
+
+    scheme = "azure-keyvault"
+    system = "Key Vault"
+    # Bodies are logged where a client asks for it, and this one does not.
+    loggers = ()
+
+    def __init__(self, rest: str) -> None:
+        key, parameters = split_parameters(rest, self.scheme, "algorithm", "timeout")
+        super().__init__(rest, parameters)
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ConfigurationError(
+                "azure-keyvault: is followed by the identifier of a key, as in "
+                "azure-keyvault:https://my-vault.vault.azure.net/keys/jwt-column"
+            )
+        self._algorithm = parameters.get("algorithm", _RSA)
+        if self._algorithm not in (_RSA, _AES):
+            raise ConfigurationError(f"algorithm= is {_RSA}, or {_AES} for an AES key of a Managed HSM")
+        self._vault, self._name, self._version = match["vault"], match["name"], match["version"]
+
+    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
+        """Return the data key under the KEK."""
+        wrap = self._wrap_by_rsa if self._algorithm == _RSA else self._wrap_by_aes
+        return self._each(wrap, [(key, associated_data)])[0]
+
+    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
+        """Return the data keys, by one call each."""
+        return self._each(self._unwrap_by_rsa if self._algorithm == _RSA else self._unwrap_by_aes, wrapped)
+
+    def _wrap_by_rsa(self, client: _Client, key: bytes, associated_data: AssociatedData) -> bytes:
+        version = self._version or self._newest_version(client)
+        digest = hashlib.sha256(associated_data.to_bytes()).digest()
+        answer = self._post(client, version, "wrapkey", value=key + digest)
+        return _pack(version, answer["value"])
+
+    def _unwrap_by_rsa(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+        version, payload = self._unpack(ciphertext, associated_data)
+        content = self._post(client, version, "unwrapkey", value=payload)["value"]
+        digest = hashlib.sha256(associated_data.to_bytes()).digest()
+        # Not a secret, but a length of its own is checked by it too.
+        if not compare_digest(content[KEY_LENGTH:], digest):
+            raise self._not_wrapped_here(associated_data)
+        return content[:KEY_LENGTH]
+
+    def _wrap_by_aes(self, client: _Client, key: bytes, associated_data: AssociatedData) -> bytes:
+        version = self._version or self._newest_version(client)
+        # The HSM chooses the nonce.
+        answer = self._post(client, version, "encrypt", value=key, aad=associated_data.to_bytes())
+        return _pack(version, answer["iv"] + answer["value"] + answer["tag"])
+
+    def _unwrap_by_aes(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+        version, payload = self._unpack(ciphertext, associated_data)
+        if len(payload) != _NONCE_LENGTH + KEY_LENGTH + _TAG_LENGTH:
+            raise self._not_wrapped_here(associated_data)
+        return self._post(
+            client,
+            version,
+            "decrypt",
+            value=payload[_NONCE_LENGTH:-_TAG_LENGTH],
+            iv=payload[:_NONCE_LENGTH],
+            tag=payload[-_TAG_LENGTH:],
+            aad=associated_data.to_bytes(),
+        )["value"]
+
+    def _newest_version(self, client: _Client) -> str:
+        """Return the version that wraps where the URI names none: what unwraps must be known by name."""
+        return str(client.get_key(self._name).properties.version)
+
+    def _post(self, client: _Client, version: str, operation: str, **parts: bytes) -> dict[str, bytes]:
+        """Return the parts in the answer to one operation with the key.
+
+        By the client's own pipeline, and not by its CryptographyClient: that asks for the key before it uses it, which
+        is a second call and another permission.
+        """
+        request = import_sdk("azure.core.rest", self.scheme).HttpRequest(
+            "POST",
+            f"{self._vault}/keys/{self._name}/{version}/{operation}",
+            json={"alg": self._algorithm, **{name: base64url.encode(part) for name, part in parts.items()}},
+        )
+        response = client.send_request(request)
+        response.raise_for_status()
+        answer = response.json()
+        return {
+            name: _bytes_of(answer[name]) for name in ("value", "iv", "tag") if answer.get(name) is not None
+        }
+
+    def _unpack(self, ciphertext: bytes, associated_data: AssociatedData) -> _Wrapped:
+        """Return the parts of what :func:`_pack` made."""
+        end = 1 + ciphertext[0] if ciphertext else 1
+        version = ciphertext[1:end].decode("latin-1")
+        # It becomes part of a path, and an URI's version is the only one that may unwrap.
+        if not _VERSION.fullmatch(version) or self._version not in (None, version):
+            raise self._not_wrapped_here(associated_data)
+        return _Wrapped(version, ciphertext[end:])
+
+    def _not_wrapped_here(self, associated_data: AssociatedData) -> KeyRingError:
+        key_id = associated_data.key_id
+        return KeyRingError(
+            f"{self.uri}: this KEK did not wrap key {key_id} for this key ring; the key-ring file was changed",
+            key_id=key_id,
+        )
+
+    def _open_client(self, stack: ExitStack) -> _Client:
+        credential = import_sdk("azure.identity", self.scheme).DefaultAzureCredential()
+        stack.callback(credential.close)
+        client = import_sdk("azure.keyvault.keys", self.scheme).KeyClient(
+            self._vault,
+            credential,
+            connection_timeout=self._patience,
+            read_timeout=self._patience,
+            # The attempts are ours, and the pipeline's would multiply them.
+            retry_total=0,
+            logging_enable=False,
+        )
+        stack.callback(client.close)
+        opened: _Client = client
+        return opened
+
+    def _error_of(self, error: Exception, key_id: str | None) -> JWTColumnError:
+        answers = import_sdk("azure.core.exceptions", self.scheme)
+        name = type(error).__name__
+        status = getattr(error, "status_code", None)
+        if isinstance(error, answers.HttpResponseError) and status is not None:
+            return self._refusal(status, key_id)
+        if isinstance(error, answers.ClientAuthenticationError):
+            return KeyUnavailableError(
+                f"{self.uri}: azure-identity finds no credentials that work ({name}); give this machine or workload a "
+                "managed identity, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and a secret or certificate"
+            )
+        inner = getattr(error, "inner_exception", None)
+        if isinstance(inner, import_sdk("requests.exceptions", self.scheme).SSLError):
+            return KeyUnavailableError(
+                f"{self.uri}: the certificate of Key Vault is not trusted here; look at REQUESTS_CA_BUNDLE and proxies"
+            )
+        if isinstance(error, answers.ServiceRequestError | answers.ServiceResponseError):
+            return KeyUnavailableError(f"{self.uri}: Key Vault was not reached ({name})", retryable=True)
+        return KeyUnavailableError(f"{self.uri}: azure-keyvault-keys could not ask Key Vault ({name})")
+
+    def _refusal(self, status: int, key_id: str | None) -> JWTColumnError:
+        """Return our error for an answer that is one."""
+        if status == 400 and key_id is not None:
+            return KeyRingError(
+                f"{self.uri}: Key Vault says that this KEK did not wrap key {key_id} (400); the key-ring file was "
+                "changed, or the KEK is no key for this algorithm",
+                key_id=key_id,
+            )
+        if status == 400:
+            return ConfigurationError(
+                f"{self.uri}: Key Vault cannot wrap with this key by {self._algorithm} (400); look at its type and at "
+                "the operations it permits"
+            )
+        if status in (408, 409, 429) or status >= 500:
+            return KeyUnavailableError(f"{self.uri}: Key Vault cannot answer now ({status})", retryable=True)
+        remedy = _REMEDIES.get(status, "somebody has to act before a retry helps")
+        return KeyUnavailableError(f"{self.uri}: Key Vault refuses ({status}): {remedy}")
+
+
+def _pack(version: str, payload: bytes) -> bytes:
+    """Return a wrapped key with the version of the KEK that wrapped it."""
+    return bytes([len(version)]) + version.encode() + payload
+
+
+def _bytes_of(text: str) -> bytes:
+    """Return the bytes of a text in base64url."""
+    data = base64url.decode(text)
+    if data is None:
+        raise ValueError("the answer is not in base64url")
+    return data

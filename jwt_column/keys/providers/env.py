@@ -1,0 +1,75 @@
+"""``env:NAME``: keys in an environment variable, separated by commas, the first one active.
+
+For development and for platforms that inject secrets this way. Other processes of the same user can read it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from ..ring import DataKey
+from .local import LocalWrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..wrapping import KeyWrapper
+
+
+def open_source(rest: str) -> EnvironmentSource:
+    """Return the source of what follows ``env:``."""
+    return EnvironmentSource(rest)
+
+
+def open_wrapper(rest: str) -> KeyWrapper:
+    """Return the wrapper under the first key of a variable."""
+    return LocalWrapper(EnvironmentSource(rest))
+
+
+class EnvironmentSource:
+    """The keys in one environment variable."""
+
+    def __init__(self, variable: str) -> None:
+        if not variable.isidentifier():
+            raise ConfigurationError(
+                "env: is followed by the name of an environment variable, as in env:JWT_COLUMN_KEYS"
+            )
+        self._variable = variable
+
+    @property
+    def name(self) -> str:
+        """The URI: it holds no secret."""
+        return f"env:{self._variable}"
+
+    def load(self) -> tuple[DataKey, ...]:
+        """Return the keys, the active one first."""
+        text = os.environ.get(self._variable, "")
+        parts = split(text)
+        if not parts:
+            raise KeyUnavailableError(
+                f"the environment variable {self._variable} is not set or holds no key; "
+                "'jwt-column keys generate' makes one"
+            )
+        return keys_of(parts, self._variable)
+
+
+def split(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def keys_of(parts: Iterable[str], where: str) -> tuple[DataKey, ...]:
+    """Return keys that stand behind each other in one text.
+
+    Raises:
+        KeyRingError: One of them is none; the message says which by its number.
+    """
+    keys = []
+    for number, part in enumerate(parts, 1):
+        try:
+            keys.append(DataKey(part))
+        except KeyRingError as error:
+            raise KeyRingError(f"{where}, key {number}: {error}") from None
+    return tuple(keys)

@@ -1,0 +1,205 @@
+"""``gcp-kms:KEY``: a symmetric key of Google Cloud KMS wraps data keys, and never leaves it.
+
+The wrapped key is bound to its ring and key id by additional authenticated data. Requests and responses carry
+checksums, as Google's guidelines for data integrity ask for. Credentials and proxies are google-auth's own affair.
+
+Over REST and not gRPC, whose threads do not survive ``fork``: rings are loaded before and after it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from .cloud import CloudWrapper
+from .parameters import split_parameters
+from .sdk import import_sdk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import ExitStack
+
+    from ...errors import JWTColumnError
+    from ..wrapping import AssociatedData, WrappedKey
+
+__all__ = ["GCPKMSWrapper", "open_wrapper"]
+
+_NAME: Final = re.compile(
+    r"projects/[A-Za-z0-9:._-]+/locations/[a-z0-9-]+/keyRings/[A-Za-z0-9_-]+/cryptoKeys/[A-Za-z0-9_-]+"
+)
+_ENDPOINT: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+
+#: What to do about a refusal, by its status in HTTP.
+_REMEDIES: Final[Mapping[int, str]] = {
+    401: "Google does not accept the credentials of this process",
+    403: "give this caller the role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key, and look whether the API "
+    "of Cloud KMS is enabled",
+    404: "there is no such key",
+}
+
+
+class _Client(Protocol):
+    """What is used of Google's client of Cloud KMS."""
+
+    transport: Any
+
+    def encrypt(self, *, request: dict[str, Any], retry: None, timeout: float) -> Any: ...
+    def decrypt(self, *, request: dict[str, Any], retry: None, timeout: float) -> Any: ...
+
+
+def open_wrapper(rest: str) -> GCPKMSWrapper:
+    """Return the wrapper of what follows ``gcp-kms:``. Nothing is reached yet.
+
+    Raises:
+        ConfigurationError: It names no key.
+    """
+    return GCPKMSWrapper(rest)
+
+
+class GCPKMSWrapper(CloudWrapper[_Client]):
+    """One symmetric key of Google Cloud KMS.
+
+    Args:
+        rest: The resource name of a key, without a version: Cloud KMS wraps with the primary one, and finds by itself
+            the one that unwraps. ``endpoint=`` is the host of a regional or private endpoint, ``timeout=`` is how
+            many seconds a call may take, retries included.
+    """
+
+    scheme = "gcp-kms"
+    system = "Cloud KMS"
+    # They write bodies at DEBUG; google-auth only those that are given as bytes.
+    loggers = (
+        "google.auth.transport.requests",
+        "google.cloud.kms_v1.services.key_management_service.transports.rest",
+    )
+
+    def __init__(self, rest: str) -> None:
+        name, parameters = split_parameters(rest, self.scheme, "endpoint", "timeout")
+        super().__init__(rest, parameters)
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                "gcp-kms: is followed by the resource name of a key, without a version, as in "
+                "gcp-kms:projects/my-project/locations/europe-west3/keyRings/my-ring/cryptoKeys/jwt-column"
+            )
+        endpoint = parameters.get("endpoint")
+        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+            raise ConfigurationError(
+                "endpoint= is a host, as in cloudkms.europe-west3.rep.googleapis.com; it is reached by HTTPS"
+            )
+        self._name = name
+        self._options = {} if endpoint is None else {"api_endpoint": endpoint}
+
+    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
+        """Return the data key under the KEK, by Encrypt."""
+        return self._each(self._encrypt, [(key, associated_data)])[0]
+
+    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
+        """Return the data keys, by one Decrypt each."""
+        return self._each(self._decrypt, wrapped)
+
+    def _encrypt(self, client: _Client, key: bytes, associated_data: AssociatedData) -> bytes:
+        bound = associated_data.to_bytes()
+        request = {
+            "name": self._name,
+            "plaintext": key,
+            "plaintext_crc32c": self._checksum(key),
+            "additional_authenticated_data": bound,
+            "additional_authenticated_data_crc32c": self._checksum(bound),
+        }
+        answer = client.encrypt(request=request, retry=None, timeout=self._patience)
+        ciphertext = bytes(answer.ciphertext)
+        self._check_transport(
+            answer.name.startswith(f"{self._name}/cryptoKeyVersions/")
+            and answer.verified_plaintext_crc32c
+            and answer.verified_additional_authenticated_data_crc32c
+            and answer.ciphertext_crc32c == self._checksum(ciphertext)
+        )
+        return ciphertext
+
+    def _decrypt(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+        bound = associated_data.to_bytes()
+        request = {
+            "name": self._name,
+            "ciphertext": ciphertext,
+            "ciphertext_crc32c": self._checksum(ciphertext),
+            "additional_authenticated_data": bound,
+            "additional_authenticated_data_crc32c": self._checksum(bound),
+        }
+        answer = client.decrypt(request=request, retry=None, timeout=self._patience)
+        key = bytes(answer.plaintext)
+        self._check_transport(answer.plaintext_crc32c == self._checksum(key))
+        return key
+
+    def _checksum(self, data: bytes) -> int:
+        """Return the CRC-32C (RFC 3720) of some bytes."""
+        return int(import_sdk("google_crc32c", self.scheme).value(data))
+
+    def _check_transport(self, intact: bool) -> None:
+        """Raise unless what was sent and what came back have their checksums."""
+        if not intact:
+            raise KeyUnavailableError(
+                f"{self.uri}: a request or response of Cloud KMS was damaged on its way, by its checksum",
+                retryable=True,
+            )
+
+    def _open_client(self, stack: ExitStack) -> _Client:
+        kms = import_sdk("google.cloud.kms_v1", self.scheme)
+        client: _Client = kms.KeyManagementServiceClient(transport="rest", client_options=self._options)
+        stack.callback(client.transport.close)
+        return client
+
+    def _error_of(self, error: Exception, key_id: str | None) -> JWTColumnError:
+        answers = import_sdk("google.api_core.exceptions", self.scheme)
+        if isinstance(error, answers.GoogleAPICallError):
+            return self._refusal(error, key_id)
+        name = type(error).__name__
+        credentials = import_sdk("google.auth.exceptions", self.scheme)
+        if isinstance(error, credentials.DefaultCredentialsError):
+            return KeyUnavailableError(
+                f"{self.uri}: google-auth finds no credentials; attach a service account to this machine or workload, "
+                "or set GOOGLE_APPLICATION_CREDENTIALS to a file with credentials"
+            )
+        transport = import_sdk("requests.exceptions", self.scheme)
+        if isinstance(error, transport.SSLError):
+            return KeyUnavailableError(
+                f"{self.uri}: the certificate of Cloud KMS is not trusted here; look at REQUESTS_CA_BUNDLE and proxies"
+            )
+        unreached = (transport.ConnectionError, transport.Timeout, credentials.TransportError)
+        if isinstance(error, unreached) or getattr(error, "retryable", False):
+            return KeyUnavailableError(f"{self.uri}: Cloud KMS was not reached ({name})", retryable=True)
+        return KeyUnavailableError(f"{self.uri}: google-cloud-kms could not ask Cloud KMS ({name})")
+
+    def _refusal(self, error: Any, key_id: str | None) -> JWTColumnError:
+        """Return our error for an answer of Cloud KMS that is one."""
+        code, status = int(error.code or 0), _status_of(error.response)
+        answer = f"{code} {status}".strip()
+        if status == "FAILED_PRECONDITION":
+            return KeyUnavailableError(
+                f"{self.uri}: Cloud KMS refuses ({answer}): the version of the key that is needed is disabled or "
+                "destroyed; enable it, or restore it while there is time"
+            )
+        if code == 400 and key_id is not None:
+            return KeyRingError(
+                f"{self.uri}: Cloud KMS says that this KEK did not wrap key {key_id} for this key ring ({answer}); the "
+                "key-ring file was changed, or the KEK is no symmetric key",
+                key_id=key_id,
+            )
+        if code == 400:
+            return ConfigurationError(
+                f"{self.uri}: Cloud KMS says that this is not the name of a symmetric key that encrypts ({answer})"
+            )
+        if code in (408, 409, 429) or code >= 500:
+            return KeyUnavailableError(f"{self.uri}: Cloud KMS cannot answer now ({answer})", retryable=True)
+        remedy = _REMEDIES.get(code, "somebody has to act before a retry helps")
+        return KeyUnavailableError(f"{self.uri}: Cloud KMS refuses ({answer}): {remedy}")
+
+
+def _status_of(response: Any) -> str:
+    """Return the name of the error in an answer, as in ``PERMISSION_DENIED``; of HTTP alone 400 is several."""
+    try:
+        status = response.json()["error"]["status"]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
+    # The code goes into a message; anything else that a proxy says does not.
+    return status if isinstance(status, str) and re.fullmatch(r"[A-Z_]{1,40}", status) else ""

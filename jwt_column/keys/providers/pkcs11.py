@@ -1,0 +1,216 @@
+"""``pkcs11:...``: an AES-256 key of an HSM wraps data keys, and never leaves it (RFC 7512 URIs, python-pkcs11).
+
+Each call has a session of its own, so there is none that could be lost, or that a fork could share. Where the
+application is logged in to the token already, that login is used and left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ...errors import ConfigurationError, KeyUnavailableError
+from . import pkcs11_module as _pkcs11_module
+from . import pkcs11_uri as _pkcs11_uri
+from .attempts import attempt_within
+from .pin import read_pin
+from .pkcs11_kek import IV_LENGTH, find
+from .sdk import import_sdk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ..wrapping import AssociatedData, WrappedKey
+    from .pkcs11_kek import KEK
+
+__all__ = ["PKCS11Wrapper", "open_wrapper"]
+
+Result = TypeVar("Result")
+
+#: Where module and PIN are, if the URI does not say. The URI can then be the same on every host.
+MODULE_VARIABLE: Final = "JWT_COLUMN_PKCS11_MODULE"
+PIN_SOURCE_VARIABLE: Final = "JWT_COLUMN_PKCS11_PIN_SOURCE"
+
+#: Errors after which somebody has to act: another try with the same PIN would lock the token.
+_OF_THE_PIN: Final = frozenset(
+    {"PinExpired", "PinIncorrect", "PinInvalid", "PinLenRange", "PinLocked", "UserPinNotInitialized"}
+)
+
+#: PINs that a token refused: module, serial number of the token, PIN. This process does not try them again.
+_refused: Final[set[tuple[str, bytes, str]]] = set()
+
+
+def open_wrapper(rest: str) -> PKCS11Wrapper:
+    """Return the wrapper of what follows ``pkcs11:``. Nothing is reached yet.
+
+    Raises:
+        ConfigurationError: It is no URI by RFC 7512, names no key, or holds a PIN.
+    """
+    return PKCS11Wrapper(rest)
+
+
+class PKCS11Wrapper:
+    """One AES-256 key of a PKCS#11 token.
+
+    Args:
+        rest: What follows ``pkcs11:``: ``token=``, ``manufacturer=``, ``model=``, ``serial=`` and ``slot-id=`` name the
+            token, ``object=`` and ``id=`` the key; behind ``?`` may be ``module-path=``, ``pin-source=`` and
+            ``timeout=``.
+    """
+
+    def __init__(self, rest: str) -> None:
+        self._name = _pkcs11_uri.parse(rest)
+        self._rest = rest
+
+    @property
+    def uri(self) -> str:
+        """The URI: it holds no PIN."""
+        return f"pkcs11:{self._rest}"
+
+    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
+        """Return the data key under the KEK: 61 bytes by AES-GCM, or 73 bytes by AES key wrap."""
+        return self._wrap(key, associated_data, os.urandom(IV_LENGTH))
+
+    def _wrap(self, key: bytes, associated_data: AssociatedData, iv: bytes) -> bytes:
+        return self._with_kek(lambda kek: kek.wrap(key, associated_data, iv))
+
+    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
+        """Return the data keys of 32 bytes each, in order, by one login."""
+        return self._with_kek(lambda kek: [kek.unwrap(one) for one in wrapped])
+
+    def _with_kek(self, use: Callable[[KEK], Result]) -> Result:
+        """Return what *use* makes of the KEK."""
+        seconds = self._name.timeout
+        late = f"{self.uri}: the PKCS#11 module did not answer within {seconds:g} s"
+
+        def attempt(left: float) -> Result:
+            with _pkcs11_module.turn(left, late):
+                return self._use(use)
+
+        return attempt_within(seconds, attempt, late=late)
+
+    def _use(self, use: Callable[[KEK], Result]) -> Result:
+        pkcs11 = import_sdk("pkcs11", "pkcs11")
+        path = self._module_path()
+        try:
+            token = self._token(pkcs11, self._load(pkcs11, path))
+            with self._kek(pkcs11, token, path) as kek:
+                return use(kek)
+        except pkcs11.PKCS11Error as error:
+            failure = KeyUnavailableError(
+                f"{self.uri}: the PKCS#11 module or its token fails ({_named(error)})", retryable=True
+            )
+        _pkcs11_module.initialize_again(path)
+        raise failure
+
+    def _module_path(self) -> str:
+        """Return the module. What runs in a process is for its environment to say, before any key-ring file."""
+        given, named = os.environ.get(MODULE_VARIABLE), self._name.module_path
+        if given and named not in (None, given):
+            raise ConfigurationError(
+                f"{self.uri}: module-path= is not the module of {MODULE_VARIABLE}, and no other is loaded; correct "
+                "one of the two"
+            )
+        path = given or named
+        if not path:
+            raise ConfigurationError(
+                f"{self.uri}: which PKCS#11 module? Set {MODULE_VARIABLE}, or add module-path= behind ?"
+            )
+        return path
+
+    def _load(self, pkcs11: Any, path: str) -> Any:
+        try:
+            return _pkcs11_module.load(pkcs11, path)
+        except pkcs11.PKCS11Error as error:
+            reason = str(error) or _named(error)
+        raise ConfigurationError(f"{self.uri}: the PKCS#11 module {path} cannot be used: {reason}")
+
+    def _token(self, pkcs11: Any, library: Any) -> Any:
+        """Return the one token that the URI names."""
+        found = []
+        for slot in library.get_slots(token_present=True):
+            try:
+                token = slot.get_token()
+            except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
+                continue
+            if self._name.matches(token):
+                found.append(token)
+        if not found:
+            _pkcs11_module.initialize_again(library.so)
+            raise KeyUnavailableError(
+                f"{self.uri}: there is no such token now; 'pkcs11-tool --module {library.so} --list-token-slots' shows "
+                "those there are",
+                retryable=True,
+            )
+        if len(found) > 1:
+            raise ConfigurationError(f"{self.uri}: {len(found)} tokens match; add serial= or slot-id=")
+        return found[0]
+
+    @contextmanager
+    def _kek(self, pkcs11: Any, token: Any, path: str) -> Iterator[KEK]:
+        """Open a session in which the KEK can be used."""
+        # A login counts for the whole process. If the KEK is seen without one of ours, then the application is
+        # logged in: another login would fail, and our logout would end the application's.
+        for login in (False, True):
+            with _closed(pkcs11, self._open(pkcs11, token, path, login=login)) as session:
+                kek = find(pkcs11, session, self._name.label, self._name.id, self.uri)
+                if kek is not None:
+                    yield kek
+                    return
+        raise self._no_such_key(path)
+
+    def _open(self, pkcs11: Any, token: Any, path: str, *, login: bool) -> Any:
+        if not login:
+            return token.open()
+        pin = self._pin()
+        attempted = (path, token.serial, pin)
+        if attempted in _refused:
+            raise self._refusal("this process was refused with the same PIN before, and did not try again")
+        if pkcs11.TokenFlag.USER_PIN_FINAL_TRY in token.flags:
+            raise self._refusal(
+                "the next wrong PIN would lock the token, so it was not tried; log in by hand first"
+            )
+        try:
+            return token.open(user_pin=pin)
+        except pkcs11.UserAlreadyLoggedIn:
+            raise self._no_such_key(path) from None
+        except pkcs11.PKCS11Error as error:
+            if _named(error) not in _OF_THE_PIN:
+                raise
+            reason = _named(error)
+        _refused.add(attempted)
+        raise self._refusal(f"it refused the PIN ({reason})")
+
+    def _pin(self) -> str:
+        source = self._name.pin_source or os.environ.get(PIN_SOURCE_VARIABLE)
+        if not source:
+            raise ConfigurationError(
+                f"{self.uri}: where is the PIN? Add pin-source=file:/PATH or pin-source=env:NAME behind ?, or set "
+                f"{PIN_SOURCE_VARIABLE}"
+            )
+        return read_pin(_pkcs11_uri.pin_source(source))
+
+    def _refusal(self, reason: str) -> KeyUnavailableError:
+        return KeyUnavailableError(f"{self.uri}: no login to the token: {reason}")
+
+    def _no_such_key(self, path: str) -> KeyUnavailableError:
+        return KeyUnavailableError(
+            f"{self.uri}: the token has no such private AES key; 'pkcs11-tool --module {path} --login --list-objects "
+            "--type secrkey' shows those there are"
+        )
+
+
+@contextmanager
+def _closed(pkcs11: Any, session: Any) -> Iterator[Any]:
+    """Close a session at the end, and log out if it logged in. One that was lost needs neither."""
+    try:
+        yield session
+    finally:
+        with suppress(pkcs11.PKCS11Error):
+            session.close()
+
+
+def _named(error: Exception) -> str:
+    """Return how the binding calls an error; for some it has a text only."""
+    return type(error).__name__ if type(error).__name__ != "PKCS11Error" else str(error)

@@ -1,0 +1,63 @@
+"""How a process becomes somebody for Vault: with a token that it was given, or by AppRole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .vault_uri import KEKName
+
+__all__ = ["log_in"]
+
+
+def log_in(name: KEKName, client: Any) -> str:
+    """Return a token. Secret.
+
+    A given one is read each time, because agents put a new one in the place of one that expires. Without any, AppRole
+    gives one for a role id and a secret id. One URI so serves hosts that log in differently.
+
+    Raises:
+        ConfigurationError: There is nothing to log in with.
+    """
+    has_token = name.token_file or os.environ.get("VAULT_TOKEN")
+    has_role = name.role_id_file or os.environ.get("VAULT_ROLE_ID")
+    if name.auth == "token" or (name.auth is None and has_token):
+        return _secret(name.token_file, "VAULT_TOKEN", "token_file")
+    if name.auth == "approle" or has_role:
+        role_id = _secret(name.role_id_file, "VAULT_ROLE_ID", "role_id_file")
+        secret_id = _secret(name.secret_id_file, "VAULT_SECRET_ID", "secret_id_file")
+        answer = client.auth.approle.login(role_id, secret_id, use_token=False, mount_point=name.auth_mount)
+        return str(answer["auth"]["client_token"])
+    raise ConfigurationError(
+        "Vault asks who this is: set VAULT_TOKEN, or VAULT_ROLE_ID and VAULT_SECRET_ID, or name files of them behind ? "
+        "of the URI by token_file=, or by role_id_file= and secret_id_file="
+    )
+
+
+def _secret(file: str | None, variable: str, parameter: str) -> str:
+    """Return what is in a file, or else in an environment variable."""
+    if file is not None:
+        return _read(Path(file), parameter)
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        raise ConfigurationError(
+            f"Vault asks who this is: set {variable}, or add {parameter}=/PATH behind ? of the URI"
+        )
+    return text
+
+
+def _read(path: Path, parameter: str) -> str:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        problem = "it is empty"
+    except OSError as error:
+        text, problem = "", str(error.strerror)
+    except UnicodeDecodeError:
+        text, problem = "", "it holds other characters than ASCII"
+    if not text:
+        raise ConfigurationError(f"{parameter}= names {path}, which cannot be used: {problem}")
+    return text

@@ -1,0 +1,325 @@
+"""``vault-transit:...``: a key of Vault's or OpenBao's secrets engine transit wraps data keys, and never leaves it.
+
+The wrapped key is the ciphertext that the server gives, ``vault:v1:...``. It is bound to its ring and key id:
+
+* under a key that was made with ``derived=true`` by the context, from which the server derives the key that encrypts;
+* under any other key (``?derived=false``) by associated data, which the server's ``rewrap`` does not take.
+
+Each attempt has connections of its own, so a fork shares none.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ...errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
+from .attempts import attempt_within
+from .sdk import import_sdk
+from .vault_login import log_in
+from .vault_uri import SCHEME, KEKName, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ..wrapping import AssociatedData, WrappedKey
+
+__all__ = ["DerivedTransitWrapper", "TransitWrapper", "open_wrapper"]
+
+Result = TypeVar("Result")
+
+_KEY_LENGTH: Final = 32
+#: Items of one request. The server refuses JSON of more than 1,000 strings, and an item has four.
+_BATCH: Final = 100
+
+
+def open_wrapper(rest: str) -> TransitWrapper:
+    """Return the wrapper of what follows ``vault-transit:``. Nothing is reached yet.
+
+    Raises:
+        ConfigurationError: It names no key.
+    """
+    name = parse(rest)
+    return DerivedTransitWrapper(name, rest) if name.is_derived else TransitWrapper(name, rest)
+
+
+class TransitWrapper:
+    """A key of transit that was made without ``derived=true``.
+
+    Args:
+        name: What the URI says.
+        rest: What follows ``vault-transit:``.
+    """
+
+    #: The parameter of transit that binds a wrapped key.
+    _binding = "associated_data"
+
+    def __init__(self, name: KEKName, rest: str) -> None:
+        self._name = name
+        self._rest = rest
+        self._token: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """The URI: it holds no secret."""
+        return f"{SCHEME}:{self._rest}"
+
+    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
+        """Return the data key under the newest version of the KEK: about 90 bytes."""
+        body = {"plaintext": b64encode(key).decode(), self._binding: _encoded(associated_data)}
+
+        def encrypt(server: _Server) -> bytes:
+            ciphertext = server.data("encrypt", body).get("ciphertext")
+            return server.ciphertext(ciphertext)
+
+        return self._ask(encrypt)
+
+    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
+        """Return the data keys, by one request for each hundred."""
+        return self._ask(
+            lambda server: [server.key(text) for text in self._batch(server, "decrypt", wrapped)]
+        )
+
+    def _batch(self, server: _Server, what: str, wrapped: Sequence[WrappedKey]) -> list[Any]:
+        """Return what the server makes of each wrapped key."""
+        items = [
+            {"ciphertext": self._text_of(one), self._binding: _encoded(one.associated_data)}
+            for one in wrapped
+        ]
+        results: list[Any] = []
+        for start in range(0, len(items), _BATCH):
+            results += server.batch(what, items[start : start + _BATCH])
+        for one, result in zip(wrapped, results, strict=True):
+            if result.get("error"):
+                raise self._refused(one.associated_data.key_id, str(result["error"]))
+        return [result.get("plaintext" if what == "decrypt" else "ciphertext") for result in results]
+
+    def _text_of(self, wrapped: WrappedKey) -> str:
+        if not wrapped.ciphertext.startswith(b"vault:v") or not wrapped.ciphertext.isascii():
+            raise self._refused(wrapped.associated_data.key_id, "")
+        return wrapped.ciphertext.decode()
+
+    def _refused(self, key_id: str, reason: str) -> JWTColumnError:
+        """Return the error for one wrapped key. The server's words are not shown, they only choose ours."""
+        if "too old" in reason:
+            return KeyUnavailableError(
+                f"{self.uri}: key {key_id} is wrapped by a version of the KEK below its min_decryption_version; lower "
+                "that, rewrap, and raise it again",
+                key_id=key_id,
+            )
+        return self._request_error(reason) or KeyRingError(
+            f"{self.uri} does not unwrap key {key_id}: it was changed, or wrapped by another KEK or for another key "
+            "ring or key id",
+            key_id=key_id,
+        )
+
+    def _request_error(self, reason: str) -> JWTColumnError | None:
+        """Return the error for what the server says about the KEK, whichever wrapped key it was asked for."""
+        if "encryption key not found" in reason:
+            return KeyUnavailableError(f"{self.uri}: there is no such key; make it, or correct the URI")
+        if "key derivation" in reason:
+            return ConfigurationError(
+                f"{self.uri}: the key was made with derived=true; take derived=false away"
+            )
+        if "non-AEAD" in reason or "unsupported operation" in reason or "does not support" in reason:
+            return ConfigurationError(
+                f"{self.uri}: a key of this type wraps no data keys; make one of type aes256-gcm96"
+            )
+        return None
+
+    def _ask(self, use: Callable[[_Server], Result]) -> Result:
+        """Return what *use* makes of the server, logged in."""
+        seconds = self._name.timeout
+
+        def attempt(left: float) -> Result:
+            hvac = import_sdk("hvac", "vault")
+            try:
+                # A server that hangs leaves time for a second attempt.
+                with self._client(hvac, left / 2) as client:
+                    return self._use(hvac, client, use)
+            except JWTColumnError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a column must never see a foreign error.
+                failure = self._error_of(hvac, error)
+            raise failure
+
+        return attempt_within(seconds, attempt, late=f"{self.uri}: Vault did not answer within {seconds:g} s")
+
+    def _use(self, hvac: Any, client: Any, use: Callable[[_Server], Result]) -> Result:
+        server = _Server(hvac, client, self._name, self.uri)
+        had_token = self._token is not None
+        if self._token is None:
+            self._token = self._log_in(hvac, client)
+        client.token = self._token
+        try:
+            return use(server)
+        except hvac.exceptions.Forbidden:
+            if not had_token:
+                raise
+        # An expired token is refused with the same words as one that may not do this. A new one tells which it was.
+        client.token = self._token = self._log_in(hvac, client)
+        return use(server)
+
+    def _log_in(self, hvac: Any, client: Any) -> str:
+        client.token = ""
+        try:
+            return log_in(self._name, client)
+        except (
+            hvac.exceptions.InvalidRequest,
+            hvac.exceptions.Forbidden,
+            hvac.exceptions.InvalidPath,
+        ) as error:
+            reason = type(error).__name__
+        raise KeyUnavailableError(
+            f"{self.uri}: Vault refuses the login by AppRole ({reason}); look at role id, secret id and auth_mount"
+        )
+
+    @contextmanager
+    def _client(self, hvac: Any, seconds: float) -> Iterator[Any]:
+        """Open connections for one attempt."""
+        name = self._name
+        ca = name.ca or os.environ.get("VAULT_CACERT")
+        if ca is not None and not Path(ca).is_file():
+            raise ConfigurationError(f"{self.uri}: there is no file {ca} of certificates to trust")
+        client = hvac.Client(
+            url=name.address(),
+            token="",  # Without one, hvac would look for a token itself.
+            verify=ca or True,
+            timeout=max(seconds, 0.001),
+            namespace=name.namespace or os.environ.get("VAULT_NAMESPACE"),
+        )
+        try:
+            yield client
+        finally:
+            client.adapter.close()
+
+    def _error_of(self, hvac: Any, error: Exception) -> JWTColumnError:
+        """Return our error for one of hvac or requests."""
+        requests = import_sdk("requests", "vault").exceptions
+        answers = hvac.exceptions
+        name = type(error).__name__
+        if isinstance(error, requests.SSLError):
+            return KeyUnavailableError(
+                f"{self.uri}: the server's certificate is not trusted here; name its CA by ca= or VAULT_CACERT"
+            )
+        if isinstance(error, requests.RequestException):
+            return KeyUnavailableError(f"{self.uri}: Vault was not reached ({name})", retryable=True)
+        if isinstance(error, answers.VaultDown):
+            return KeyUnavailableError(f"{self.uri}: Vault is sealed, or has no active node", retryable=True)
+        if isinstance(error, answers.Forbidden | answers.Unauthorized):
+            return KeyUnavailableError(
+                f"{self.uri}: Vault refuses this caller; the token has expired, or its policy lacks 'update' on "
+                f"{self._name.mount}/encrypt/{self._name.key}, decrypt/ and rewrap/"
+            )
+        if isinstance(error, answers.InvalidPath):
+            return KeyUnavailableError(
+                f"{self.uri}: no secrets engine is mounted at {self._name.mount}; enable it, or correct the URI"
+            )
+        if isinstance(error, answers.InvalidRequest):
+            return self._request_error(str(error)) or KeyUnavailableError(
+                f"{self.uri}: Vault refuses the request; its log says why"
+            )
+        # What is left is of the server (429, 5xx and statuses of a standby), or no answer of Vault at all.
+        return KeyUnavailableError(
+            f"{self.uri}: Vault cannot answer now ({name})", retryable=isinstance(error, answers.VaultError)
+        )
+
+
+class DerivedTransitWrapper(TransitWrapper):
+    """A key of transit that was made with ``derived=true``; the server rewraps what is under it."""
+
+    _binding = "context"
+
+    def __init__(self, name: KEKName, rest: str) -> None:
+        super().__init__(name, rest)
+        self._is_known_to_derive = False
+
+    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
+        """Return the data key under the newest version of the KEK: about 90 bytes."""
+        wrapped = super().wrap(key, associated_data)
+        if not self._is_known_to_derive:
+            self._ask(self._check_derivation)
+            self._is_known_to_derive = True
+        return wrapped
+
+    def rewrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
+        """Return the keys under the newest version of the KEK; no data key leaves the server."""
+        return self._ask(
+            lambda server: [server.ciphertext(text) for text in self._batch(server, "rewrap", wrapped)]
+        )
+
+    def _check_derivation(self, server: _Server) -> None:
+        """Refuse a key that does not derive: it ignores the context, and so would bind nothing."""
+        try:
+            server.data("encrypt", {"plaintext": b64encode(bytes(_KEY_LENGTH)).decode()})
+        except server.hvac.exceptions.InvalidRequest:
+            return
+        raise ConfigurationError(
+            f"{self.uri}: the key was not made with derived=true, so nothing would bind a wrapped key to its ring; "
+            "make one that was, or add derived=false behind ? to bind by associated data"
+        )
+
+
+class _Server:
+    """Transit as an open client reaches it."""
+
+    def __init__(self, hvac: Any, client: Any, name: KEKName, uri: str) -> None:
+        self.hvac = hvac
+        self._client = client
+        self._name = name
+        self._uri = uri
+
+    def data(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the data of an answer."""
+        return self._data_of(
+            self._client.adapter.post(f"/v1/{self._name.mount}/{what}/{self._name.key}", json=body)
+        )
+
+    def batch(self, what: str, items: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """Return what the server says about each item: of some an answer, of others an ``error``."""
+        try:
+            data = self.data(what, {"batch_input": items})
+        except self.hvac.exceptions.InvalidRequest as error:
+            # Where some items fail the status may be 400, and the answers are there nevertheless.
+            if not isinstance(error.json, dict) or error.json.get("data") is None:
+                raise
+            data = self._data_of(error.json)
+        results = data.get("batch_results")
+        if not isinstance(results, list) or len(results) != len(items):
+            raise self._strange()
+        if not all(isinstance(result, dict) for result in results):
+            raise self._strange()
+        return results
+
+    def ciphertext(self, text: Any) -> bytes:
+        """Return a ciphertext as a key-ring file keeps it."""
+        if not isinstance(text, str) or not text.startswith("vault:v") or not text.isascii():
+            raise self._strange()
+        return text.encode()
+
+    def key(self, text: Any) -> bytes:
+        """Return a data key of an answer."""
+        try:
+            key = b64decode(text, validate=True)
+        except (Base64Error, TypeError, ValueError):
+            key = b""
+        if len(key) != _KEY_LENGTH:
+            raise self._strange()
+        return key
+
+    def _data_of(self, answer: Any) -> dict[str, Any]:
+        data = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(data, dict):
+            raise self._strange()
+        return data
+
+    def _strange(self) -> KeyUnavailableError:
+        return KeyUnavailableError(f"{self._uri}: what answers there is not transit of Vault or OpenBao")
+
+
+def _encoded(associated_data: AssociatedData) -> str:
+    return b64encode(associated_data.to_bytes()).decode()

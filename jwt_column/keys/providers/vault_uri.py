@@ -1,0 +1,155 @@
+"""``vault-transit:`` URIs: a key of Vault's secrets engine transit, the server that holds it, and how to log in there.
+
+``vault-transit://HOST[:PORT]/MOUNT/keys/NAME`` names the server; ``vault-transit:MOUNT/keys/NAME`` leaves it to
+``VAULT_ADDR``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from ...errors import ConfigurationError
+from .parameters import seconds_of, split_parameters
+
+__all__ = ["SCHEME", "KEKName", "parse"]
+
+SCHEME: Final = "vault-transit"
+
+_SEGMENT: Final = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.-]+"
+_MOUNT: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_PATH: Final = re.compile(
+    rf"(?://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{{1,5}}))?/)?"
+    rf"(?P<mount>{_MOUNT.pattern})/keys/(?P<key>[A-Za-z0-9_][A-Za-z0-9_.-]*)"
+)
+_DEFAULT_PORT: Final = 8200
+_PARAMETERS: Final = (
+    "auth",
+    "auth_mount",
+    "ca",
+    "derived",
+    "namespace",
+    "role_id_file",
+    "secret_id_file",
+    "timeout",
+    "tls",
+    "token_file",
+)
+_CHOICES: Final = {"auth": ("token", "approle"), "derived": ("true", "false"), "tls": ("on", "off")}
+
+
+@dataclass(frozen=True)
+class KEKName:
+    """What a URI says.
+
+    Attributes:
+        host: Host and port of the server, or None for ``VAULT_ADDR``.
+        mount: Where transit is mounted.
+        key: Name of the key.
+        is_derived: Whether the key was made with ``derived=true``.
+        allows_http: Whether plain HTTP is good enough, also to another machine.
+        ca: File of the certificates to trust, or None for ``VAULT_CACERT``, else those of the system.
+        namespace: Vault's namespace, or None for ``VAULT_NAMESPACE``.
+        auth: ``token`` or ``approle``, or None for whichever there is something for.
+        auth_mount: Where AppRole is mounted.
+        token_file: File of the token, or None for ``VAULT_TOKEN``.
+        role_id_file: File of the role id, or None for ``VAULT_ROLE_ID``.
+        secret_id_file: File of the secret id, or None for ``VAULT_SECRET_ID``.
+        timeout: Seconds that a call may take, retries included.
+    """
+
+    host: str | None
+    mount: str
+    key: str
+    is_derived: bool
+    allows_http: bool
+    ca: str | None
+    namespace: str | None
+    auth: str | None
+    auth_mount: str
+    token_file: str | None
+    role_id_file: str | None
+    secret_id_file: str | None
+    timeout: float
+
+    def address(self) -> str:
+        """Return the server's URL.
+
+        A token is a secret of one server. So where ``VAULT_ADDR`` says which, a URI, which may come from a file that
+        others can write, does not send the token elsewhere.
+
+        Raises:
+            ConfigurationError: Nothing names the server, two things name different ones, or it is reached in the
+                clear over a network.
+        """
+        given = os.environ.get("VAULT_ADDR", "").rstrip("/")
+        named = f"{'http' if self.allows_http else 'https'}://{self.host}" if self.host else None
+        if given and named not in (None, given):
+            raise ConfigurationError(
+                f"the URI names the server {named}, and VAULT_ADDR another; correct one of the two, or leave the host "
+                "out of the URI"
+            )
+        address = given or named
+        if not address:
+            raise ConfigurationError(
+                f"which Vault server? Set VAULT_ADDR, or name it as in {SCHEME}://vault.example:8200/transit/keys/kek"
+            )
+        url = urlsplit(address)
+        if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
+            raise ConfigurationError("VAULT_ADDR is a URL such as https://vault.example:8200")
+        if url.scheme == "http" and not self.allows_http and not _is_loopback(url.hostname):
+            raise ConfigurationError(
+                f"{address} is not encrypted, so everybody on the way would read data keys and tokens; use https, or "
+                "add tls=off behind ? of the URI if the way is safe"
+            )
+        return address
+
+
+def parse(rest: str) -> KEKName:
+    """Return what stands behind ``vault-transit:``.
+
+    Raises:
+        ConfigurationError: It names no key, or has parameters that are not known here.
+    """
+    path, given = split_parameters(rest, SCHEME, *_PARAMETERS)
+    found = _PATH.fullmatch(path)
+    if found is None:
+        raise ConfigurationError(
+            f"{SCHEME}: is followed by server and key, as in {SCHEME}://vault.example:8200/transit/keys/kek, or by the "
+            f"key alone, as in {SCHEME}:transit/keys/kek"
+        )
+    for name, choices in _CHOICES.items():
+        if given.get(name, choices[0]) not in choices:
+            raise ConfigurationError(f"{name}= of a {SCHEME}: URI is {' or '.join(choices)}")
+    auth_mount = given.get("auth_mount", "approle")
+    if not _MOUNT.fullmatch(auth_mount):
+        raise ConfigurationError(f"auth_mount= of a {SCHEME}: URI is where AppRole is mounted, as in approle")
+    host = found["host"]
+    return KEKName(
+        host=None if host is None else f"{host}:{found['port'] or _DEFAULT_PORT}",
+        mount=found["mount"],
+        key=found["key"],
+        is_derived=given.get("derived") != "false",
+        allows_http=given.get("tls") == "off",
+        ca=given.get("ca"),
+        namespace=given.get("namespace"),
+        auth=given.get("auth"),
+        auth_mount=auth_mount,
+        token_file=given.get("token_file"),
+        role_id_file=given.get("role_id_file"),
+        secret_id_file=given.get("secret_id_file"),
+        timeout=seconds_of(given),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,145 @@
+"""What an operator can do to a key-ring file: each change is a new :class:`RingFile`, one revision on.
+
+Nothing is read or written here, and nothing is wrapped: keys come in wrapped, and the new file is still to be sealed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...errors import KeyRingError, UnknownKeyError
+from .format import KeyEntry, KeyState, RingFile
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+__all__ = ["activated", "added", "compromised", "created", "removed", "rewrapped"]
+
+
+def created(
+    name: str,
+    keys: Sequence[tuple[str, bytes]],
+    wrapped_by: str,
+    now: datetime,
+    *,
+    tenants: Mapping[str, str] | None = None,
+) -> RingFile:
+    """Return a new file of keys by id and wrapped; *tenants* has the tenants of key ids.
+
+    The first key is active, and the first of each tenant; others are there to decrypt with. When keys from elsewhere
+    were made is not known; their time is that of the file.
+    """
+    entries: list[KeyEntry] = []
+    for key_id, wrapped in keys:
+        tenant = (tenants or {}).get(key_id)
+        is_first = all(entry.tenant != tenant for entry in entries)
+        state = KeyState.ACTIVE if is_first else KeyState.DEACTIVATED
+        activated = now if is_first else None
+        entries.append(KeyEntry(key_id, state, wrapped_by, wrapped, now, activated, tenant=tenant))
+    return RingFile(name, 1, tuple(entries))
+
+
+def added(
+    file: RingFile, key_id: str, wrapped_by: str, wrapped: bytes, now: datetime, *, tenant: str | None = None
+) -> RingFile:
+    """Return the file with another key, which decrypts only. The first key of a tenant is active at once."""
+    entry = KeyEntry(key_id, KeyState.PRE_ACTIVATION, wrapped_by, wrapped, now, tenant=tenant)
+    if all(key.tenant != tenant for key in file.keys):
+        entry = replace(entry, state=KeyState.ACTIVE, activated=now)
+    return _next(file, [*file.keys, entry])
+
+
+def activated(file: RingFile, key_id: str, now: datetime) -> RingFile:
+    """Return the file with this key active, in place of the ring's or its tenant's active key.
+
+    Raises:
+        UnknownKeyError: The file does not hold it.
+        KeyRingError: It is active already, or has leaked.
+    """
+    chosen = _entry(file, key_id)
+    if chosen.state is KeyState.COMPROMISED:
+        raise KeyRingError(
+            f"key {key_id} is marked as compromised and does not become active again", key_id=key_id
+        )
+    before = file.active_of(chosen.tenant)
+    if chosen is before:
+        raise KeyRingError(f"key {key_id} is active already", key_id=key_id)
+
+    def change(key: KeyEntry) -> KeyEntry:
+        if key is chosen:
+            return replace(key, state=KeyState.ACTIVE, activated=now, deactivated=None)
+        if key is before:
+            return replace(key, state=KeyState.DEACTIVATED, deactivated=now)
+        return key
+
+    return _next(file, map(change, file.keys))
+
+
+def compromised(file: RingFile, key_id: str, now: datetime) -> RingFile:
+    """Return the file with this key marked as leaked: it decrypts, and never becomes active again.
+
+    Raises:
+        UnknownKeyError: The file does not hold it.
+        KeyRingError: It is the active key, or is marked already.
+    """
+    chosen = _entry(file, key_id)
+    if chosen.state is KeyState.ACTIVE:
+        raise KeyRingError(
+            f"key {key_id} is active, and every row that is written now is under it; activate another key first",
+            key_id=key_id,
+        )
+    if chosen.state is KeyState.COMPROMISED:
+        raise KeyRingError(f"key {key_id} is marked as compromised already", key_id=key_id)
+    marked = replace(chosen, state=KeyState.COMPROMISED, compromised=now)
+    return _next(file, (marked if key is chosen else key for key in file.keys))
+
+
+def removed(file: RingFile, key_ids: Collection[str]) -> RingFile:
+    """Return the file without these keys.
+
+    Raises:
+        UnknownKeyError: The file does not hold one of them.
+        KeyRingError: The ring's active key is among them, or a tenant's active key while the tenant has others.
+    """
+    for key_id in key_ids:
+        entry = _entry(file, key_id)
+        if entry is file.active:
+            raise KeyRingError(
+                f"key {key_id} is the active key, which is not removed; activate another one, and re-encrypt",
+                key_id=key_id,
+            )
+        others = [key.id for key in file.keys if key.tenant == entry.tenant and key.id not in key_ids]
+        if entry.state is KeyState.ACTIVE and others:
+            raise KeyRingError(
+                f"key {key_id} is the active key of the tenant {entry.tenant}, which has others ({', '.join(others)}); "
+                "activate another one first, or remove all keys of the tenant together",
+                key_id=key_id,
+            )
+    return _next(file, (key for key in file.keys if key.id not in key_ids))
+
+
+def rewrapped(file: RingFile, wrapped_by: str, wrapped: Sequence[bytes]) -> RingFile:
+    """Return the file with all of its keys under one KEK; *wrapped* has them in the file's order."""
+    return _next(
+        file,
+        (
+            replace(key, wrapped_by=wrapped_by, wrapped=ciphertext)
+            for key, ciphertext in zip(file.keys, wrapped, strict=True)
+        ),
+    )
+
+
+def _entry(file: RingFile, key_id: str) -> KeyEntry:
+    entry = file.entry(key_id)
+    if entry is None:
+        held = ", ".join(key.id for key in file.keys)
+        raise UnknownKeyError(f"the key ring has no key {key_id} (it has {held})", key_id=key_id)
+    return entry
+
+
+def _next(file: RingFile, keys: Iterable[KeyEntry]) -> RingFile:
+    changed = RingFile(file.name, file.revision + 1, tuple(keys))
+    changed.check()
+    return changed

@@ -1,0 +1,361 @@
+"""The key-ring file, version 1: bytes to :class:`RingFile` and back (``docs/reference/key-ring-file.md``).
+
+Only the format is here, and what each key says about the whole file. Nothing is read, unwrapped or written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+
+from ...errors import KeyRingError
+from ...format import base64url
+from ..wrapping import AssociatedData, WrappedKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..ring import DataKey
+
+__all__ = ["MAX_BYTES", "MAX_KEYS", "MAX_WRAPPED", "KeyEntry", "KeyState", "RingFile", "is_ring_file"]
+
+#: Larger files are not read.
+MAX_BYTES: Final = 1024 * 1024
+
+#: A ring is loaded whole, and a search asks for the fingerprint under each of its keys.
+MAX_KEYS: Final = 1_000
+
+_FORMAT: Final = "jwt-column key ring"
+_VERSION: Final = 1
+#: Bytes that a KEK may make of a data key.
+MAX_WRAPPED: Final = 4_096
+_MAX_REVISION: Final = 2**53 - 1  # what every JSON library reads as an integer (RFC 7493 section 2.2)
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
+_URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]{0,2000}\Z")
+_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class KeyState(StrEnum):
+    """What a key may do: the states of NIST SP 800-57 Part 1 revision 5, section 7."""
+
+    #: It decrypts. No process encrypts under it yet.
+    PRE_ACTIVATION = "pre-activation"
+    #: It encrypts and decrypts: the one of the ring, and one for each tenant.
+    ACTIVE = "active"
+    #: It decrypts. Another one took its place.
+    DEACTIVATED = "deactivated"
+    #: It decrypts, somebody else has it, and it never becomes active again.
+    COMPROMISED = "compromised"
+
+
+#: The times of a key, in the order in which they come.
+_TIMES: Final = ("created", "activated", "deactivated", "compromised")
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """One key of a key-ring file.
+
+    Attributes:
+        id: Key id, 8 lower-case hex digits.
+        state: What the key may do.
+        wrapped_by: The URI of the KEK. Holds no secret.
+        wrapped: The key under the KEK, 1 to 4,096 bytes.
+        created: When it was made, in UTC, to the second. So are the other times; None where it did not happen.
+        activated: When it became active.
+        deactivated: When another key took its place.
+        compromised: When somebody said that it had leaked.
+        tenant: The tenant whose rows alone it encrypts, or None.
+        mac: What the key says about the whole file, 32 bytes; empty before the file was sealed.
+    """
+
+    id: str
+    state: KeyState
+    wrapped_by: str
+    wrapped: bytes
+    created: datetime
+    activated: datetime | None = None
+    deactivated: datetime | None = None
+    compromised: datetime | None = None
+    tenant: str | None = None
+    mac: bytes = b""
+
+
+@dataclass(frozen=True)
+class RingFile:
+    """A key-ring file.
+
+    Attributes:
+        name: The ring's name, which its wrapped keys are bound to: 1 to 64 of ``A-Z a-z 0-9 . _ -``.
+        revision: 1 for a new file, and 1 more with each change.
+        keys: At least one; of those without a tenant exactly one is active, and of each tenant exactly one.
+    """
+
+    name: str
+    revision: int
+    keys: tuple[KeyEntry, ...]
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RingFile:
+        """Return what a file says. Nobody vouches for it before :meth:`check_macs`.
+
+        Raises:
+            KeyRingError: It is no key-ring file of version 1; the message says where, and shows nothing of it.
+        """
+        top = _Members(_parse(data), "")
+        if top.take("format", str) != _FORMAT:
+            raise KeyRingError(f'it is no key-ring file: its "format" is not "{_FORMAT}"')
+        if top.take("version", int) != _VERSION:
+            raise KeyRingError(
+                f"it is a key-ring file of another version than {_VERSION}, which this release does not read; install "
+                "the release that wrote it, or a newer one"
+            )
+        name, revision = top.take("ring", str), top.take("revision", int)
+        entries = top.take("keys", list)
+        top.refuse_others()
+        keys = tuple(_entry_of(value, number) for number, value in enumerate(entries, 1))
+        file = cls(name, revision, keys)
+        file.check()
+        return file
+
+    def check(self) -> None:
+        """Check what no single member shows.
+
+        Raises:
+            KeyRingError: A name or number that no file has, no key or too many, a key id twice, or not exactly one
+                active key for the ring and for each tenant.
+        """
+        if not _NAME.match(self.name):
+            raise KeyRingError("a ring's name is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+        if not 1 <= self.revision <= _MAX_REVISION:
+            raise KeyRingError('"revision" is out of range')
+        if not 1 <= len(self.keys) <= MAX_KEYS:
+            raise KeyRingError(f"a key-ring file holds 1 to {MAX_KEYS} keys, not {len(self.keys)}")
+        seen: set[str] = set()
+        for key in self.keys:
+            if key.id in seen:
+                raise KeyRingError(f"the key {key.id} is there twice", key_id=key.id)
+            seen.add(key.id)
+        for tenant in (None, *dict.fromkeys(key.tenant for key in self.keys if key.tenant is not None)):
+            active = sum(key.tenant == tenant and key.state is KeyState.ACTIVE for key in self.keys)
+            if active != 1:
+                of = "the ring" if tenant is None else f"the tenant {tenant}"
+                raise KeyRingError(f"{of} has {active} active keys; it needs exactly one")
+
+    @property
+    def active(self) -> KeyEntry:
+        """The ring's active key."""
+        return self.active_of(None)
+
+    def active_of(self, tenant: str | None) -> KeyEntry:
+        """Return the active key of a tenant that the file has, or of the ring."""
+        return next(key for key in self.keys if key.tenant == tenant and key.state is KeyState.ACTIVE)
+
+    def entry(self, key_id: str) -> KeyEntry | None:
+        """Return the key of this id, or None."""
+        return next((key for key in self.keys if key.id == key_id), None)
+
+    def wrapped_key(self, entry: KeyEntry) -> WrappedKey:
+        """Return a key as its wrapper takes it."""
+        return WrappedKey(entry.wrapped, AssociatedData(self.name, entry.id))
+
+    def canonical(self) -> bytes:
+        """Return what each key authenticates: the file without any ``mac``, by RFC 8785 (JCS)."""
+        # All names and texts are printable ASCII and all numbers are integers, so sorting by code points and these
+        # separators are all of RFC 8785.
+        return json.dumps(self._to_json(with_macs=False), sort_keys=True, separators=(",", ":")).encode()
+
+    def sealed(self, keys: Mapping[str, DataKey]) -> RingFile:
+        """Return the file with a mac by each of its keys."""
+        self.check()
+        text = self.canonical()
+        return replace(
+            self, keys=tuple(replace(entry, mac=_mac(keys[entry.id], text)) for entry in self.keys)
+        )
+
+    def check_macs(self, keys: Mapping[str, DataKey]) -> None:
+        """Check what the keys say about the file: each that is given, by its id.
+
+        Raises:
+            KeyRingError: Somebody changed the file who does not have the key.
+        """
+        text = self.canonical()
+        for entry in self.keys:
+            key = keys.get(entry.id)
+            if key is not None and not compare_digest(_mac(key, text), entry.mac):
+                raise KeyRingError(
+                    f"the file was changed without its keys: it does not authenticate under key {entry.id}. Put back "
+                    "the version that 'jwt-column keys' wrote last, and find out who changed it",
+                    key_id=entry.id,
+                )
+
+    def to_bytes(self) -> bytes:
+        """Return the file: JSON, two spaces deep, with a line feed at the end."""
+        return json.dumps(self._to_json(with_macs=True), indent=2).encode() + b"\n"
+
+    def _to_json(self, *, with_macs: bool) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "ring": self.name,
+            "revision": self.revision,
+            "keys": [_entry_to_json(entry, with_mac=with_macs) for entry in self.keys],
+        }
+
+
+def is_ring_file(data: bytes) -> bool:
+    """Say whether a file is meant to be a key-ring file, and not one of plain keys."""
+    return data.lstrip().startswith(b"{")
+
+
+def _mac(key: DataKey, text: bytes) -> bytes:
+    mac = HMAC(key.integrity_key(), SHA256())
+    mac.update(text)
+    return mac.finalize()
+
+
+def _entry_to_json(entry: KeyEntry, *, with_mac: bool) -> dict[str, str]:
+    members = {"id": entry.id, "state": entry.state.value}
+    if entry.tenant is not None:
+        members["tenant"] = entry.tenant
+    for name in _TIMES:
+        time = getattr(entry, name)
+        if time is not None:
+            members[name] = time.strftime(_TIME)
+    members["wrapped_by"] = entry.wrapped_by
+    members["wrapped"] = base64url.encode(entry.wrapped)
+    if with_mac:
+        members["mac"] = base64url.encode(entry.mac)
+    return members
+
+
+def _entry_of(value: object, number: int) -> KeyEntry:
+    """Return one key of the file, the *number*-th."""
+    members = _Members(value, f"key {number}: ")
+    key_id = members.take("id", str)
+    if not _KEY_ID.match(key_id):
+        raise KeyRingError(f'key {number}: "id" is not 8 lower-case hex digits')
+    members.where = f"key {key_id}: "
+    state = members.take("state", str)
+    if state not in set(KeyState):
+        raise members.error("state", f"is none of {', '.join(KeyState)}")
+    tenant = members.take("tenant", str) if "tenant" in members else None
+    if tenant is not None and not _NAME.match(tenant):
+        raise members.error("tenant", "is not 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    times = {name: members.take_time(name) for name in _TIMES if name in members or name == "created"}
+    wrapped_by = members.take("wrapped_by", str)
+    if not _URI.match(wrapped_by):
+        raise members.error("wrapped_by", "is no URI of a KEK")
+    wrapped, mac = members.take_bytes("wrapped", MAX_WRAPPED), members.take_bytes("mac", 32)
+    members.refuse_others()
+    return KeyEntry(key_id, KeyState(state), wrapped_by, wrapped, **times, tenant=tenant, mac=mac)
+
+
+def check_uri(uri: str) -> str:
+    """Return the URI of a KEK, if a key-ring file can hold it.
+
+    Raises:
+        KeyRingError: It cannot.
+    """
+    if not _URI.match(uri):
+        raise KeyRingError("a key-ring file holds KEK URIs of printable ASCII, at most 2000 characters long")
+    return uri
+
+
+def check_name(name: str, kind: str) -> str:
+    """Return the name of a ring or tenant, if a key-ring file can hold it.
+
+    Raises:
+        KeyRingError: It cannot.
+    """
+    if not _NAME.match(name):
+        raise KeyRingError(f"the name of a {kind} is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return name
+
+
+class _Members:
+    """The members of a JSON object, each taken once; what is left over is refused."""
+
+    def __init__(self, value: object, where: str) -> None:
+        self.where = where
+        if not isinstance(value, dict):
+            raise KeyRingError(f"{where or 'the file '}is no JSON object")
+        self._left = dict(value)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def error(self, name: str, problem: str) -> KeyRingError:
+        """Return an error about a member, without its value."""
+        return KeyRingError(f'{self.where}"{name}" {problem}')
+
+    def take(self, name: str, kind: type[Any]) -> Any:
+        """Return a member of this type: ``bool`` is no ``int``."""
+        if name not in self._left:
+            raise self.error(name, "is missing")
+        value = self._left.pop(name)
+        if type(value) is not kind:
+            raise self.error(name, f"is a {type(value).__name__}, not a {kind.__name__}")
+        return value
+
+    def take_time(self, name: str) -> datetime:
+        """Return a time, in the one spelling that :meth:`RingFile.to_bytes` has for it."""
+        text: str = self.take(name, str)
+        try:
+            time = datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+        except ValueError:
+            time = None
+        # strptime takes digits of other scripts, and single ones.
+        if time is None or time.strftime(_TIME) != text:
+            raise self.error(name, "is no time as in 2026-11-23T19:57:00Z")
+        return time
+
+    def take_bytes(self, name: str, most: int) -> bytes:
+        """Return the bytes of a base64url text."""
+        data = base64url.decode_canonical(self.take(name, str))
+        if data is None or not 1 <= len(data) <= most:
+            raise self.error(name, f"is not 1 to {most} bytes in base64url")
+        return data
+
+    def refuse_others(self) -> None:
+        """Refuse members that nobody asked for: this release could not keep what they mean."""
+        if self._left:
+            raise KeyRingError(f"{self.where}there are members that version {_VERSION} does not have")
+
+
+def _parse(data: bytes) -> object:
+    """Return the JSON value of a file. A JSON error would carry the file along, which may be of plain keys."""
+    try:
+        return json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse
+        )
+    except _RepeatedNameError:
+        problem = "a JSON object of it has a name twice"
+    except (ValueError, RecursionError):
+        problem = "it is no JSON text in UTF-8, or has numbers that are no integers"
+    raise KeyRingError(problem)
+
+
+class _RepeatedNameError(Exception):
+    """Two members of an object have one name; JSON libraries disagree about which of them counts."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _RepeatedNameError
+    return members
+
+
+def _refuse(_text: str) -> Any:
+    raise ValueError

@@ -1,0 +1,145 @@
+"""The keys of a key-ring file out of and into their wrapping: each KEK is asked once for all of its keys."""
+
+from __future__ import annotations
+
+from hmac import compare_digest
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...errors import JWTColumnError, KeyRingError, KeyUnavailableError
+from ..ring import DataKey
+from ..schemes import open_wrapper
+from ..wrapping import AssociatedData, Rewrapper, WrappedKey
+from .format import MAX_WRAPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..wrapping import KeyWrapper
+    from .format import KeyEntry, RingFile
+
+__all__ = ["Unwrapped", "rewrap", "try_unwrap", "unwrap", "wrap"]
+
+
+class Unwrapped(NamedTuple):
+    """What became of the keys of a key-ring file.
+
+    Attributes:
+        keys: Those that unwrapped and are what they are called, by key id.
+        failures: Why the others did not, by key id.
+    """
+
+    keys: dict[str, DataKey]
+    failures: dict[str, JWTColumnError]
+
+
+def unwrap(file: RingFile) -> dict[str, DataKey]:
+    """Return all keys of a file by key id, after a check that they vouch for it.
+
+    Raises:
+        KeyRingError: A wrapped key is not what the file says, or the file was changed without its keys.
+        KeyUnavailableError: A KEK is not to be had.
+        ConfigurationError: The URI of a KEK, or what it refers to, is wrong.
+    """
+    keys = {}
+    for uri, entries in _by_kek(file.keys).items():
+        keys.update(_unwrap_by(open_wrapper(uri), file, entries))
+    file.check_macs(keys)
+    return keys
+
+
+def try_unwrap(file: RingFile) -> Unwrapped:
+    """Return what unwraps, and why the rest does not. No mac was checked."""
+    unwrapped = Unwrapped({}, {})
+    for uri, entries in _by_kek(file.keys).items():
+        try:
+            unwrapped.keys.update(_unwrap_by(open_wrapper(uri), file, entries))
+            continue
+        except JWTColumnError as error:
+            failure = _bare(error)
+        is_one_key = isinstance(failure, KeyRingError) and not isinstance(failure, KeyUnavailableError)
+        for entry in entries:
+            if is_one_key and len(entries) > 1:
+                # One bad key fails the call for all of them; which one is it?
+                try:
+                    unwrapped.keys.update(_unwrap_by(open_wrapper(uri), file, [entry]))
+                    continue
+                except JWTColumnError as error:
+                    failure = _bare(error)
+            unwrapped.failures[entry.id] = failure
+    return unwrapped
+
+
+def wrap(wrapper: KeyWrapper, ring: str, keys: Sequence[DataKey]) -> list[bytes]:
+    """Return data keys under a KEK, each unwrapped again and compared: these may become the only copies.
+
+    Args:
+        wrapper: The KEK.
+        ring: The name of the ring that they are bound to.
+        keys: The data keys.
+
+    Raises:
+        KeyRingError: What was wrapped does not unwrap to the same key.
+        KeyUnavailableError: The KEK is not to be had.
+    """
+    bound = [(key, AssociatedData(ring, key.id)) for key in keys]
+    wrapped = [WrappedKey(wrapper.wrap(key.secret_material(), data), data) for key, data in bound]
+    return _compared(wrapper, wrapped, keys)
+
+
+def rewrap(wrapper: KeyWrapper, file: RingFile, keys: Mapping[str, DataKey]) -> list[bytes]:
+    """Return all keys of a file, in order, under a KEK, compared as by :func:`wrap`.
+
+    If all of them are under this KEK already, and its system can do it, no data key leaves the system for that.
+    """
+    in_order = [keys[entry.id] for entry in file.keys]
+    if not isinstance(wrapper, Rewrapper) or any(entry.wrapped_by != wrapper.uri for entry in file.keys):
+        return wrap(wrapper, file.name, in_order)
+    old = [file.wrapped_key(entry) for entry in file.keys]
+    new = wrapper.rewrap(old)
+    wrapped = [WrappedKey(ciphertext, one.associated_data) for ciphertext, one in zip(new, old, strict=True)]
+    return _compared(wrapper, wrapped, in_order)
+
+
+def _by_kek(entries: Sequence[KeyEntry]) -> dict[str, list[KeyEntry]]:
+    by_kek: dict[str, list[KeyEntry]] = {}
+    for entry in entries:
+        by_kek.setdefault(entry.wrapped_by, []).append(entry)
+    return by_kek
+
+
+def _unwrap_by(wrapper: KeyWrapper, file: RingFile, entries: Sequence[KeyEntry]) -> dict[str, DataKey]:
+    """Return the keys that one KEK has wrapped."""
+    secrets = wrapper.unwrap([file.wrapped_key(entry) for entry in entries])
+    keys = {}
+    for entry, secret in zip(entries, secrets, strict=True):
+        key = DataKey(secret, tenant=entry.tenant)
+        if key.id != entry.id:
+            raise KeyRingError(
+                f"what is wrapped as key {entry.id} is another key, {key.id}; restore the file",
+                key_id=entry.id,
+            )
+        keys[entry.id] = key
+    return keys
+
+
+def _compared(wrapper: KeyWrapper, wrapped: Sequence[WrappedKey], keys: Sequence[DataKey]) -> list[bytes]:
+    """Return what was wrapped, if a file can hold it and it unwraps to the same keys."""
+    for one in wrapped:
+        if not 1 <= len(one.ciphertext) <= MAX_WRAPPED:
+            raise KeyRingError(
+                f"{wrapper.uri} made {len(one.ciphertext)} bytes of a data key; a key-ring file holds 1 to "
+                f"{MAX_WRAPPED}"
+            )
+    for key, secret in zip(keys, wrapper.unwrap(wrapped), strict=True):
+        if not compare_digest(key.secret_material(), secret):
+            raise KeyRingError(
+                f"{wrapper.uri}: key {key.id} was wrapped and did not unwrap to the same key; nothing was written",
+                key_id=key.id,
+            )
+    return [one.ciphertext for one in wrapped]
+
+
+def _bare(error: JWTColumnError) -> JWTColumnError:
+    """Return an error without its frames: they hold keys in local variables, which error reporters show."""
+    error.__context__ = None
+    return error.with_traceback(None)

@@ -1,0 +1,113 @@
+"""The one table of URI schemes: which private module serves which, and the way in for those of others.
+
+A provider is such a module, or what another distribution offers as an entry point of the group
+``jwt_column.providers``, named as its scheme. It has ``open_source(rest)``, ``open_wrapper(rest)`` or both, where
+*rest* is what follows the scheme and its colon, and neither reaches anything yet.
+
+Modules are imported when a URI first names them: most need an extra, and a process needs one or two of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .ring import KeySource
+    from .wrapping import KeyWrapper
+
+__all__ = ["MODULE_OF_SCHEME", "PROVIDER_GROUP", "open_source", "open_wrapper"]
+
+#: Where the providers of this distribution are.
+MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
+    "aws-kms": "aws_kms",
+    "azure-keyvault": "azure_keyvault",
+    "env": "env",
+    "file": "file",
+    "gcp-kms": "gcp_kms",
+    "keyring": "keyring",
+    "pkcs11": "pkcs11",
+    "vault-transit": "vault_transit",
+}
+
+#: The group of entry points by which another distribution brings a provider.
+PROVIDER_GROUP: Final = "jwt_column.providers"
+
+
+def open_source(uri: str) -> KeySource:
+    """Return the source of keys that a URI names. Nothing is read yet.
+
+    Raises:
+        ConfigurationError: No scheme, one that nobody serves, or one that wraps keys and holds none. The message
+            holds nothing of the URI, which may hold a PIN.
+        MissingExtraError: The provider's extra is not installed.
+    """
+    scheme, rest = _split(uri, "key ring")
+    make_source = getattr(_provider(scheme, "key ring"), "open_source", None)
+    if make_source is None:
+        raise ConfigurationError(
+            f"{scheme}: names a key that wraps keys, and no key ring; make a key-ring file with 'jwt-column keys init "
+            "--file PATH --wrapped-by URI', and name that file as the ring, as in file:/etc/app/ring.json"
+        )
+    source: KeySource = make_source(rest)
+    return source
+
+
+def open_wrapper(uri: str) -> KeyWrapper:
+    """Return the wrapper of the KEK that a URI names. Nothing is reached yet.
+
+    Raises:
+        ConfigurationError: No scheme, one that nobody serves, or one that wraps no keys. The message holds nothing
+            of the URI, which may hold a PIN.
+        MissingExtraError: The provider's extra is not installed.
+    """
+    scheme, rest = _split(uri, "KEK")
+    make_wrapper = getattr(_provider(scheme, "KEK"), "open_wrapper", None)
+    if make_wrapper is None:
+        raise ConfigurationError(f"the provider of {scheme}: holds keys and wraps none")
+    wrapper: KeyWrapper = make_wrapper(rest)
+    return wrapper
+
+
+def _split(uri: str, kind: str) -> tuple[str, str]:
+    """Return the scheme and what follows it."""
+    if not isinstance(uri, str):
+        raise ConfigurationError(f"a {kind} URI is a str, not {type(uri).__name__}")
+    scheme, colon, rest = uri.partition(":")
+    if not colon:
+        raise ConfigurationError(f"a {kind} URI begins with one of {_known()}")
+    return scheme.lower(), rest
+
+
+def _provider(scheme: str, kind: str) -> Any:
+    """Return the module or object that serves a scheme. Ours come first: nobody else can take their place."""
+    module = MODULE_OF_SCHEME.get(scheme)
+    if module is not None:
+        return import_module(f".providers.{module}", __package__)
+    found = list(entry_points(group=PROVIDER_GROUP, name=scheme))
+    if not found:
+        raise ConfigurationError(f"no provider of a {kind} for this URI scheme; there are {_known()}")
+    if len(found) > 1:
+        names = ", ".join(sorted(str(getattr(point.dist, "name", None)) for point in found))
+        raise ConfigurationError(f"several distributions serve {scheme}: ({names}); uninstall all but one")
+    (point,) = found
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        reason = type(error).__name__
+        missing = getattr(error, "name", None)
+    raise ConfigurationError(
+        f"the provider of {scheme}: ({point.value}) cannot be imported: {reason}"
+        + (f", {missing}" if missing else "")
+    )
+
+
+def _known() -> str:
+    """Return the schemes there are, as an error lists them."""
+    others = {point.name for point in entry_points(group=PROVIDER_GROUP)} - set(MODULE_OF_SCHEME)
+    return ", ".join(f"{name}:" for name in (*MODULE_OF_SCHEME, *sorted(others)))

@@ -1,0 +1,80 @@
+"""The keys that a ring holds at one moment: by id, the active one known, and that of each tenant."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..errors import KeyRingError, UnknownKeyError
+from ..format.envelope import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .data_key import DataKey
+
+__all__ = ["Keys", "index_keys", "parse_key_id"]
+
+_KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
+
+
+class Keys(NamedTuple):
+    """What a ring holds at one moment. Replaced whole, so that a reader never sees half a reload.
+
+    Attributes:
+        active: The key that encrypts where nothing else is said.
+        by_prefix: Every key by the first 5 bytes of its envelopes.
+        tenants: The active key of each tenant.
+    """
+
+    active: DataKey
+    by_prefix: dict[bytes, DataKey]
+    tenants: dict[str, DataKey]
+
+    def successor(self, key: DataKey) -> DataKey:
+        """Return the key that rows under this one are re-encrypted under: a tenant's rows stay with the tenant."""
+        # A tenant that came after these keys were loaded has no other key yet.
+        return self.active if key.tenant is None else self.tenants.get(key.tenant, key)
+
+
+def index_keys(keys: Iterable[DataKey], active: str | None) -> Keys:
+    """Put keys in order: by id, the active one known, and that of each tenant."""
+    by_prefix: dict[bytes, DataKey] = {}
+    tenants: dict[str, DataKey] = {}
+    for key in keys:
+        if key.stamp_prefix in by_prefix:
+            raise KeyRingError(
+                f"two keys of the ring have the id {key.id}; a key id follows from its key, so one is there "
+                "twice",
+                key_id=key.id,
+            )
+        by_prefix[key.stamp_prefix] = key
+        if key.tenant is not None:
+            tenants.setdefault(key.tenant, key)
+    if not by_prefix:
+        raise KeyRingError("a key ring needs at least one key; make one with generate_key()")
+    prefix = next(iter(by_prefix)) if active is None else VERSION + parse_key_id(active)
+    chosen = by_prefix.get(prefix)
+    if chosen is None:
+        held = ", ".join(key.id for key in by_prefix.values())
+        raise UnknownKeyError(
+            f"the key ring has no key {active} to make active (it has {held})", key_id=active
+        )
+    if chosen.tenant is not None:
+        raise KeyRingError(
+            f"key {chosen.id} is for the rows of the tenant {chosen.tenant}, and cannot be the ring's active key; "
+            "ring.using() encrypts under it",
+            key_id=chosen.id,
+        )
+    return Keys(chosen, by_prefix, tenants)
+
+
+def parse_key_id(key_id: str) -> bytes:
+    """Return the 4 bytes of a key id.
+
+    Raises:
+        KeyRingError: Not 8 lower-case hex digits.
+    """
+    if not isinstance(key_id, str) or not _KEY_ID.match(key_id):
+        raise KeyRingError("a key id is 8 lower-case hex digits, as in KeyRing.key_ids")
+    return bytes.fromhex(key_id)

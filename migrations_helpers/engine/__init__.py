@@ -1,0 +1,1 @@
+"""Re-encryption on an Engine or Connection. Nothing here knows Alembic."""

@@ -1,0 +1,91 @@
+"""Stale rows whose token has expired, and what a re-encryption makes of them instead of a new envelope.
+
+The header shows when a token expires, so SQL alone tells such rows, and no key is needed for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from sqlalchemy import or_
+
+from jwt_column.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+    from jwt_column.column.header_sql import HeaderSQL
+    from jwt_column.column.types import EncryptedJWT
+
+    from .table import Target
+
+__all__ = ["Expired", "ExpiredChoice", "choose_expired"]
+
+ExpiredChoice = Literal["keep", "skip", "null", "delete"]
+
+_CHOICES: Final = get_args(ExpiredChoice)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What becomes of stale rows whose token has expired by the time that the run begins.
+
+    Attributes:
+        action: ``"skip"`` leaves them as they are, ``"null"`` sets the column to NULL, ``"delete"`` deletes the row.
+        at: Tokens that expire at this time or earlier have expired. The same for all shards of a run.
+    """
+
+    action: Literal["skip", "null", "delete"]
+    at: datetime = field(default_factory=_now)
+
+    @property
+    def removes(self) -> bool:
+        """Whether something is done to such rows."""
+        return self.action != "skip"
+
+    def covers(self, stored: HeaderSQL) -> ColumnElement[bool]:
+        """Return the SQL condition of expired rows; NULL, so not true, where the header has no expiry."""
+        condition: ColumnElement[bool] = stored.expires_at() <= self.at
+        return condition
+
+    def spares(self, stored: HeaderSQL) -> ColumnElement[bool]:
+        """Return the SQL condition of all other rows."""
+        expires_at = stored.expires_at()
+        return or_(expires_at.is_(None), expires_at > self.at)
+
+    def check(self, target: Target) -> None:
+        """Refuse a column that cannot be cleared.
+
+        Raises:
+            ConfigurationError: It is NOT NULL.
+        """
+        if self.action == "null" and not target.is_nullable:
+            raise ConfigurationError(
+                f"{target.name}.{target.value.name} is NOT NULL, so expired='null' cannot clear it; make the column "
+                "nullable first, or take expired='delete'. Nothing was done"
+            )
+
+
+def choose_expired(choice: ExpiredChoice, type_: EncryptedJWT) -> Expired | None:
+    """Return what is asked for; None for ``"keep"``, which treats expired rows as any others.
+
+    Raises:
+        ConfigurationError: There is no such choice, or the column's header does not show the expiry.
+    """
+    if choice not in _CHOICES:
+        raise ConfigurationError(f"expired is one of {', '.join(map(repr, _CHOICES))}")
+    if choice == "keep":
+        return None
+    if not type_.expose_expiry:
+        raise ConfigurationError(
+            f"{type_.context}: expired={choice!r} needs the expiry in the header, where SQL can read it; the column's "
+            "type has no expose_expiry=True. Nothing was done",
+            context=type_.context,
+        )
+    return Expired(choice)

@@ -1,0 +1,164 @@
+"""Re-encryption of the rows of one column, on tables of any size, while the application writes.
+
+The work is done in batches over the table's key, each in a short transaction of its own. The key id in front of every
+envelope says which rows need work, so a run that was stopped goes on where it was, by the rows alone, and a second
+run finds nothing to do. Nothing here knows Alembic.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from jwt_column.column.types import EncryptedJWT
+from jwt_column.database.column_size import find_room
+from jwt_column.errors import ConfigurationError
+
+from .connection import Channel
+from .conversions import Reencryption
+from .expired import choose_expired
+from .report import ReencryptionReport
+from .run import Options, Run, check_options
+from .shards import work_in_shards
+from .table import KeyRange, find_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from sqlalchemy import Connection, Engine
+
+    from .conversions import Conversion
+    from .expired import Expired, ExpiredChoice
+
+__all__ = ["convert_column", "in_column", "reencrypt"]
+
+
+def reencrypt(
+    bind: Engine | Connection,
+    table: str,
+    column: str,
+    *,
+    type_: EncryptedJWT | None = None,
+    schema: str | None = None,
+    batch_size: int = 500,
+    nice: float | None = None,
+    shards: int = 1,
+    executor: Executor | None = None,
+    expired: ExpiredChoice = "keep",
+    dry_run: bool = False,
+    progress: Callable[[ReencryptionReport], None] | None = None,
+    **options: Any,
+) -> ReencryptionReport:
+    """Rewrite every stale row of a column under its active key, and say what was done.
+
+    Args:
+        bind: An engine, or a connection that is in no transaction.
+        table: The table's name.
+        column: The encrypted column's name.
+        type_: The column's type; None means ``EncryptedJWT()``, with the default key ring.
+        schema: The table's schema; None for the default.
+        batch_size: Rows of the first batch. Later ones adapt to ``batch_seconds``.
+        nice: Sleep this times a batch's duration after it. None means 1.0 on SQLite, where the application waits
+            while we write, and 0 elsewhere.
+        shards: Cut the table into this many even key ranges and work on them at once.
+        executor: Any :class:`concurrent.futures.Executor` for the shards, Dask's ``client.get_executor()`` among them;
+            None makes a pool of processes. Each shard opens a connection and loads the key ring itself.
+        expired: What becomes of stale rows whose token has expired when the run begins: ``"keep"`` re-encrypts them as
+            any others, ``"skip"`` leaves them as they are, ``"null"`` sets the column to NULL, ``"delete"`` deletes
+            the row. The last three need a column with ``expose_expiry=True``: SQL decides, by the envelope's header and
+            without a key. A row that shows no expiry is re-encrypted.
+        dry_run: Open every stale row and make its new envelope, write nothing.
+        progress: Called after each batch with the report so far.
+        **options: ``batch_seconds`` (0.1: what a batch should take), ``verify`` (``"stamp"`` counts what is left by
+            SQL, ``"decrypt"`` also opens every row at the end), ``strategy`` (``"auto"``, or ``"cas"`` for
+            compare-and-swap), ``lock_timeout`` (0.2 seconds), ``max_retries`` (8 for one batch), ``max_passes`` (10),
+            ``vacuum`` (True: PostgreSQL reuses the space of old rows as the run goes), ``key_columns`` (a unique key
+            to page by, instead of the primary key), ``make_engine`` (makes the engine of a shard; None connects to the
+            same URL with SQLAlchemy's defaults), ``preserve`` (columns that the database updates by itself, and
+            must not; MySQL's are found without it).
+
+    Returns:
+        The report. No stale row is left, unless ``dry_run``.
+
+    Raises:
+        ReencryptionError: No such table or column, no key to page by, another run is at work, or rows are left that
+            are stale or cannot be read; ``report`` says which. What was rewritten stays rewritten.
+        ConfigurationError: A parameter has a value that it cannot have, or there is no key ring; or *expired* asks for
+            what the column does not have: a readable expiry, or room for NULL.
+        KeyRingError: The key ring cannot be loaded.
+    """
+    given = Options(
+        batch_size=batch_size,
+        nice=nice,
+        shards=shards,
+        executor=executor,
+        dry_run=dry_run,
+        progress=progress,
+        **check_options(options),
+    )
+    column_type = in_column(type_, table, column)
+    chosen = choose_expired(expired, column_type)
+    return convert_column(
+        bind, table, column, column_type, Reencryption, given, schema=schema, expired=chosen
+    )
+
+
+def in_column(type_: EncryptedJWT | None, table: str, column: str) -> EncryptedJWT:
+    """Return the type of a column that a migration or a command names."""
+    if type_ is None:
+        type_ = EncryptedJWT()
+    if not isinstance(type_, EncryptedJWT):
+        raise ConfigurationError(f"type_ is an EncryptedJWT, not {type(type_).__name__}")
+    return type_ if type_.context is not None else type_.in_context(f"{table}.{column}")
+
+
+def convert_column(
+    bind: Engine | Connection,
+    table: str,
+    column: str,
+    type_: EncryptedJWT,
+    make_conversion: Callable[..., Conversion],
+    options: Options,
+    *,
+    schema: str | None = None,
+    expired: Expired | None = None,
+) -> ReencryptionReport:
+    """Run one conversion over a column; see :func:`reencrypt`. On an empty table no key is needed.
+
+    *make_conversion* takes the type and ``room=``, the bytes that a value of the column may have; that of a
+    re-encryption also ``expired=``.
+    """
+    if expired is not None:
+        make_conversion = partial(make_conversion, expired=expired)
+    lock = None if options.dry_run else f"{table}.{column}"
+    channel = Channel(bind, lock_name=lock, schema=schema, lock_timeout=options.lock_timeout)
+    try:
+        target = find_target(
+            channel.connection,
+            table,
+            column,
+            type_,
+            schema=schema,
+            key_columns=options.key_columns,
+            preserve=options.preserve,
+        )
+        if expired is not None:
+            expired.check(target)
+        if channel.connection.execute(target.any_row()).first() is None:
+            return ReencryptionReport(
+                table=target.name, column=column, dry_run=options.dry_run, finished=True
+            )
+        room = find_room(channel.connection, target, type_, make_conversion)
+        make_fitting = partial(make_conversion, room=room)
+        run = Run(channel, target, make_fitting(type_), options)
+        run.survey()
+        if options.shards > 1 and not options.dry_run:
+            work_in_shards(channel.connection, target, run, type_, make_fitting, schema)
+            run.sweep()
+        else:
+            run.work(KeyRange())
+        run.conclude()
+    finally:
+        channel.close()
+    return run.report

@@ -1,0 +1,411 @@
+"""One run over one column, or over one key range of it: batches, retries, passes, and the report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
+
+from .connection import Channel, is_retryable, mysql_code
+from .conversions import Reencryption
+from .report import ReencryptionReport
+from .strategies import Strategy, choose_removal, choose_strategy, read_batch
+from .table import KeyRange, Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
+    from sqlalchemy import Engine, Row, Select
+
+    from .conversions import Conversion
+    from .strategies import Batch
+    from .table import Target
+
+__all__ = ["Options", "Run", "check_options"]
+
+_Result = TypeVar("_Result")
+
+logger = logging.getLogger("migrations_helpers")
+
+_SMALLEST_BATCH: Final = 50
+_LARGEST_BATCH: Final = 1_000
+# A batch grows by a fifth at most, so that one lucky batch does not make the next one long.
+_GROWTH: Final = 1.2
+# Weight of the newest batch in the moving average of the time that a row takes.
+_SMOOTHING: Final = 0.4
+# The share of the table that may become dead rows before PostgreSQL is asked to reuse their space.
+_VACUUM_SHARE: Final = 0.1
+_VACUUM_ROWS: Final = 20_000
+# Rows that verification holds in memory at once.
+_LARGEST_VERIFIED: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run goes about its work; see :func:`migrations_helpers.reencrypt`."""
+
+    batch_size: int = 500
+    batch_seconds: float = 0.1
+    nice: float | None = None
+    shards: int = 1
+    executor: Executor | None = None
+    make_engine: Callable[[], Engine] | None = None
+    dry_run: bool = False
+    verify: Literal["stamp", "decrypt"] = "stamp"
+    strategy: str | Strategy = "auto"
+    lock_timeout: float = 0.2
+    max_retries: int = 8
+    max_passes: int = 10
+    vacuum: bool = True
+    key_columns: tuple[str, ...] | None = None
+    preserve: tuple[str, ...] = ()
+    progress: Callable[[ReencryptionReport], None] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.shards < 1:
+            raise ConfigurationError("batch_size is at least 1 row, shards at least 1")
+        if self.batch_seconds <= 0 or self.lock_timeout <= 0 or (self.nice is not None and self.nice < 0):
+            raise ConfigurationError(
+                "batch_seconds and lock_timeout are more than 0 seconds, nice is not negative"
+            )
+        if self.max_retries < 0 or self.max_passes < 1:
+            raise ConfigurationError("max_retries is not negative, max_passes at least 1")
+        if self.verify not in ("stamp", "decrypt"):
+            raise ConfigurationError("verify is 'stamp' or 'decrypt'")
+
+
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments for :class:`Options`, checked.
+
+    Raises:
+        ConfigurationError: An option that there is not, or a text where a list of names belongs.
+    """
+    known = set(Options.__dataclass_fields__)
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(f"there is no option {name}; there are {', '.join(sorted(known))}")
+    for name in ("key_columns", "preserve"):
+        if isinstance(options.get(name), str):
+            raise ConfigurationError(f"{name} is a list of column names; write [{options[name]!r}]")
+        if options.get(name) is not None:
+            options[name] = tuple(options[name])
+    return options
+
+
+class Run:
+    """One run over one column, or over one shard of it."""
+
+    def __init__(self, channel: Channel, target: Target, conversion: Conversion, options: Options) -> None:
+        self._channel = channel
+        self._target = target
+        self.conversion = conversion
+        self.options = options
+        self._strategy = (
+            choose_strategy(channel.connection, target, options.strategy)
+            if isinstance(options.strategy, str)
+            else options.strategy
+        )
+        self._removal: Strategy | None = None
+        if conversion.expired is not None and conversion.expired.removes:
+            self._removal = choose_removal(channel.connection, self._strategy, conversion.expired)
+        default_nice = 1.0 if channel.dialect == "sqlite" else 0.0
+        self._nice = default_nice if options.nice is None else options.nice
+        self._limit = options.batch_size
+        self._row_seconds: float | None = None
+        self._dead_rows = 0
+        self._started = time.monotonic()
+        #: What there was when the run began, and at the end of its last pass.
+        self.begin = self._end = Survey(0, 0, 0, 0)
+        #: How long the last count of the rows took.
+        self.look_seconds = 0.0
+        self.report = ReencryptionReport(
+            table=target.name, column=target.value.name, key_id=conversion.key_id, dry_run=options.dry_run
+        )
+
+    def survey(self) -> None:
+        """Count what there is to do."""
+        report = self.report
+        self.begin = found = self.look(KeyRange())
+        report.total = found.pending + found.expired
+        report.plaintext = found.plaintext
+        # Re-encryption leaves plaintext alone: it is neither pending nor current. Nor are expired rows current.
+        untouched = found.plaintext if isinstance(self.conversion, Reencryption) else 0
+        report.already_current = found.rows - found.pending - found.expired - untouched
+        if self.options.dry_run or self._removal is None:
+            report.expired = found.expired
+        report.scanned = report.already_current
+        self.tell()
+
+    def look(self, keys: KeyRange) -> Survey:
+        """Count the rows of a key range, by SQL."""
+        began = time.monotonic()
+        statement = self._target.survey(self.conversion, keys)
+        found = Survey._make(self.read(statement)[0])
+        self.look_seconds = time.monotonic() - began
+        return found
+
+    def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """Return the rows of a query, asked again where the database put it off or the connection was lost."""
+        return self._retry(lambda: self._channel.connection.execute(statement).all())
+
+    def left_in(self, found: Survey) -> int:
+        """Return how many rows something is still to be done with."""
+        return found.pending + (found.expired if self._removal is not None else 0)
+
+    def work(self, keys: KeyRange) -> None:
+        """Go over a key range until nothing is left that can be done."""
+        report = self.report
+        for number in range(self.options.max_passes):
+            report.passes += 1
+            before = report.reencrypted + report.expired
+            self._pass_over(keys)
+            self._count_left(keys)
+            if self.options.dry_run or report.remaining <= report.left:
+                return
+            # What is left is locked by the application, or was written by an old process meanwhile. Give a
+            # transaction that holds locks a moment, unless this pass still got somewhere.
+            if report.reencrypted + report.expired == before:
+                time.sleep(min(0.05 * 2**number, 2.0))
+
+    def sweep(self) -> None:
+        """Work on what shards have left, if anything."""
+        self._count_left(KeyRange())
+        if self.report.remaining:
+            self.work(KeyRange())
+        else:
+            self.report.forget_left()
+
+    def _count_left(self, keys: KeyRange) -> None:
+        self._end = found = self.look(keys)
+        self.report.remaining, self.report.plaintext = self.left_in(found), found.plaintext
+
+    def conclude(self) -> None:
+        """Verify, and fail if anything is left.
+
+        Raises:
+            ReencryptionError: Rows are left that are stale or cannot be read.
+        """
+        report = self.report
+        if self._removal is None:
+            report.expired = self._end.expired
+        self._count_scanned()
+        if not report.dry_run:
+            report.superseded = max(0, report.total - report.reencrypted - report.expired - report.remaining)
+            if self.options.verify == "decrypt":
+                self._open_finished_rows()
+        report.finished = True
+        self.tell()
+        if not report.dry_run and not report.is_complete:
+            raise ReencryptionError(_explain(report), reason="rows", report=report)
+
+    def _count_scanned(self) -> None:
+        report = self.report
+        report.scanned = report.already_current + report.reencrypted + report.expired + report.left
+
+    def _pass_over(self, keys: KeyRange) -> None:
+        """Work once through a key range, batch by batch."""
+        self.report.forget_left()
+        # Rows that are inserted behind the last key while we work are for the next pass: without an end that was
+        # fixed before, a busy application could keep one pass going for ever.
+        end = self.read(self._target.last_key())
+        if not end:
+            return
+        window = KeyRange(keys.after, tuple(end[0]) if keys.up_to is None else keys.up_to)
+        if self._removal is not None and not self.options.dry_run:
+            self._batches(self._removal.run_batch, window)
+        self._batches(read_batch if self.options.dry_run else self._strategy.run_batch, window)
+
+    def _batches(self, run_batch: Callable[..., Batch], window: KeyRange) -> None:
+        while True:
+            began = time.monotonic()
+            batch = self._run_batch(run_batch, window)
+            self._account(batch)
+            duration = time.monotonic() - began
+            self._adapt(batch.read, duration)
+            self.tell()
+            self._vacuum()
+            if batch.at_end:
+                return
+            if self._nice:
+                time.sleep(self._nice * duration)
+            window = replace(window, after=batch.last_key)
+
+    def _run_batch(self, run_batch: Callable[..., Batch], window: KeyRange) -> Batch:
+        """Do one batch, again if the database put it off or the connection was lost."""
+        # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
+        return self._retry(
+            lambda: run_batch(self._channel, self._target, self.conversion, window, self._limit)
+        )
+
+    def _retry(self, action: Callable[[], _Result]) -> _Result:
+        """Do something that changes nothing when it fails, again while the database says that it may succeed.
+
+        Raises:
+            ReencryptionError: It was refused ``max_retries`` times.
+        """
+        attempt = 0
+        while True:
+            try:
+                return action()
+            except DBAPIError as error:
+                if not is_retryable(error) or attempt >= self.options.max_retries:
+                    raise self._failed(error) from None
+                self.report.retries += 1
+                logger.info("%s.%s: batch put off (%s)", self.report.table, self.report.column, _name(error))
+                if error.connection_invalidated:
+                    if not self._channel.can_reopen:
+                        raise self._failed(error) from None
+                    self._reopen()
+                else:
+                    # A lock is a matter of whose turn it is: half the batch next time, down to a single row, because an
+                    # application that writes to few rows all the time always holds one of many.
+                    self._limit = max(1, self._limit // 2)
+            # Nobody else takes the same pause.
+            time.sleep(min(0.01 * 2**attempt, 1.0) * (0.5 + random.random()))  # noqa: S311 - jitter, no secret
+            attempt += 1
+
+    def _reopen(self) -> None:
+        """Replace the connection.
+
+        A server that is starting refuses that for a while, and one that has not noticed that the old connection is
+        gone still keeps our lock for it.
+        """
+        attempt = 0
+        while True:
+            try:
+                return self._channel.reopen()
+            except (DBAPIError, ReencryptionError) as error:
+                if attempt >= self.options.max_retries:
+                    raise self._failed(error) from None
+                time.sleep(min(0.1 * 2**attempt, 5.0))
+                attempt += 1
+
+    def _failed(self, error: DBAPIError | ReencryptionError) -> ReencryptionError:
+        """Return the error that ends the run: the database's own may show a statement's parameters."""
+        return ReencryptionError(
+            f"{self.report.table}.{self.report.column}: the database refused a batch ({_name(error)}); "
+            f"{self.report.reencrypted} rows were rewritten before, and a new run goes on from there",
+            reason="database",
+            report=self.report,
+        )
+
+    def _account(self, batch: Batch) -> None:
+        report = self.report
+        report.reencrypted += batch.written
+        report.expired += batch.removed
+        self._dead_rows += batch.written + batch.removed
+        for origin, rows in batch.origins.items():
+            report.by_key_id[origin] = report.by_key_id.get(origin, 0) + rows
+        for key in batch.undecryptable:
+            report.add_undecryptable(key)
+        for key in batch.unwritable:
+            report.add_unwritable(key)
+        self._count_scanned()
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Move the batch size towards what fits into the time that a batch should take."""
+        if not rows:
+            return
+        newest = seconds / rows
+        old = newest if self._row_seconds is None else self._row_seconds
+        self._row_seconds = _SMOOTHING * newest + (1 - _SMOOTHING) * old
+        fitting = round(self.options.batch_seconds / self._row_seconds)
+        largest = max(_LARGEST_BATCH, self.options.batch_size)
+        smallest = min(_SMALLEST_BATCH, self.options.batch_size)
+        # Back to the smallest in steps: a batch that was put off has come down from there, and the next one may meet
+        # the same application.
+        self._limit = max(
+            min(smallest, 2 * self._limit), min(fitting, math.ceil(self._limit * _GROWTH), largest)
+        )
+
+    def _vacuum(self) -> None:
+        """Let PostgreSQL reuse the space of old rows, which autovacuum does not notice in time."""
+        threshold = max(_VACUUM_ROWS, round(_VACUUM_SHARE * self.report.total))
+        if self._channel.dialect != "postgresql" or not self.options.vacuum or self._dead_rows < threshold:
+            return
+        self._dead_rows = 0
+        try:
+            self._channel.vacuum(self._target.table)
+        except DBAPIError as error:
+            # Not the owner, or locked: the run is none the worse, the table a little larger.
+            logger.info("%s: not vacuumed (%s)", self.report.table, _name(error))
+
+    def _open_finished_rows(self) -> None:
+        """Open every row that needs no work; those that do and cannot be read are known by now."""
+        window = KeyRange()
+        while True:
+            statement = self._target.finished(self.conversion, window, _LARGEST_VERIFIED)
+            rows = self.read(statement)
+            for row in rows:
+                try:
+                    self.conversion.check(row[-1], *self._target.bound_of(row))
+                except KeyUnavailableError:
+                    raise
+                except JWTColumnError:
+                    self.report.add_undecryptable(self._target.key_of(row))
+                else:
+                    self.report.verified += 1
+            if len(rows) < _LARGEST_VERIFIED:
+                return
+            self.tell()
+            window = KeyRange(after=self._target.key_of(rows[-1]))
+
+    def tell(self) -> None:
+        """Bring the report up to date and show it to whoever watches."""
+        self.report.seconds = time.monotonic() - self._started
+        if self.options.progress is not None:
+            self.options.progress(self.report)
+
+
+def _name(error: Exception) -> str:
+    """Return what an error is called; its text may hold a statement's parameters."""
+    original = getattr(error, "orig", None)
+    code = mysql_code(original)
+    for attribute in ("sqlstate", "pgcode", "sqlite_errorname"):
+        code = code or getattr(original, attribute, None)
+    name = type(original or error).__name__
+    return f"{name} {code}" if code else name
+
+
+def _explain(report: ReencryptionReport) -> str:
+    """Say in a few words why a run did not finish."""
+    where = f"{report.table}.{report.column}"
+    done = f"{report.reencrypted} rows were rewritten"
+    if report.undecryptable_count:
+        return (
+            f"{where}: {report.undecryptable_count} rows cannot be read and were left as they are "
+            f"({_listed(report.undecryptable, report.undecryptable_count)}){_and_unwritable(report)}; {done}. Restore "
+            "or clear those rows, or add the key that they need, and run again"
+        )
+    if report.unwritable_count:
+        return (
+            f"{where}: {_unwritable(report)}; {done}. Make room for them, or clear those rows, and run again"
+        )
+    return (
+        f"{where}: {report.remaining} rows still need work after {report.passes} passes, because the application "
+        f"holds locks on them or goes on writing the old way; {done}. Run again"
+    )
+
+
+def _unwritable(report: ReencryptionReport) -> str:
+    return (
+        f"{report.unwritable_count} rows can be read, but do not fit the column or its type, and were left as they are "
+        f"({_listed(report.unwritable, report.unwritable_count)})"
+    )
+
+
+def _and_unwritable(report: ReencryptionReport) -> str:
+    return f"; {_unwritable(report)}" if report.unwritable_count else ""
+
+
+def _listed(keys: list[Any], count: int) -> str:
+    """Return the first primary keys of rows that were left."""
+    return f"primary keys {', '.join(map(repr, keys[:5]))}{', ...' if count > 5 else ''}"

@@ -1,0 +1,402 @@
+"""One run cut into key ranges, worked on at once by any :class:`concurrent.futures.Executor`.
+
+A shard is a picklable task that can be repeated: it opens its own connection and loads its own key ring, so neither a
+connection nor a key travels. What a lost worker leaves undone is given to another one, and at last to the sweep that
+follows.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import pickle
+import time
+import uuid
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import create_engine
+
+from jwt_column.errors import ConfigurationError, JWTColumnError, ReencryptionError
+from jwt_column.keys.ring import KeyRing
+
+from .connection import Channel
+from .report import ReencryptionReport
+from .run import Options, Run
+from .table import KeyRange, find_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from sqlalchemy import Connection, Engine
+
+    from jwt_column.column.types import EncryptedJWT
+
+    from .conversions import Conversion
+    from .table import Target
+
+__all__ = ["Shard", "cut", "work_in_shards"]
+
+logger = logging.getLogger("migrations_helpers")
+
+# How often a shard is given to a worker. One that kills every worker, by its memory say, is left to the sweep.
+_ROUNDS: Final = 3
+# Seconds between two looks at how far the shards are, and the share of the time that looking may take.
+_LOOK_INTERVAL: Final = 1.0
+_LOOK_SHARE: Final = 0.05
+# Seconds in which not one row may be rewritten before the shards are taken to be lost: a scheduler of Dask that is
+# closed leaves its clients waiting.
+_STALL: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Shard:
+    """One key range of one column, and how to work on it.
+
+    Attributes:
+        make_engine: Says where to connect to.
+        rows: About how many rows of the range need work.
+        task: Unlike any other shard's.
+    """
+
+    make_engine: Callable[[], Engine]
+    table: str
+    column: str
+    schema: str | None
+    type_: EncryptedJWT
+    key_id: str | None
+    make_conversion: Callable[[EncryptedJWT], Conversion]
+    keys: KeyRange
+    options: Options
+    rows: int
+    task: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __call__(self) -> ReencryptionReport:
+        """Work on the range, with a connection and a key ring of this process's own.
+
+        Raises:
+            ReencryptionError: This process's key ring writes under another key than the run.
+        """
+        conversion = self.make_conversion(self._type_with_ring())
+        if conversion.key_id != self.key_id:
+            raise ReencryptionError(
+                f"{self.table}.{self.column}: a shard's key ring writes under {conversion.key_id}, the run under "
+                f"{self.key_id}; give every worker the same key ring",
+                reason="ring",
+                key_id=conversion.key_id,
+            )
+        engine = self.make_engine()
+        try:
+            # Whoever cut the shards holds the lock.
+            channel = Channel(engine, lock_name=None, lock_timeout=self.options.lock_timeout)
+            try:
+                target = find_target(
+                    channel.connection,
+                    self.table,
+                    self.column,
+                    self.type_,
+                    schema=self.schema,
+                    key_columns=self.options.key_columns,
+                    preserve=self.options.preserve,
+                )
+                run = Run(channel, target, conversion, self.options)
+                run.report.total = self.rows
+                run.work(self.keys)
+                return run.report
+            finally:
+                channel.close()
+        finally:
+            engine.dispose()
+
+    def _type_with_ring(self) -> EncryptedJWT:
+        """Return the column's type; its ring writes under the run's key where it has that key."""
+        ring = self.type_.ring()
+        if self.key_id is None or ring.active == self.key_id:
+            return self.type_
+        if self.key_id not in ring.key_ids:
+            # A worker that was here before the key was made has loaded its ring without it.
+            ring.reload()
+        if self.key_id not in ring.key_ids:
+            return self.type_
+        type_ = self.type_.copy()
+        type_.keyring = ring.with_active(self.key_id)
+        return type_
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker in this process needs no URI, so this is asked only where a shard travels.
+        if isinstance(self.type_.keyring, KeyRing):
+            raise ConfigurationError(
+                "a key ring that was given its keys does not travel to other processes: give the column's type the "
+                "URI of a ring that every worker can load, as in EncryptedJWT('file:/etc/app/jwt.keys'), or work "
+                "with executor=ThreadPoolExecutor()"
+            )
+        return Shard, tuple(getattr(self, one.name) for one in fields(self))
+
+    def __repr__(self) -> str:
+        # Dask shows it to whoever watches the cluster.
+        return f"Shard({self.table}.{self.column})"
+
+    def __dask_tokenize__(self) -> str:
+        # To Dask two calls with equal content are one: a second run would be handed the report of the first.
+        return self.task
+
+
+def cut(boundaries: Iterable[Sequence[Any]]) -> list[KeyRange]:
+    """Return the key ranges between these keys, and those before the first one and behind the last one."""
+    bounds = [tuple(key) for key in boundaries]
+    return [KeyRange(after, up_to) for after, up_to in zip([None, *bounds], [*bounds, None], strict=True)]
+
+
+def work_in_shards(
+    connection: Connection,
+    target: Target,
+    run: Run,
+    type_: EncryptedJWT,
+    make_conversion: Callable[[EncryptedJWT], Conversion],
+    schema: str | None,
+) -> None:
+    """Cut a run into shards, have them worked on, and add their reports to the run's.
+
+    Shards that are lost with their workers are given out again. What even then is not done is left to the sweep.
+
+    Raises:
+        ConfigurationError: A shard cannot travel to a worker, or cannot connect from there.
+        JWTColumnError: A shard failed in a way that others would too; the shards under way are finished first.
+    """
+    options = run.options
+    make_shard = partial(
+        Shard,
+        make_engine=options.make_engine or _engine_maker(connection),
+        table=target.table.name,
+        column=target.value.name,
+        schema=schema,
+        type_=_travelling(type_),
+        key_id=run.conversion.key_id,
+        make_conversion=make_conversion,
+        options=replace(options, shards=1, executor=None, make_engine=None, progress=None),
+    )
+    rows = run.left_in(run.begin)
+    shards: list[Shard] | None = None
+    for _ in range(_ROUNDS):
+        with _pool(options.executor, max(1, min(options.shards, rows))) as executor:
+            if shards is None:
+                # While the processes of the pool start.
+                ranges = cut(run.read(target.boundaries(run.conversion, rows, options.shards)))
+                shards = [make_shard(keys=keys, rows=rows // len(ranges)) for keys in ranges]
+            given_out = _Round(shards, executor, run)
+            given_out.finish()
+        shards = given_out.lost
+        run.report.retries += len(shards)
+        if not shards or given_out.is_stalled:
+            return
+
+
+class _Round:
+    """Shards that are given out to an executor, once.
+
+    Attributes:
+        lost: The shards that must be done again.
+        is_stalled: Whether the executor was given up, because nothing moved any more.
+    """
+
+    def __init__(self, shards: Iterable[Shard], executor: Executor, run: Run) -> None:
+        self._run = run
+        self._shards = {_submit(executor, shard): shard for shard in shards}
+        self._failure: JWTColumnError | None = None
+        self.lost: list[Shard] = []
+        self.is_stalled = False
+
+    def finish(self) -> None:
+        """Wait for the shards and add their reports to the run's.
+
+        Raises:
+            JWTColumnError: See :func:`work_in_shards`.
+        """
+        waiting = set(self._shards)
+        watch = _Watch(self._run)
+        try:
+            while waiting and not self.is_stalled:
+                done, waiting = wait(waiting, watch.interval, FIRST_COMPLETED)
+                for future in done:
+                    self._settle(future)
+                if self._failure is not None:
+                    waiting = {future for future in waiting if not future.cancel()}
+                elif not done:
+                    watch.look()
+                    self.is_stalled = watch.is_stalled
+        finally:
+            for future in waiting:
+                future.cancel()
+        report = self._run.report
+        if self._failure is not None:
+            # As far as is known: nobody has counted since.
+            report.remaining = max(0, report.total - report.reencrypted - report.expired)
+            if isinstance(self._failure, ReencryptionError):
+                self._failure.report = report
+            raise self._failure
+        if self.is_stalled:
+            logger.warning(
+                "%s.%s: in %d s no row was rewritten, so %d shards are given up and done in this process",
+                report.table,
+                report.column,
+                _STALL,
+                len(waiting),
+            )
+            self.lost += [self._shards[future] for future in waiting]
+
+    def _settle(self, future: Future[ReencryptionReport]) -> None:
+        """Take in what became of one shard."""
+        report = self._run.report
+        error = _error_of(future)
+        if error is None:
+            report.absorb(future.result())
+            self._run.tell()
+            return
+        refused = _refused_report(error)
+        if refused is not None:
+            report.absorb(refused)
+        else:
+            self._failure = self._failure or _failure(error, self._shards[future])
+        if self._failure is None:
+            name = type(error).__name__
+            logger.warning(
+                "%s.%s: a shard was lost (%s) and is done again", report.table, report.column, name
+            )
+            self.lost.append(self._shards[future])
+
+
+def _submit(executor: Executor, shard: Shard) -> Future[ReencryptionReport]:
+    """Hand a shard to an executor. One that takes none, because it broke, is as good as one that lost it."""
+    try:
+        return executor.submit(shard)
+    except Exception as error:  # noqa: BLE001 - sorted out with those of the workers
+        refused: Future[ReencryptionReport] = Future()
+        refused.set_exception(error)
+        return refused
+
+
+def _error_of(future: Future[ReencryptionReport]) -> BaseException | None:
+    try:
+        return future.exception()
+    except CancelledError as error:
+        # Not by us: Dask cancels what it cannot do, because its scheduler is gone for example.
+        return error
+
+
+def _refused_report(error: BaseException) -> ReencryptionReport | None:
+    """Return what a shard did until its database refused to go on; another worker may have a better connection."""
+    report = error.report if isinstance(error, ReencryptionError) else None
+    return report if isinstance(report, ReencryptionReport) else None
+
+
+def _failure(error: BaseException, shard: Shard) -> JWTColumnError | None:
+    """Return what ends the run; None where a worker or its connection was lost, which another one may do better."""
+    if isinstance(error, JWTColumnError):
+        return error
+    if isinstance(error, pickle.PicklingError | TypeError | AttributeError):
+        try:
+            pickle.dumps(shard)
+        except JWTColumnError as failure:
+            return failure
+        except Exception:  # noqa: BLE001 - pickle raises whatever it meets
+            return ConfigurationError(
+                f"a shard cannot travel to its worker ({type(error).__name__}); options such as decrypt_with and "
+                "make_engine are functions of a module that the worker can import"
+            )
+    return None
+
+
+class _Watch:
+    """Looks, by SQL, at how far the shards are, which report no earlier than they end.
+
+    It also keeps the connection in use that holds the advisory lock: idle ones are closed by many a proxy.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._left = run.report.total
+        self._moved = time.monotonic()
+
+    @property
+    def interval(self) -> float:
+        """Seconds until the next look."""
+        return max(_LOOK_INTERVAL, self._run.look_seconds / _LOOK_SHARE)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether for a long time not one row was rewritten."""
+        return time.monotonic() - self._moved > _STALL
+
+    def look(self) -> None:
+        """Count what is left, and show it."""
+        found = self._run.look(KeyRange())
+        left = self._run.left_in(found)
+        if left < self._left:
+            self._left, self._moved = left, time.monotonic()
+        report = self._run.report
+        reported = report.reencrypted, report.expired
+        try:
+            report.reencrypted = max(reported[0], self._run.begin.pending - found.pending)
+            report.expired = max(reported[1], self._run.begin.expired - found.expired)
+            self._run.tell()
+        finally:
+            # What the shards did is added when they say it.
+            report.reencrypted, report.expired = reported
+
+
+@contextmanager
+def _pool(given: Executor | None, processes: int) -> Iterator[Executor]:
+    """Return the caller's executor, which stays open, or a pool of processes that is closed afterwards."""
+    if given is not None:
+        yield given
+        return
+    # Not fork: a child would share sockets with its parent, and locks with threads that it does not have.
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        # A process starts when it is first needed, and then imports everything for most of a second.
+        for _ in range(processes):
+            pool.submit(_get_ready)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _get_ready() -> None:
+    """Have this module imported, as whoever is to call this does."""
+
+
+def _engine_maker(connection: Connection) -> Callable[[], Engine]:
+    """Return what makes an engine to the same database, with SQLAlchemy's defaults.
+
+    Raises:
+        ConfigurationError: Nobody else can connect to this database, or not with this driver.
+    """
+    if connection.dialect.is_async:
+        raise ConfigurationError(
+            f"shards open connections of their own, and the driver {connection.dialect.driver} is an asynchronous "
+            "one: give make_engine, a function that returns an engine with a synchronous driver"
+        )
+    if connection.dialect.name == "sqlite":
+        file = connection.exec_driver_sql(
+            "SELECT file FROM pragma_database_list WHERE name = 'main'"
+        ).scalar()
+        if not file:
+            raise ConfigurationError(
+                "shards open connections of their own, and nobody else can open an SQLite database in memory: "
+                "leave shards at 1"
+            )
+    return partial(create_engine, connection.engine.url)
+
+
+def _travelling(type_: EncryptedJWT) -> EncryptedJWT:
+    """Return the type with the URI of its ring in place of the ring, where the ring has one."""
+    uri = type_.ring().uri
+    if uri is None:
+        return type_
+    copied = type_.copy()
+    copied.keyring = uri
+    return copied

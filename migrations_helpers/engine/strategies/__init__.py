@@ -1,0 +1,63 @@
+"""How one batch is read, converted and written, so that no write of the application is ever lost.
+
+There are two safe ways. A *locking* strategy reads a batch with ``FOR UPDATE SKIP LOCKED``: rows that the
+application is changing are left to the next pass, and nobody waits for anybody. *Compare-and-swap* reads without
+locks and writes a row only where it still holds what was read. SQLite has one writer, so there one statement with a
+function of ours does both under the write lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from jwt_column.errors import ConfigurationError
+
+from .base import Batch, Strategy, read_batch
+from .compare_and_swap import CompareAndSwap
+from .mysql import MySQLExpiredRemoval, MySQLSkipLocked
+from .postgresql import PostgreSQLSkipLocked
+from .removal import ExpiredRemoval
+from .sqlite import SQLiteFunction
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from ..expired import Expired
+    from ..table import Target
+
+__all__ = ["Batch", "CompareAndSwap", "Strategy", "choose_removal", "choose_strategy", "read_batch"]
+
+_AUTO: Final = "auto"
+_CAS: Final = "cas"
+
+
+def choose_strategy(connection: Connection, target: Target, name: str) -> Strategy:
+    """Return the fastest safe strategy of a table, or the one asked for.
+
+    Args:
+        connection: To the database.
+        target: The table.
+        name: ``"auto"``; ``"cas"`` for compare-and-swap, which every database has.
+
+    Raises:
+        ConfigurationError: Another name.
+    """
+    if name == _CAS:
+        return CompareAndSwap()
+    if name != _AUTO:
+        raise ConfigurationError(f"strategy is {_AUTO!r} or {_CAS!r}")
+    dialect = connection.dialect
+    if dialect.name == "postgresql":
+        return PostgreSQLSkipLocked(dialect)
+    if dialect.name in ("mysql", "mariadb") and MySQLSkipLocked.is_supported(connection, target):
+        return MySQLSkipLocked(dialect)
+    if dialect.name == "sqlite":
+        return SQLiteFunction()
+    return CompareAndSwap()
+
+
+def choose_removal(connection: Connection, strategy: Strategy, expired: Expired) -> Strategy:
+    """Return what clears or deletes expired rows, with locks where the strategy that it goes with has them."""
+    if isinstance(strategy, MySQLSkipLocked):
+        return MySQLExpiredRemoval(expired, connection.dialect)
+    return ExpiredRemoval(expired, skips_locked=isinstance(strategy, PostgreSQLSkipLocked))

@@ -1,0 +1,138 @@
+"""What the strategies share."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jwt_column.errors import JWTColumnError, KeyUnavailableError
+
+from ..conversions import was_read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ..connection import Channel
+    from ..conversions import Conversion, Stored
+    from ..table import Key, KeyRange, Target
+
+__all__ = ["Batch", "Changes", "Strategy", "convert_rows", "in_chunks", "read_batch"]
+
+# A statement stays well under MySQL's max_allowed_packet (16 MiB unless set otherwise), whatever its escaping doubles.
+_MAX_STATEMENT_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Batch:
+    """What became of one batch."""
+
+    read: int = 0
+    last_key: Key | None = None
+    #: Whether no row behind this batch needs work.
+    at_end: bool = False
+    written: int = 0
+    #: Rows cleared or deleted because their token has expired.
+    removed: int = 0
+    #: Rows that could not be read, and rows that were read and cannot be written.
+    undecryptable: list[Key] = field(default_factory=list)
+    unwritable: list[Key] = field(default_factory=list)
+    #: Rows rewritten, by what they were under before.
+    origins: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, target: Target, rows: Sequence[Sequence[Any]], limit: int) -> Batch:
+        """Return the batch of rows that were read, of which nothing has become yet; *limit* were asked for."""
+        last_key = target.key_of(rows[-1]) if rows else None
+        return cls(read=len(rows), last_key=last_key, at_end=len(rows) < limit)
+
+    def leave(self, key: Key, error: JWTColumnError) -> None:
+        """Note a row that is left as it is, and why.
+
+        Raises:
+            KeyUnavailableError: A key server did not answer; this is no fault of the row.
+        """
+        if isinstance(error, KeyUnavailableError):
+            raise error
+        (self.unwritable if was_read(error) else self.undecryptable).append(key)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What is to be written: rows as they were read (key, bound columns, value), and the value that each is to have.
+
+    Two lists, not pairs: a pair for each row is one more object for the garbage collector to look at.
+    """
+
+    rows: list[Sequence[Any]] = field(default_factory=list)
+    new: list[Stored] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def old(self) -> list[Stored]:
+        """The values that the rows had when they were read."""
+        return [row[-1] for row in self.rows]
+
+    def keys(self, target: Target) -> list[Key]:
+        """Return the keys of the rows."""
+        return [target.key_of(row) for row in self.rows]
+
+
+class Strategy(Protocol):
+    """Reads, converts and writes one batch, in transactions of its own."""
+
+    def run_batch(
+        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+    ) -> Batch:
+        """Work on the next *limit* rows of a key range that need it.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: The database refused; nothing of the batch was kept.
+        """
+
+
+def read_batch(channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int) -> Batch:
+    """Read and convert a batch without writing: a dry run."""
+    rows = channel.connection.execute(target.batch(conversion, keys, limit)).all()
+    batch = Batch.of(target, rows, limit)
+    batch.written = len(convert_rows(target, conversion, rows, batch))
+    return batch
+
+
+def convert_rows(
+    target: Target, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch
+) -> Changes:
+    """Convert rows of key, bound columns and value; return what is to be written, and tell their batch.
+
+    Raises:
+        KeyUnavailableError: A key server did not answer; this is no fault of the row.
+    """
+    changes = Changes()
+    convert, bound_of, is_bound = conversion.convert, target.bound_of, bool(target.bound)
+    for row in rows:
+        try:
+            new = convert(row[-1], *bound_of(row)) if is_bound else convert(row[-1])
+        except JWTColumnError as error:
+            batch.leave(target.key_of(row), error)
+        else:
+            changes.rows.append(row)
+            changes.new.append(new)
+    batch.origins += conversion.origins(changes.old, changes.new)
+    return changes
+
+
+def in_chunks(changes: Changes, *, with_old: bool) -> Iterator[Changes]:
+    """Cut changes so that no statement grows past what a server takes in one."""
+    sizes = list(map(len, changes.new))
+    if with_old:
+        sizes = [new + len(old) for new, old in zip(sizes, changes.old, strict=True)]
+    start = 0
+    while start < len(sizes):
+        within = bisect_right(list(accumulate(sizes[start:])), _MAX_STATEMENT_BYTES)
+        end = start + max(1, within)
+        yield Changes(changes.rows[start:end], changes.new[start:end])
+        start = end

@@ -1,0 +1,102 @@
+"""SQLite: one UPDATE with a function of ours, under the only write lock that there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import func, update
+from sqlalchemy.exc import DBAPIError
+
+from jwt_column.errors import JWTColumnError
+
+from ..table import KeyRange
+from .base import Batch
+
+if TYPE_CHECKING:
+    from ..connection import Channel
+    from ..conversions import Conversion, Stored
+    from ..table import Key, Target
+
+__all__ = ["SQLiteFunction"]
+
+_FUNCTION: Final = "jwt_column_convert"
+
+
+class SQLiteFunction:
+    """``UPDATE t SET token = convert(token)`` over a window of keys.
+
+    The window's end is read without a lock; reading and writing of its rows is one statement, so no write of the
+    application can come between. The statement is a transaction by itself: within a longer one SQLite keeps a copy of
+    every page that it changes, to be able to undo it alone.
+    """
+
+    def run_batch(
+        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+    ) -> Batch:
+        """Find the window, then convert its rows inside the database."""
+        end = self._find_end(channel, target, conversion, keys, limit)
+        if end is None:
+            return Batch(at_end=True)
+        window = KeyRange(keys.after, end)
+        batch = Batch(last_key=end, at_end=end == keys.up_to)
+        fatal: list[JWTColumnError] = []
+        new_value = conversion.convert
+        old_values: list[Stored] = []
+        new_values: list[Stored] = []
+        arguments = (target.value, *target.keys, *target.bound)
+        key_length, is_bound = len(target.keys), bool(target.bound)
+
+        def convert(stored: Stored, *row: Any) -> Stored:
+            try:
+                new = new_value(stored, *row[key_length:]) if is_bound else new_value(stored)
+            except JWTColumnError as error:
+                try:
+                    batch.leave(row[:key_length], error)
+                except JWTColumnError as failure:
+                    # Undoes the batch, and reaches us as a text of SQLite's, so it is kept here.
+                    fatal.append(failure)
+                    raise
+                return stored
+            old_values.append(stored)
+            new_values.append(new)
+            return new
+
+        driver_connection: Any = channel.connection.connection.dbapi_connection
+        driver_connection.create_function(_FUNCTION, len(arguments), convert)
+        values: dict[Any, Any] = {column: column for column in target.preserve}
+        values[target.value] = getattr(func, _FUNCTION)(*arguments)
+        try:
+            channel.connection.execute(
+                update(target.table).values(values).where(target.pending(conversion), *target.within(window))
+            )
+        except DBAPIError:
+            if fatal:
+                raise fatal[0] from None
+            raise
+        finally:
+            driver_connection.create_function(_FUNCTION, len(arguments), None)
+        batch.written = len(old_values)
+        # Every row of the window was looked at, and took its time, also where few of them needed work.
+        batch.read = (
+            limit if not batch.at_end else batch.written + len(batch.undecryptable) + len(batch.unwritable)
+        )
+        batch.origins = conversion.origins(old_values, new_values)
+        return batch
+
+    @staticmethod
+    def _find_end(
+        channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+    ) -> Key | None:
+        """Return the key that ends a window of *limit* rows, the first of which needs work; None if none does.
+
+        Rows in it that need none are left alone by the UPDATE; to count only those that do would read each twice.
+        """
+        first = channel.connection.execute(target.first_pending(conversion, keys)).first()
+        if first is None:
+            return None
+        if limit == 1:
+            return tuple(first)
+        rest = replace(keys, after=tuple(first))
+        last = channel.connection.execute(target.row_after(rest, limit - 2)).first()
+        return keys.up_to if last is None else tuple(last)

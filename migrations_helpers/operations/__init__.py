@@ -1,0 +1,1 @@
+"""The Alembic operations; importing this package registers them."""

@@ -1,0 +1,673 @@
+"""The HTML report says what the audit found, lets nothing of it become markup, and can be read by everybody."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import sqlalchemy as sa
+
+from jwt_column import EncryptedJWT, KeyRing, generate_key
+from jwt_column.auditing.comparison import Change, KeyProgress, compare
+from jwt_column.auditing.html import render_html
+from jwt_column.auditing.html.expiry import HEIGHT, expiry_plot
+from jwt_column.auditing.html.keys import MOST_SEGMENTS, rows_by_state, segments, tokens
+from jwt_column.auditing.html.text import key_text, name_parts, number, printable, share, signed
+from jwt_column.auditing.report import AuditReport, ExpiryCount, Severity, utc
+from jwt_column.auditing.run import audit
+from migrations_helpers import reencrypt
+from tests.package.test_installation import SCRIPT
+from tests.support.audit_reports import (
+    ACTIVE,
+    CREATED,
+    HOSTILE,
+    OLD,
+    REPORTS,
+    column,
+    expiry,
+    finding,
+    report,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+every_report = pytest.mark.parametrize(("now", "then"), REPORTS.values(), ids=REPORTS.keys())
+
+STYLE: Final = (files("jwt_column.auditing.html") / "templates" / "report.css").read_text(encoding="utf-8")
+
+# -- numbers and texts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        (0, 0, "0%"),
+        (0, 9, "0%"),
+        (9, 9, "100%"),
+        (1, 8, "12.5%"),
+        (1, 10_000_000, "<0.1%"),
+        (9_999_999, 10_000_000, ">99.9%"),
+        (999, 1_000, "99.9%"),
+    ],
+)
+def test_share_says_none_and_all_only_of_none_and_all(part: int, whole: int, text: str) -> None:
+    assert share(part, whole) == text
+
+
+def test_numbers_are_grouped_and_changes_signed() -> None:
+    assert number(1234567) == "1,234,567"
+    assert [signed(change) for change in (1200, 0, -1200)] == ["+1,200", "0", "\N{MINUS SIGN}1,200"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("größe 表", "größe 表"),
+        ("a\u202eb", "a\\u202eb"),
+        ("a\x00\n\tb", "a\\x00\\n\\tb"),
+        ("a\ud800\u00a0", "a\\ud800\\xa0"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_characters_that_cannot_be_seen_are_written_out(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ((7,), "7"),
+        (("eu", 7), "eu, 7"),
+        ((b"\x00\xff",), "00ff"),
+        ((datetime(2026, 1, 2, tzinfo=UTC),), "2026-01-02T00:00:00+00:00"),
+        (("x" * 80,), "x" * 80),
+        (("x" * 5_000,), "x" * 80 + "… (5,000 characters)"),
+    ],
+)
+def test_primary_keys_take_one_line(key: tuple[Any, ...], text: str) -> None:
+    assert key_text(key) == text
+
+
+def test_names_break_at_their_joints_and_lose_nothing() -> None:
+    assert name_parts("app.refresh_tokens.token") == ["app.", "refresh_", "tokens.", "token"]
+    assert "".join(name_parts(f"..a__{HOSTILE}")) == f"..a__{HOSTILE}"
+
+
+def test_times_are_shown_in_utc() -> None:
+    noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    assert utc(noon.astimezone(timezone(timedelta(hours=5)))).isoformat() == noon.isoformat()
+    assert utc(noon.replace(tzinfo=None)) == noon
+
+
+# -- rows per key ---------------------------------------------------------------------------------------------------
+
+
+def test_bar_has_a_segment_for_each_key_and_fills_its_width() -> None:
+    bar = segments([column("t.c", (OLD, "stale", 100), (ACTIVE, "current", 300), ("0" * 8, "stale", 600))])
+    assert [(one.state, one.x, one.width) for one in bar] == [
+        ("current", 0.0, 30.0),
+        ("stale", 30.0, 60.0),
+        ("stale", 90.0, 10.0),
+    ]
+
+
+def test_one_row_among_millions_is_seen() -> None:
+    bar = segments([column("t.c", (ACTIVE, "current", 10_000_000), (None, "plaintext", 1))])
+    assert bar[1].width > 0.5
+    assert bar[0].width + bar[1].width == pytest.approx(100)
+
+
+def test_many_keys_and_many_columns_become_one_segment_for_each_state() -> None:
+    many = column("t.c", *((f"{n:08x}", "stale", 1) for n in range(MOST_SEGMENTS + 1)))
+    assert [one.state for one in segments([many])] == ["stale"]
+    assert (
+        len(segments([column("t.c", *((f"{n:08x}", "stale", 1) for n in range(MOST_SEGMENTS)))]))
+        == MOST_SEGMENTS
+    )
+    two = [
+        column("t.a", (ACTIVE, "current", 1)),
+        column("t.b", (ACTIVE, "current", 1), (None, "plaintext", 2)),
+    ]
+    assert [(one.state, one.width) for one in segments(two)] == [("current", 50.0), ("plaintext", 50.0)]
+
+
+def test_no_row_is_no_segment() -> None:
+    assert segments([column("t.c")]) == ()
+    assert segments([column("t.c", (ACTIVE, "current", 0))]) == ()
+
+
+def test_rows_are_counted_by_state() -> None:
+    counted = column(
+        "t.c", (ACTIVE, "current", 3), (OLD, "stale", 2), (None, "plaintext", 1), (OLD, "later", 4)
+    )
+    assert tokens(counted) == 10
+    assert rows_by_state([counted, counted]) == {
+        "current": 6,
+        "unknown": 8,  # What only a later release has a word for.
+        "stale": 4,
+        "plaintext": 2,
+        "unreadable": 0,
+    }
+
+
+# -- expiry over time -----------------------------------------------------------------------------------------------
+
+
+def test_a_day_is_a_bar_at_its_place() -> None:
+    plot = expiry_plot(expiry((-1, 3), (0, 4), (12, 8)), CREATED)
+    assert (plot.unit, plot.first, plot.last) == ("day", "2026-10-17", "2026-10-30")
+    assert [(bar.label, bar.expired, bar.valid) for bar in plot.bars] == [
+        ("2026-10-17", 3, 0),
+        ("2026-10-18", 0, 4),
+        ("2026-10-30", 0, 8),
+    ]
+    # 14 places; a bar stands in the middle of its own, and the line where the day of the audit begins.
+    assert [bar.x for bar in plot.bars] == [
+        pytest.approx(100 * (n + 0.08) / 14, abs=0.001) for n in (0, 1, 13)
+    ]
+    assert plot.audited == pytest.approx(100 / 14, abs=0.001)
+    assert [tick.label for tick in plot.ticks_y] == ["2", "4", "6", "8"]
+    assert [bar.expired_height + bar.valid_height for bar in plot.bars] == [
+        HEIGHT * 3 / 8,
+        HEIGHT / 2,
+        HEIGHT,
+    ]
+    assert plot.peak == plot.bars[2]
+
+
+def test_one_day_of_expiry_is_a_bar_and_not_a_wall() -> None:
+    plot = expiry_plot(expiry((0, 5)), CREATED)
+    assert len(plot.bars) == 1
+    assert plot.bars[0].width == pytest.approx(6.0)
+    assert [tick.label for tick in plot.ticks_x] == [f"2026-10-{day}" for day in range(18, 32, 2)]
+
+
+@pytest.mark.parametrize(
+    ("days", "unit", "first", "last"),
+    [
+        (91, "day", "2026-10-18", "2027-01-17"),
+        (92, "week", "2026-10-12", "2027-01-18"),
+        (728, "week", "2026-10-12", "2028-10-09"),
+        (735, "month", "2026-10", "2028-10"),
+        (3_653, "month", "2026-10", "2036-10"),
+        (4_100, "year", "2026", "2039"),
+        (7_200, "year", "2026", "2046"),
+    ],
+)
+def test_the_unit_of_time_grows_with_the_span(days: int, unit: str, first: str, last: str) -> None:
+    plot = expiry_plot(expiry((days, 1), (1, 1)), CREATED)
+    assert (plot.unit, plot.first, plot.last) == (unit, first, last)
+    assert 2 <= len(plot.ticks_x) <= 7
+    assert sum(bar.valid for bar in plot.bars) == 2
+    assert (plot.earlier, plot.later) == (0, 0)
+
+
+def test_rows_of_one_month_are_told_apart_at_the_day_of_the_audit() -> None:
+    plot = expiry_plot(expiry((-17, 1), (-1, 2), (0, 4), (13, 8), (3_000, 1)), CREATED)
+    assert (plot.bars[0].label, plot.bars[0].expired, plot.bars[0].valid) == ("2026-10", 3, 12)
+    assert plot.audited == pytest.approx(100 * 17 / 31 / 100, abs=0.001)
+
+
+def test_months_are_marked_at_january() -> None:
+    plot = expiry_plot(expiry((1_800, 1)), CREATED)
+    assert [tick.label for tick in plot.ticks_x] == [f"{year}-01" for year in (2027, 2028, 2029, 2030, 2031)]
+
+
+def test_tokens_of_the_year_9999_do_not_squeeze_the_others() -> None:
+    far = (ExpiryCount(date(1970, 1, 1), 3), *expiry((1, 5)), ExpiryCount(date(9999, 12, 31), 2))
+    plot = expiry_plot(far, CREATED)
+    assert (plot.unit, plot.earlier, plot.later) == ("day", 3, 2)
+    assert [bar.valid for bar in plot.bars] == [5]
+
+
+def test_a_leap_day_has_its_window_too() -> None:
+    assert expiry_plot(expiry((0, 1)), datetime(2028, 2, 29, tzinfo=UTC)).later == 0
+
+
+def test_nothing_to_draw_is_no_bar() -> None:
+    plot = expiry_plot((ExpiryCount(date(1970, 1, 1), 3),), CREATED)
+    assert (plot.bars, plot.ticks_y, plot.peak, plot.earlier) == ((), (), None, 3)
+
+
+def test_a_single_row_beside_a_million_is_seen() -> None:
+    plot = expiry_plot(expiry((0, 1), (1, 1_000_000)), CREATED)
+    assert [bar.valid_height for bar in plot.bars] == [2.0, HEIGHT]
+
+
+@pytest.mark.parametrize(
+    ("most", "labels"),
+    [
+        (1, ["1"]),
+        (7, ["2", "4", "6", "8"]),
+        (999, ["500", "1k"]),
+        (123_456, ["50k", "100k", "150k"]),
+        (2_400_000, ["1M", "2M", "3M"]),
+        (7_000_000_000, ["2G", "4G", "6G", "8G"]),
+    ],
+)
+def test_axis_of_rows_has_round_numbers(most: int, labels: list[str]) -> None:
+    plot = expiry_plot(expiry((0, most)), CREATED)
+    assert [tick.label for tick in plot.ticks_y] == labels
+    assert plot.ticks_y[-1].place == HEIGHT
+
+
+# -- progress -------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_measured_by_the_key_that_is_active_now() -> None:
+    then = report(
+        column("t.c", (OLD, "current", 90), (ACTIVE, "stale", 10), (None, "plaintext", 5), active_key=OLD)
+    )
+    now = report(column("t.c", (OLD, "stale", 30), (ACTIVE, "current", 70), (ACTIVE, "stale", 2)))
+    (progress,) = compare(then, now).columns
+    assert progress.then is not None
+    assert rows_by_state([progress.then]) == {
+        "current": 10,
+        "unknown": 0,
+        "stale": 90,
+        "plaintext": 5,
+        "unreadable": 0,
+    }
+    assert (progress.under_active_then, progress.under_active_now) == (10, 72)
+    assert progress.keys == (
+        KeyProgress(ACTIVE, None, 10, 72),
+        KeyProgress(OLD, None, 90, 30),
+        KeyProgress(None, "plaintext", 5, 0),
+    )
+
+
+def test_states_of_the_same_active_key_stay_as_they_were() -> None:
+    then = report(column("t.c", (ACTIVE, "current", 9), (ACTIVE, "stale", 1)))
+    (progress,) = compare(then, report(column("t.c", (ACTIVE, "current", 10)))).columns
+    assert progress.then == then.columns[0]
+
+
+def test_without_a_known_active_key_nothing_is_measured() -> None:
+    then = report(column("t.c", (OLD, "current", 9), active_key=OLD))
+    (progress,) = compare(then, report(column("t.c", (OLD, "unknown", 9), active_key=None))).columns
+    assert progress.then == then.columns[0]
+    assert (progress.active_key, progress.under_active_then, progress.under_active_now) == (None, 0, 0)
+
+
+def test_findings_are_new_gone_changed_or_the_same() -> None:
+    then = report(
+        column("t.c"),
+        column("t.left"),
+        findings=(
+            finding("gone", Severity.WARNING, "t.c", 1),
+            finding("count", Severity.WARNING, "t.c", 2),
+            finding("severity", Severity.WARNING, "t.c", 3),
+            finding("same", Severity.INFO, "t.c", 4),
+            finding("left", Severity.INFO, "t.left", 5),
+        ),
+    )
+    now = report(
+        column("t.c"),
+        findings=(
+            finding("count", Severity.WARNING, "t.c", 20),
+            finding("severity", Severity.CRITICAL, "t.c", 3),
+            finding("same", Severity.INFO, "t.c", 1),
+            finding("same", Severity.INFO, "t.c", 3),
+            finding("new", Severity.INFO, "t.c", 6),
+        ),
+    )
+    progress = compare(then, now)
+    assert [
+        (one.change.value, one.code, one.severity.value, one.then, one.now) for one in progress.findings
+    ] == [
+        ("new", "new", "info", None, 6),
+        ("gone", "gone", "warning", 1, None),
+        ("changed", "severity", "critical", 3, 3),
+        ("changed", "count", "warning", 2, 20),
+        ("same", "same", "info", 4, 4),
+        ("not audited", "left", "info", 5, None),
+    ]
+    assert [progress.count(change) for change in Change] == [1, 1, 2, 1, 1]
+    assert [[one.column for one in side] for side in progress.both] == [["t.c"], ["t.c"]]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "words"),
+    [
+        (report(), report(), []),
+        (report(database="sqlite:///other.db"), report(), ["another database: sqlite:///other.db"]),
+        (report(created=CREATED + timedelta(days=1)), report(), ["the later of the two"]),
+        (report(deep=True), report(), ["nobody looked for them."]),
+        (report(), report(deep=True), ["nobody looked for them then."]),
+        (report(deep=True, options={"sample": "5"}), report(deep=True), ["different options"]),
+    ],
+)
+def test_what_cannot_be_compared_is_said(then: AuditReport, now: AuditReport, words: list[str]) -> None:
+    notes = compare(then, now).notes
+    assert len(notes) == len(words)
+    assert all(word in note for word, note in zip(words, notes, strict=True))
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+VOID: Final = {"meta", "wbr", "line", "rect", "path", "circle"}
+#: Between these and the text around them there is no space but that which is written.
+INLINE: Final = {"a", "code", "span", "wbr"}
+
+
+class Parsed(HTMLParser):
+    """A page as tags, style sheets and text. It fails where a tag is not closed in its turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.styles: list[str] = []
+        self._text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self._text += "" if tag in INLINE else " "
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        self._text += "" if tag in INLINE else " "
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] == ["style"]:
+            self.styles.append(data)
+        else:
+            self._text += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(self._text.split())
+
+    def values(self, *names: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.tags for name in names if name in attributes]
+
+
+@every_report
+def test_page_is_well_formed_and_its_references_lead_somewhere(
+    now: AuditReport, then: AuditReport | None
+) -> None:
+    page = Parsed(render_html(now, baseline=then))
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert all(target.startswith("#") and target[1:] in ids for target in page.values("href"))
+    referred = " ".join(page.values("aria-labelledby", "aria-describedby")).split()
+    assert set(referred) <= set(ids)
+
+
+@every_report
+def test_page_has_headings_in_order_and_tables_that_can_be_read_aloud(
+    now: AuditReport, then: AuditReport | None
+) -> None:
+    page = Parsed(render_html(now, baseline=then))
+    tags = [tag for tag, _ in page.tags]
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert tags.count("table") == tags.count("caption")
+    assert all(attributes["scope"] in ("row", "col") for tag, attributes in page.tags if tag == "th")
+    assert page.tags[0] == ("html", {"lang": "en"})
+    for tag, attributes in page.tags:
+        if attributes.get("role") == "img":
+            assert attributes.get("aria-label") or attributes["aria-labelledby"]
+        elif tag == "svg":
+            assert attributes["aria-hidden"] == "true"
+
+
+@every_report
+def test_page_lets_in_nothing_but_its_own_style_sheet(now: AuditReport, then: AuditReport | None) -> None:
+    text = render_html(now, baseline=then)
+    page = Parsed(text)
+    policy = next(attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes)
+    (style,) = page.styles
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    names = {name for _, attributes in page.tags for name in attributes}
+    assert {name for name in names if name.startswith("on") or name in ("style", "src", "srcset")} == set()
+    assert {tag for tag, _ in page.tags} & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "form",
+        "base",
+    } == set()
+    assert re.findall(r"url\((?!#)", style) == []
+    assert "@import" not in style
+
+
+def test_policy_check_would_see_what_got_in() -> None:
+    """The control of the test above: had a name become markup, the parser would have shown it."""
+    page = Parsed("<p>" + HOSTILE.partition("-->")[0].removeprefix("\"'>").replace("<img", "<wbr") + "</p>")
+    assert {"script", "wbr"} <= {tag for tag, _ in page.tags}
+    assert "onerror" in page.tags[2][1]
+
+
+def test_hostile_names_are_shown_as_they_are() -> None:
+    now, then = REPORTS["hostile"]
+    text = render_html(now, baseline=then)
+    shown = printable(HOSTILE)
+    page = Parsed(text)
+    assert text.count("<script") == 0
+    assert page.text.count(shown) > 20
+    assert "\u202e" not in text
+    assert "\x00" not in text
+    assert "y" * 81 not in text
+    # In an attribute too: the bar's label and the state of a key.
+    assert set(page.values("class")) & {shown, HOSTILE} == set()
+
+
+def test_page_says_who_looked_at_what_and_when() -> None:
+    now, then = REPORTS["not ok"]
+    text = Parsed(render_html(now, baseline=then)).text
+    for words in (
+        "Not ok",
+        "1 critical finding and 1 warning in 4 columns. 1 finding for information.",
+        "A shallow audit",
+        "postgresql+psycopg://db.example.org:5432/app",
+        "Audited 2026-10-18 09:41 UTC",
+        "By jwt-column ",
+        "in 4.2 s",
+        "Active key 3f9c2a10",
+        "Last audit 2026-10-01 09:41 UTC",
+        "Primary keys, the first 20 of 1,311",
+        "Mend what is plaintext.",
+        "1,200 of 38,340 had expired at the audit",
+        "2 new, 1 gone, 1 changed, 0 same, 1 not audited.",
+        "Then: 97.4% stale, 2.6% plaintext",
+        "Now: 87.0% current, 12.9% stale, 0.1% plaintext",
+        "b81d07ee 770,000 120,442 \N{MINUS SIGN}649,558",
+        "I have read this report",
+    ):
+        assert words in text, words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "ok",
+            [
+                "Ok No finding is a warning or worse in 1 column.",
+                "A deep audit: 0 of 40,122",
+                "Option sample 500 rows",
+            ],
+        ),
+        (
+            "nothing",
+            ["Nothing to audit: no encrypted column was found.", "Active key not known", "Findings None."],
+        ),
+        ("no rows", ["No token is stored.", "No token with an expiry is stored."]),
+        ("unknown", ["60.0%", "3f9c2a10, not known of every column", "37.5% current, 62.5% unknown"]),
+    ],
+)
+def test_page_says_what_is_not_there(name: str, words: list[str]) -> None:
+    now, then = REPORTS[name]
+    text = Parsed(render_html(now, baseline=then)).text
+    assert [word for word in words if word not in text] == []
+
+
+def test_columns_with_different_active_keys_have_no_common_one() -> None:
+    two = report(column("t.a"), column("t.b", active_key=OLD), active_key=None)
+    assert "one per column, see below" in Parsed(render_html(two)).text
+
+
+def test_tokens_that_went_are_still_compared() -> None:
+    text = Parsed(
+        render_html(report(column("t.c")), baseline=report(column("t.c", (ACTIVE, "current", 3))))
+    ).text
+    assert "Then: 100% current" in text
+    assert "Now: no token" in text
+
+
+def test_rows_that_are_not_drawn_are_counted() -> None:
+    far = (ExpiryCount(date(1970, 1, 1), 3), *expiry((1, 5)), ExpiryCount(date(9999, 12, 31), 2))
+    text = Parsed(render_html(report(column("t.c", (ACTIVE, "current", 11), expired=3, expiry=far)))).text
+    assert (
+        "Not drawn: 3 that expired more than 20 years before and 2 that expire more than 20 years after"
+        in text
+    )
+    assert "1 token without a readable expiry." in text
+    only = report(column("t.c", (ACTIVE, "current", 3), expired=3, expiry=far[:1]))
+    assert "Most," not in Parsed(render_html(only)).text
+
+
+def test_same_reports_give_the_same_page() -> None:
+    now, then = REPORTS["not ok"]
+    assert render_html(now, baseline=then) == render_html(now, baseline=then)
+
+
+def test_without_its_extra_the_report_says_what_to_install() -> None:
+    statement = (
+        "from jwt_column.auditing.html import render_html; from jwt_column import MissingExtraError\n"
+        "try: render_html(None)\n"
+        "except MissingExtraError as error: print(error)"
+    )
+    script = SCRIPT.format(absent=["jinja2", "markupsafe"], statement=statement)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (
+        'the HTML report needs Jinja2; run: pip install "jwt-column[cli]"\n',
+        "",
+    )
+
+
+# -- a real audit ---------------------------------------------------------------------------------------------------
+
+
+def sessions(type_: EncryptedJWT) -> sa.Table:
+    identity = sa.Column("id", sa.Integer, primary_key=True)
+    return sa.Table("sessions", sa.MetaData(), identity, sa.Column("token", type_))
+
+
+def test_a_rotation_is_seen_in_two_audits() -> None:
+    first, second = generate_key(), generate_key()
+    old = KeyRing([first])
+    table = sessions(EncryptedJWT(old, expose_expiry=True))
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    table.metadata.create_all(engine)
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDB9.c2lnbmF0dXJl"
+    with engine.begin() as connection:
+        connection.execute(table.insert(), [{"token": token}] * 40 + [{"token": None}])
+    earlier = audit(engine, table)
+
+    new = KeyRing([second, first])
+    type_ = EncryptedJWT(new, expose_expiry=True)
+    reencrypt(engine, "sessions", "token", type_=type_)
+    later = audit(engine, sessions(type_), deep=True)
+    engine.dispose()
+    text = Parsed(render_html(later, baseline=AuditReport.from_dict(earlier.to_dict()))).text
+    assert f"{new.active} active 0 40 +40" in text
+    assert f"{old.active} 40 0 \N{MINUS SIGN}40" in text
+    assert "A deep audit: 40 of 40 tokens" in text
+    assert "Rows without a token 1" in text
+    assert "40 that expire more than 20 years after the audit" in text  # In the year 2096.
+
+
+# -- colours --------------------------------------------------------------------------------------------------------
+
+TEXT, GRAPHIC = 4.5, 3.0  # WCAG 2.2, success criteria 1.4.3 (AA) and 1.4.11 (AA).
+
+#: What stands on what, in every combination that the style sheet makes.
+CONTRASTS: Final = [
+    *((ink, "paper", TEXT) for ink in ("ink", "muted", "link", "critical", "warning", "info")),
+    *(
+        (ink, ground, TEXT)
+        for ground in ("critical-ground", "warning-ground", "ok-ground")
+        for ink in ("ink", "muted")
+    ),
+    *((name, f"{name}-ground", TEXT) for name in ("ok", "warning", "critical")),
+    ("ink", "surface", TEXT),
+    # The sign in an icon has the paper's colour.
+    *(("paper", name, TEXT) for name in ("ok", "warning", "critical", "info")),
+    *(
+        (name, "paper", GRAPHIC)
+        for name in ("rule", "current", "stale", "plaintext", "unreadable", "unknown")
+    ),
+    *((name, f"{name}-ground", GRAPHIC) for name in ("unreadable", "unknown")),
+]
+
+
+def schemes() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the custom properties of each scheme."""
+    found = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)) for block in found)
+    yield "light", light
+    yield "dark", dark
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance (WCAG 2.2, definitions)."""
+    channels = (int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio, 1 to 21."""
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_contrast_is_computed_as_the_recommendation_does() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)
+    assert contrast("#777777", "#ffffff") < TEXT  # The control: the first grey that is too light.
+
+
+@pytest.mark.parametrize(("scheme", "colours"), list(schemes()))
+def test_contrast_suffices_in_both_schemes(scheme: str, colours: dict[str, str]) -> None:
+    short = {
+        f"{front} on {ground}": round(contrast(colours[front], colours[ground]), 2)
+        for front, ground, least in CONTRASTS
+        if contrast(colours[front], colours[ground]) < least
+    }
+    assert short == {}
+
+
+def test_both_schemes_have_every_colour_and_no_colour_stands_elsewhere() -> None:
+    (_, light), (_, dark) = schemes()
+    assert light.keys() == dark.keys()
+    assert set(re.findall(r"var\(--([\w-]+)\)", STYLE)) <= light.keys()
+    rest = re.sub(r"--[\w-]+: #[0-9a-f]{6};", "", STYLE)
+    assert re.findall(r"#[0-9a-f]{3,8}\b", rest) == [
+        light["muted"]
+    ]  # The page number, where var() does not reach.

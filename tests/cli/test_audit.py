@@ -1,0 +1,656 @@
+"""``jwt-column audit``: what it chooses, what it says, how it ends; and ``--watch``."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from jwt_column import AuditReport, EncryptedJWT, KeyRing, audit, set_default_keyring
+from jwt_column.auditing import AuditProgress
+from jwt_column.auditing.columns import columns_of
+from jwt_column.cli import audit as audit_module
+from jwt_column.cli import audit_progress, watch
+from jwt_column.cli.app import app
+from jwt_column.cli.audit_columns import choose_targets
+from jwt_column.cli.columns import ColumnOptions
+from jwt_column.cli.console import ExitCode, make_console
+from jwt_column.cli.databases import DATABASE_VARIABLE
+from jwt_column.cli.watch import WatchedColumn, watch_columns
+from jwt_column.column.cipher import bind_values
+from jwt_column.providers import write_key_file
+from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
+from tests.support.audited import AFTER, table_of
+from tests.support.workload import (
+    NEW,
+    NEW_KEY,
+    OLD,
+    OLD_KEY,
+    PATIENCE,
+    column_type,
+    create_sessions,
+    seal,
+    token,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from typer.testing import Result
+
+    from tests.support.databases import Database
+    from tests.support.workload import Sessions
+
+__all__ = ["plain_display"]
+
+ROWS: Final = 20
+TABLE: Final = ("--table", "sessions", "--column", "token")
+
+APP: Final = """
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from jwt_column import JWT, EncryptedJWT
+
+class Base(DeclarativeBase): ...
+
+class Session(Base):
+    __tablename__ = "sessions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(context="sessions.token"))
+
+class Refresh(Base):
+    __tablename__ = "refresh_tokens"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(context="refresh_tokens.token"))
+
+metadata = Base.metadata
+table = Session.__table__
+nothing = MetaData()
+"""
+
+
+@pytest.fixture(autouse=True)
+def key_file(key_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The ring after the rotation, as the environment names it to every command here."""
+    path = tmp_path / "jwt.keys"
+    write_key_file(path, [NEW_KEY, OLD_KEY])
+    monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{path}")
+    monkeypatch.delenv(DATABASE_VARIABLE, raising=False)
+    return path
+
+
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A module with models, in the current directory."""
+    name = f"audited_{abs(hash(request.node.nodeid))}"
+    (tmp_path / f"{name}.py").write_text(APP, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+@pytest.fixture
+def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(sqlite_database.url())
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(sqlite: sa.Engine) -> Sessions:
+    """A table on SQLite, every row of which is under the old key; and an empty one beside it."""
+    sessions = create_sessions(sqlite, ROWS)
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE refresh_tokens (id INTEGER PRIMARY KEY, token BLOB)")
+    return sessions
+
+
+def invoke(url: sa.URL | None, *arguments: str, name: str = "audit") -> Result:
+    """Run a command in this process, with the database's URL in the environment."""
+    text = url.render_as_string(hide_password=False) if url is not None else None
+    result = CliRunner().invoke(app, [name, *arguments], env={DATABASE_VARIABLE: text})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    # Nothing that is shown anywhere may hold a key, a token or a password.
+    for secret in (NEW_KEY.hex(), "eyJ", "s3cr3t"):
+        assert secret not in result.output
+    return result
+
+
+def put(engine: sa.Engine, number: int, stored: object) -> None:
+    with engine.begin() as connection:
+        statement = sa.text("INSERT INTO sessions (id, token) VALUES (:id, :token)")
+        connection.execute(statement, {"id": number, "token": stored})
+
+
+def clear(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM sessions")
+
+
+def codes(result: Result) -> list[str]:
+    return [finding["code"] for finding in json.loads(result.stdout)["findings"]]
+
+
+# -- what it chooses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["Base"], ["refresh_tokens.token", "sessions.token"]),
+        (["metadata"], ["refresh_tokens.token", "sessions.token"]),
+        (["Base.metadata"], ["refresh_tokens.token", "sessions.token"]),
+        (["Session"], ["sessions.token"]),
+        (["table"], ["sessions.token"]),
+        (["Session.token"], ["sessions.token"]),
+        (["Session.token", "Refresh"], ["refresh_tokens.token", "sessions.token"]),
+    ],
+)
+def test_models_of_the_application_are_audited(
+    sqlite: sa.Engine, sessions: Sessions, application: str, names: list[str], columns: list[str]
+) -> None:
+    arguments = [part for name in names for part in ("--model", f"{application}:{name}")]
+    report = json.loads(invoke(sqlite.url, *arguments, "--json").stdout)
+    assert [column["column"] for column in report["columns"]] == columns
+
+
+@pytest.mark.parametrize("storage", ["binary", "text"])
+def test_a_column_is_named_by_its_table(engine: sa.Engine, storage: str) -> None:
+    """Its storage form is the one that the database asks for, on every database."""
+    create_sessions(engine, ROWS, storage=storage)
+    report = json.loads(invoke(engine.url, *TABLE, "--json", "--deep").stdout)
+    assert report["columns"][0]["configuration"]["storage"] == storage
+    assert report["columns"][0]["keys"] == [{"key_id": OLD, "state": "stale", "rows": ROWS}]
+    assert report["columns"][0]["examined"] == ROWS
+
+
+def test_the_type_of_a_named_column_is_said(sqlite: sa.Engine) -> None:
+    """With a composite key and a bound column, which are found in the database."""
+    options = {"fingerprints": ["jti"], "expose_expiry": True, "bound_to": ["owner"]}
+    table = sa.Table(
+        "sessions",
+        sa.MetaData(),
+        sa.Column("a", sa.Integer, primary_key=True),
+        sa.Column("b", sa.Integer, primary_key=True),
+        sa.Column("owner", sa.Text),
+        sa.Column("token", sa.LargeBinary),
+    )
+    type_ = column_type(KeyRing([NEW_KEY]), **options)
+    sealed = type_.cipher().encrypt(token(1), type_.ring(), bind_values([("owner", "alice")]))
+    with sqlite.begin() as connection:
+        table.create(connection)
+        connection.execute(table.insert().values(a=1, b=2, owner="alice", token=sealed))
+        connection.execute(table.insert().values(a=1, b=3, owner="bob", token=sealed))
+    arguments = (
+        "--fingerprint",
+        "jti",
+        "--expose-expiry",
+        "--bound-to",
+        "owner",
+        "--context",
+        "sessions.token",
+    )
+    result = invoke(sqlite.url, *TABLE, *arguments, "--deep", "--json")
+    findings = {finding["code"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert findings["undecryptable"]["primary_keys"] == [[1, 3]]
+    assert "stale" not in findings
+    missing = invoke(sqlite.url, *TABLE, "--bound-to", "nobody")
+    assert (missing.exit_code, missing.stderr) == (
+        ExitCode.USAGE,
+        "jwt-column: there is no column nobody beside sessions.token\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "which columns? Give --model module:Base"),
+        (("--table", "sessions"), "which columns?"),
+        (("--table", "absent", "--column", "token"), "there is no table absent"),
+        (("--table", "sessions", "--column", "absent"), "there is no column sessions.absent"),
+        (("--table", "sessions", "--column", "id"), "neither bytes nor text"),
+        (("--model", "app"), "--model has the form module:name"),
+        (("--model", "app:"), "--model has the form module:name"),
+        (("--model", "{}:Nothing"), "has no Nothing"),
+        (("--model", "{}:Session.nothing"), "has no Session.nothing"),
+        (("--model", "{}:nothing"), "this MetaData is no column of type EncryptedJWT"),
+        (("--model", "{}:Base", "--table", "sessions"), "leave out the options that say them again"),
+        (("--model", "{}:Base", "--retired", "x"), "a key id is 8 lower-case hex digits"),
+        (("--model", "{}:Base", "--retired", "00000000", "--deep"), "run --deep by itself"),
+        (("--model", "{}:Base", "--watch", "--json"), "run the audit by itself"),
+        (("--model", "{}:Base", "--watch", "--deep"), "run the audit by itself"),
+        (("--model", "{}:Base", "--watch", "--html", "x.html"), "run the audit by itself"),
+        (("--model", "{}:Base", "--watch", "--active", "x"), "a key id is 8 lower-case hex digits"),
+        (("--model", "{}:Base", "--sample", "5"), "give deep=True"),
+        (
+            ("--model", "{}:Base", "--deep", "--max-lifetime", "1w"),
+            "--max-lifetime is a number and s, m, h or d",
+        ),
+        (("--model", "{}:Base", "--baseline", "absent.json"), "absent.json cannot be read: No such file"),
+        (("--model", "{}:Base", "--html", "absent/report.html"), "there is no directory"),
+        (("--model", "{}:Base", "--html", "."), "cannot be written"),
+        (("--model", "{}:Base", "--keyring", "nowhere:"), "leave out the options"),
+    ],
+)
+def test_wrong_usage_ends_with_2(
+    sqlite: sa.Engine, sessions: Sessions, application: str, arguments: tuple[str, ...], message: str
+) -> None:
+    result = invoke(sqlite.url, *(argument.format(application) for argument in arguments))
+    assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_database_that_cannot_be_reached_ends_with_3(application: str) -> None:
+    url = sa.make_url("postgresql+psycopg://user:s3cr3t@127.0.0.1:1/nothing")
+    result = invoke(url, "--model", f"{application}:Base")
+    assert (result.exit_code, result.stdout) == (ExitCode.DATABASE, "")
+    assert "cannot be reached" in result.stderr
+
+
+def test_an_asynchronous_driver_will_do(sqlite: sa.Engine, sessions: Sessions, application: str) -> None:
+    url = sqlite.url.set(drivername="sqlite+aiosqlite")
+    result = invoke(url, "--model", f"{application}:Base", "--json", "--deep")
+    assert codes(result) == ["exp-missing", "stale"]
+
+
+# -- what it says --------------------------------------------------------------------------------------------------
+
+
+def test_the_report_on_a_terminal(sqlite: sa.Engine, sessions: Sessions, application: str) -> None:
+    """A known answer, of 80 columns."""
+    put(sqlite, 1000, token(1).encode())
+    put(sqlite, 1001, seal(token(2), KeyRing([NEW_KEY])))
+    result = invoke(sqlite.url, "--model", f"{application}:Base")
+    assert result.exit_code == ExitCode.FAILURE
+    assert result.stderr == ""
+    expected = f"""\
+{sqlite.url}
+  2 columns, 22 rows, active key {NEW}
+
+  column                 key id     state       rows
+  ──────────────────────────────────────────────────
+  refresh_tokens.token              no token       0
+  sessions.token         {NEW}   current        1
+                         {OLD}   stale         20
+                         none       plaintext      1
+
+  critical  plaintext
+    sessions.token: 1 row is in the clear. Primary key: 1000
+    Encrypt them: jwt-column encrypt, or op.encrypt_jwt_column().
+
+  warning  stale
+    sessions.token: 20 rows are stale: under another key than the active one, or
+    of another layout. Primary keys: KEYS, ...
+    Re-encrypt them: jwt-column reencrypt, or op.reencrypt_jwt_column().
+
+  ✗ Findings: 1 critical one, 1 warning.
+"""
+    with sqlite.connect() as connection:
+        first = connection.exec_driver_sql("SELECT id FROM sessions ORDER BY id LIMIT 5").scalars()
+        expected = expected.replace("KEYS", ", ".join(map(str, first)))
+    assert result.stdout == expected
+    assert max(map(len, expected.splitlines()[1:])) <= 80
+
+
+def test_the_report_of_a_clean_database(sqlite: sa.Engine, sessions: Sessions, application: str) -> None:
+    clear(sqlite)
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--deep")
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout.endswith("\n\n  ✓ Nothing was found.\n")
+    assert f"\n  2 columns, 0 rows, 0 opened, active key {NEW}\n" in result.stdout
+
+
+def test_composite_keys_are_shown_in_brackets(sqlite: sa.Engine) -> None:
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE sessions (a INT, b TEXT, token BLOB, PRIMARY KEY (a, b))")
+        connection.exec_driver_sql("INSERT INTO sessions VALUES (1, 'x', 'nonsense'), (1, 'y', 'nonsense')")
+    assert "Primary keys: (1, x), (1, y)" in invoke(sqlite.url, *TABLE).stdout
+
+
+def test_json_is_the_report_and_nothing_else(sqlite: sa.Engine, sessions: Sessions, application: str) -> None:
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--json")
+    assert result.exit_code == ExitCode.FAILURE
+    report = AuditReport.from_dict(json.loads(result.stdout))
+    assert [finding.code for finding in report.findings] == ["stale"]
+
+
+def test_a_baseline_stands_beside_the_rows(
+    sqlite: sa.Engine, sessions: Sessions, application: str, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier.json"
+    content = json.loads(invoke(sqlite.url, "--model", f"{application}:Base", "--json").stdout)
+    earlier.write_text(json.dumps(content | {"created": "2026-03-01T12:00:00+00:00"}), encoding="utf-8")
+    clear(sqlite)
+    put(sqlite, 1, seal(token(1), KeyRing([NEW_KEY])))
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--baseline", str(earlier))
+    assert result.exit_code == ExitCode.OK
+    table = [line.split() for line in result.stdout.splitlines()[3:8]]
+    assert table == [
+        ["column", "key", "id", "state", "2026-03-01", "12:00", "now"],
+        [table[1][0]],
+        ["refresh_tokens.token", "no", "token", "0"],
+        ["sessions.token", NEW, "current", "0", "1"],
+        [OLD, "stale", "20", "0"],
+    ]
+    earlier.write_text("{}", encoding="utf-8")
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--baseline", str(earlier))
+    assert (result.exit_code, "this is no report" in result.stderr) == (ExitCode.USAGE, True)
+    earlier.write_text("no JSON", encoding="utf-8")
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--baseline", str(earlier))
+    assert (result.exit_code, "it is no JSON" in result.stderr) == (ExitCode.USAGE, True)
+
+
+def test_html_is_written_to_a_file(
+    sqlite: sa.Engine, sessions: Sessions, application: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--html", str(path), "--json")
+    assert codes(result) == ["stale"]
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>") or page.lower().startswith("<!doctype html>")
+    assert "sessions.token" in page
+
+
+# -- how it ends ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "stored", "expected"),
+    [
+        ("info", None, ExitCode.OK),
+        ("never", b"nonsense", ExitCode.OK),
+        ("critical", "stale", ExitCode.OK),
+        ("warning", "stale", ExitCode.FAILURE),
+        ("info", "stale", ExitCode.FAILURE),
+        ("critical", b"nonsense", ExitCode.FAILURE),
+    ],
+)
+def test_the_severity_that_fails_is_chosen(
+    sqlite: sa.Engine, sessions: Sessions, application: str, fail_on: str, stored: Any, expected: int
+) -> None:
+    clear(sqlite)
+    put(sqlite, 1, seal(token(1)) if stored == "stale" else stored)
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--fail-on", fail_on)
+    assert result.exit_code == expected
+
+
+def test_a_retired_key_is_proved_unused_by_one_command(
+    sqlite: sa.Engine, sessions: Sessions, application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else may be wrong: another answer was not asked for. It needs no key."""
+    put(sqlite, 1000, token(1).encode())
+    monkeypatch.delenv("JWT_COLUMN_KEYRING")
+    used = invoke(sqlite.url, "--model", f"{application}:Base", "--retired", OLD)
+    assert used.exit_code == ExitCode.FAILURE
+    assert f"20 rows are under the key {OLD}" in used.stdout
+    unused = invoke(sqlite.url, "--model", f"{application}:Base", "--retired", NEW, "--retired", "00000000")
+    assert unused.exit_code == ExitCode.OK
+    assert unused.stdout.endswith(f"✓ No row is under the keys {NEW}, 00000000.\n")
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE refresh_tokens")
+    unproved = invoke(sqlite.url, "--model", f"{application}:Base", "--retired", NEW)
+    assert unproved.exit_code == ExitCode.FAILURE
+    assert "column-missing" in unproved.stdout
+
+
+def test_a_host_without_keys_names_the_active_one(
+    sqlite: sa.Engine, sessions: Sessions, application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JWT_COLUMN_KEYRING")
+    arguments = ("--model", f"{application}:Base", "--json")
+    assert set(codes(invoke(sqlite.url, *arguments))) == {"active-unknown"}
+    assert codes(invoke(sqlite.url, *arguments, "--active", OLD)) == []
+    assert codes(invoke(sqlite.url, *arguments, "--active", NEW)) == ["stale"]
+    assert codes(invoke(sqlite.url, *arguments, "--active", NEW, "--active", OLD)) == []
+    deep = invoke(sqlite.url, *arguments, "--active", OLD, "--deep")
+    assert (deep.exit_code, "no key ring" in deep.stderr) == (ExitCode.USAGE, True)
+
+
+def test_demands_on_tokens_are_passed_on(sqlite: sa.Engine, sessions: Sessions, application: str) -> None:
+    arguments = ("--model", f"{application}:Session", "--deep", "--json", "--sample", "3")
+    demands = ("--algorithm", "RS256", "--max-lifetime", "12h", "--compromised-kid", "k")
+    report = json.loads(invoke(sqlite.url, *arguments, *demands).stdout)
+    assert report["options"] == {
+        "allowed_algorithms": "RS256",
+        "max_lifetime": "12:00:00",
+        "compromised_kids": "1 given",
+        "sample": "3 rows of each column",
+    }
+    found = {finding["code"]: finding["count"] for finding in report["findings"]}
+    assert (found["alg-not-allowed"], found["exp-missing"]) == (3, 3)
+
+
+def test_the_options_are_those_of_the_function() -> None:
+    """What the command calls by another name is said here."""
+    command_options = set(get_type_hints(audit_module.audit_command))
+    renamed = {"allowed_algorithms": "algorithm", "compromised_kids": "compromised_kid"}
+    ours = {renamed.get(name, name) for name in inspect.signature(audit).parameters}
+    assert ours - command_options == {"bind", "target", "progress"}
+
+
+def stop_when(process: subprocess.Popen[str], condition: Callable[[], bool], number: int) -> tuple[str, str]:
+    """Send a signal as soon as something holds, and return what the process has written."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    return process.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_deep_audit_that_is_stopped_says_so(
+    sqlite: sa.Engine, sessions: Sessions, tmp_path: Path, number: int, expected: int
+) -> None:
+    started = tmp_path / "started"
+    setup = (
+        "import pathlib, time\n"
+        "from jwt_column.auditing import rows\n"
+        f"rows.Opener.open = lambda *_: (pathlib.Path({str(started)!r}).touch(), time.sleep({PATIENCE}))"
+    )
+    process = subprocess.Popen(
+        command("audit", *TABLE, "--deep", setup=setup),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment({DATABASE_VARIABLE: str(sqlite.url)}),
+    )
+    stdout, stderr = stop_when(process, started.exists, number)
+    assert (process.returncode, stdout, stderr) == (
+        expected,
+        "",
+        "jwt-column: stopped; an audit writes nothing.\n",
+    )
+
+
+# -- progress ------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_a_bar_for_each_column(
+    sqlite: sa.Engine, sessions: Sessions, application: str
+) -> None:
+    """One after the other, and none when the report is there."""
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO refresh_tokens VALUES (1, 'nonsense'), (2, 'nonsense')")
+    # Rich draws ten times a second, and this takes less.
+    setup = (
+        "from rich.progress import Progress\n"
+        "real = Progress.update\n"
+        "Progress.update = lambda self, *given, **options: (real(self, *given, **options), self.refresh())"
+    )
+    arguments = ("audit", "--model", f"{application}:Base", "--deep")
+    done = run_in_terminal(*arguments, setup=setup, JWT_COLUMN_DATABASE_URL=str(sqlite.url))
+    assert done.returncode == ExitCode.FAILURE
+    bars = [line for line in done.lines if " rows " in line and " of " in line]
+    assert all(len(line) <= 80 for line in bars)
+    shown = {(line.split()[0], line.partition(" of ")[0].split()[-1]) for line in bars}
+    assert {("refresh_tokens.token", "2"), ("sessions.token", "20")} <= shown
+    assert "Findings: " in done.lines[-2]
+
+
+def test_elsewhere_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_progress, "_LINE_INTERVAL", 0.0)
+    with audit_progress.shown_progress() as show:
+        show(AuditProgress("sessions.token", 1, 2, 500, 1200))
+    assert capsys.readouterr().err == "sessions.token: 500 of 1200 rows\n"
+    monkeypatch.setattr(audit_progress, "_LINE_INTERVAL", 1000.0)
+    with audit_progress.shown_progress() as show:
+        show(AuditProgress("sessions.token", 1, 2, 500, 1200))
+    assert capsys.readouterr().err == ""
+
+
+# -- watching ------------------------------------------------------------------------------------------------------
+
+
+def watched(rows: Sequence[Mapping[Any, int]]) -> WatchedColumn:
+    """Return a column with a census for each second."""
+    (column,) = columns_of(table_of(EncryptedJWT(AFTER)))
+    result = WatchedColumn(column, ())
+    for second, census in enumerate(rows):
+        result.add(float(second), Counter(census))
+    return result
+
+
+CURRENT, STALE, PLAIN = (NEW, "current"), (OLD, "stale"), (None, "plaintext")
+
+
+def test_a_rate_and_the_time_left_follow_from_the_looks() -> None:
+    column = watched([{STALE: 100}, {STALE: 90, CURRENT: 10}, {STALE: 80, CURRENT: 20}])
+    assert (column.rate(STALE), column.rate(CURRENT)) == (-10.0, 10.0)
+    assert column.left() == (80, 8.0)
+
+
+def test_nothing_is_left_when_every_row_is_current() -> None:
+    assert watched([{STALE: 100}, {CURRENT: 100}]).left() == (0, None)
+
+
+@pytest.mark.parametrize("looks", [[{STALE: 5}], [{STALE: 5}] * 3, [{STALE: 5}, {STALE: 6}]])
+def test_no_time_is_left_to_be_told_while_nothing_happens(looks: list[Any]) -> None:
+    assert watched(looks).left()[1] is None
+
+
+def test_a_key_that_has_gone_counts_too() -> None:
+    """Two keys are being retired, and one of them is done."""
+    other = ("00000000", "stale")
+    assert watched([{STALE: 10, other: 10, PLAIN: 5}, {STALE: 5, PLAIN: 5}]).left() == (10, 10 / 15)
+
+
+def test_a_rate_forgets_what_was_long_ago() -> None:
+    assert watched([{STALE: 1000}] + [{STALE: 500}] * 20).rate(STALE) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (119, "119 s"), (120, "2 min"), (7_100, "118 min"), (7_200, "2 h"), (400_000, "111 h")],
+)
+def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    assert watch._duration(seconds) == text
+
+
+def test_without_a_terminal_each_look_is_a_line(
+    sqlite: sa.Engine, sessions: Sessions, application: str
+) -> None:
+    seconds = iter(range(100))
+    pauses: list[float] = []
+
+    def pause(pause_: float) -> None:
+        pauses.append(pause_)
+        with sqlite.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM sessions WHERE id IN (SELECT id FROM sessions LIMIT 5)")
+
+    targets = choose_targets(ColumnOptions(), [f"{application}:Base"])
+    with redirect_stdout(io.StringIO()) as output:
+        watch_columns(
+            sqlite, targets, active=(), every=10.0, looks=3, clock=lambda: float(next(seconds)), sleep=pause
+        )
+    lines = [line.partition(" ")[2] for line in output.getvalue().splitlines()]
+    assert [line for line in lines if line.startswith("refresh")] == ["refresh_tokens.token: no token"] * 3
+    assert [line for line in lines if line.startswith("sessions")] == [
+        "sessions.token: 20 stale",
+        "sessions.token: 15 stale, 0 rows/s, 12 s left",
+        "sessions.token: 10 stale, 0 rows/s, 8 s left",
+    ]
+    # What a look took is taken off.
+    assert pauses == [7.0, 7.0]
+
+
+def test_ctrl_c_ends_a_live_view_well(sqlite: sa.Engine, sessions: Sessions) -> None:
+    """On a terminal, while rows are re-encrypted."""
+    results: list[Any] = []
+    arguments = ("audit", *TABLE, "--watch", "--every", "0.1")
+
+    def look() -> None:
+        setup = (
+            "import jwt_column.cli.watch as watch, signal, os\n"
+            "real, looks = watch._view, []\n"
+            "def view(*given):\n"
+            "    looks.append(1)\n"
+            "    if len(looks) == 4: os.kill(os.getpid(), signal.SIGINT)\n"
+            "    return real(*given)\n"
+            "watch._view = view"
+        )
+        results.append(run_in_terminal(*arguments, setup=setup, JWT_COLUMN_DATABASE_URL=str(sqlite.url)))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(PATIENCE)
+    (done,) = results
+    assert done.returncode == ExitCode.OK
+    assert any(line.split() == ["sessions.token", OLD, "stale", "20"] for line in done.lines)
+    assert any(f"active key {NEW}, storage binary" in line for line in done.lines)
+    assert any("every 0.1 s. Ctrl-C ends." in line for line in done.lines)
+    assert max(map(len, done.lines)) <= 80
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_watch_without_a_terminal_ends_by_a_signal(
+    sqlite: sa.Engine, sessions: Sessions, tmp_path: Path, number: int, expected: int
+) -> None:
+    output = tmp_path / "output"
+    with output.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            command("audit", *TABLE, "--watch", "--every", "0.1"),
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment({DATABASE_VARIABLE: str(sqlite.url), "PYTHONUNBUFFERED": "1"}),
+        )
+        _, stderr = stop_when(process, lambda: output.read_text().count("\n") > 1, number)
+    assert (process.returncode, stderr) == (expected, "")
+
+
+def test_watching_a_column_of_an_unknown_key(
+    sqlite: sa.Engine, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host without keys, and the view of a column without a token."""
+    monkeypatch.delenv("JWT_COLUMN_KEYRING")
+    set_default_keyring(None)
+    (column,) = columns_of(table_of(EncryptedJWT()))
+    empty = WatchedColumn(column, ())
+    empty.add(0.0, Counter())
+    console = make_console()
+    with console.capture() as capture:
+        console.print(watch._view([empty], 2.0))
+    shown = capture.get()
+    assert "sessions.token" in shown
+    assert "no token" in shown
+    assert "active key not known" in shown
+    assert WatchedColumn(column, [NEW]).active == (NEW,)

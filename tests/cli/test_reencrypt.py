@@ -1,0 +1,1225 @@
+"""``jwt-column reencrypt`` and ``encrypt``: what they do, what they say, and how they end."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
+
+import pytest
+import sqlalchemy as sa
+from cryptography.fernet import Fernet
+from sqlalchemy.exc import OperationalError
+from typer.models import OptionInfo
+from typer.testing import CliRunner
+
+from jwt_column import EncryptedJWT, KeyRing
+from jwt_column.cli import databases
+from jwt_column.cli.app import app
+from jwt_column.cli.console import ExitCode
+from jwt_column.cli.conversion import _shard_engine
+from jwt_column.cli.databases import DATABASE_VARIABLE
+from jwt_column.cli.signals import Interruptions
+from jwt_column.providers import write_key_file
+from migrations_helpers import ReencryptionReport
+from migrations_helpers.engine.connection import Channel
+from migrations_helpers.engine.conversions import Reencryption
+from migrations_helpers.engine.progress import WIDEST, line_progress, log_progress, report_progress
+from tests.cli.test_cli import command, environment, plain_display, run, run_in_terminal
+from tests.engine.test_expired import create_expiring, fresh
+from tests.support.docs_examples import ROOT
+from tests.support.tokens import signed_token
+from tests.support.workload import (
+    LOST_KEY,
+    NEW,
+    NEW_KEY,
+    OLD,
+    OLD_KEY,
+    PATIENCE,
+    column_type,
+    create_sessions,
+    seal,
+    token,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import typer
+    from typer.testing import Result
+
+    from tests.support.databases import Database
+    from tests.support.workload import Sessions
+
+__all__ = ["plain_display"]
+
+ROWS: Final = 120
+TABLE: Final = ("--table", "sessions", "--column", "token")
+PASSWORD: Final = "s3cr3t"
+NEW_ONLY: Final = KeyRing([NEW_KEY])
+
+
+@pytest.fixture(autouse=True)
+def key_file(key_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The ring after the rotation, as the environment names it to every command here."""
+    path = tmp_path / "jwt.keys"
+    write_key_file(path, [NEW_KEY, OLD_KEY])
+    monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{path}")
+    monkeypatch.delenv(DATABASE_VARIABLE, raising=False)
+    return path
+
+
+def text_of(url: sa.URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+def invoke(url: sa.URL | str | None, *arguments: str, name: str = "reencrypt") -> Result:
+    """Run a command in this process, with the database's URL in the environment."""
+    text = text_of(url) if isinstance(url, sa.URL) else url
+    result = CliRunner().invoke(app, [name, *arguments], env={DATABASE_VARIABLE: text})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    # Nothing that is shown anywhere may hold a key, a token or a password.
+    for secret in (NEW_KEY.hex(), "eyJ", PASSWORD):
+        assert secret not in result.output
+    return result
+
+
+def encrypt(url: sa.URL, *arguments: str) -> Result:
+    return invoke(url, *TABLE, *arguments, name="encrypt")
+
+
+@pytest.fixture
+def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(sqlite_database.url())
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(sqlite: sa.Engine) -> Sessions:
+    """A table on SQLite, every row of which is under the old key."""
+    return create_sessions(sqlite, ROWS)
+
+
+def assert_done(sessions: Sessions, engine: sa.Engine, rows: int = ROWS) -> None:
+    """Every row is under the new key, and holds the token that it held before."""
+    assert sessions.census(engine) == {(NEW, "current"): rows}
+    assert sessions.decrypted(engine, NEW_ONLY) == sessions.tokens
+
+
+def figures(output: str) -> dict[str, list[str]]:
+    """Return the rows of the census in a summary: state to figures."""
+    found = re.findall(r"^  (\S+) +([a-zA-Z ]+?) {2,}([\d,]+)(?: +([\d,]+))?$", output, re.MULTILINE)
+    return {
+        f"{key_id} {state}": [number for number in numbers if number] for key_id, state, *numbers in found
+    }
+
+
+# -- it re-encrypts -------------------------------------------------------------------------------------------------
+
+
+def test_every_row_is_under_the_new_key(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, ROWS)
+    done = invoke(engine.url, *TABLE, "--verify")
+    assert done.exit_code == ExitCode.OK
+    assert_done(sessions, engine)
+    assert figures(done.stdout) == {f"{NEW} current": ["0", f"{ROWS}"], f"{OLD} stale": [f"{ROWS}", "0"]}
+    assert f"✓ {ROWS} rows re-encrypted under key {NEW} in " in done.stdout
+    assert re.search(rf"opened at the end +{ROWS} of {ROWS}\n", done.stdout)
+    assert f"No row here needs the key {OLD} any more." in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not re.search(r"[ \t]$|\x1b", done.stdout, re.MULTILINE)
+
+
+def test_progress_is_lines_on_standard_error(sessions: Sessions, sqlite: sa.Engine) -> None:
+    done = invoke(sqlite.url, *TABLE)
+    first, last = done.stderr.splitlines()
+    assert first == f"sessions.token: 0 of {ROWS} rows under key {NEW}, 0 rows/s"
+    assert re.fullmatch(rf"sessions.token: {ROWS} of {ROWS} rows under key {NEW}, \d+ rows/s", last)
+
+
+def test_a_second_run_has_nothing_to_do(sessions: Sessions, sqlite: sa.Engine) -> None:
+    invoke(sqlite.url, *TABLE)
+    again = invoke(sqlite.url, *TABLE)
+    assert again.exit_code == ExitCode.OK
+    assert "✓ Nothing to do: no row was waiting" in again.stdout
+
+
+def test_an_empty_table_is_no_failure(sqlite: sa.Engine) -> None:
+    create_sessions(sqlite, 0)
+    done = invoke(sqlite.url, *TABLE)
+    assert done.exit_code == ExitCode.OK
+    assert done.stdout == "sessions.token\n\n  ✓ Nothing to do: the column holds no value.\n"
+
+
+def test_json_is_the_report_and_nothing_else(sessions: Sessions, sqlite: sa.Engine) -> None:
+    done = invoke(sqlite.url, *TABLE, "--json", "--verify")
+    report = json.loads(done.stdout)
+    assert done.exit_code == ExitCode.OK
+    assert set(report) == set(ReencryptionReport("sessions", "token").to_dict())
+    assert report["by_key_id"] == {OLD: ROWS}
+    assert (report["reencrypted"], report["remaining"], report["verified"]) == (ROWS, 0, ROWS)
+
+
+def test_a_dry_run_writes_nothing(sessions: Sessions, sqlite: sa.Engine) -> None:
+    before = sessions.stored(sqlite)
+    done = invoke(sqlite.url, *TABLE, "--dry-run", "--verify", "--shards", "2")
+    assert done.exit_code == ExitCode.OK
+    assert sessions.stored(sqlite) == before
+    assert figures(done.stdout) == {f"{OLD} stale": [f"{ROWS}"]}
+    verdict = " ".join(done.stdout.split())
+    assert f"Dry run: {ROWS} rows would be re-encrypted under key {NEW}. Nothing was written." in verdict
+    assert "The same command without --dry-run writes." in verdict
+
+
+def test_options_reach_the_engine(sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_sessions(sqlite, 1)
+    given: list[Any] = []
+
+    def convert_column(*arguments: Any, schema: str | None, expired: object) -> ReencryptionReport:
+        given.extend([*arguments, schema])
+        assert expired is None
+        return ReencryptionReport("sessions", "token")
+
+    monkeypatch.setattr("jwt_column.cli.conversion.convert_column", convert_column)
+    arguments = ["--batch-size", "7", "--nice", "2.5", "--shards", "3", "--verify", "--schema", "main"]
+    arguments += ["--key-columns", "id", "--preserve", "id, id"]
+    assert invoke(sqlite.url, *TABLE, *arguments).exit_code == ExitCode.OK
+    *_, type_, _, options, schema = given
+    assert (options.batch_size, options.nice, options.shards, options.verify) == (7, 2.5, 3, "decrypt")
+    assert (options.key_columns, options.preserve, schema) == (("id",), ("id", "id"), "main")
+    assert type_.context == "sessions.token"
+
+
+def test_shards_work_at_once(postgresql_database: Database) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    sessions = create_sessions(engine, ROWS)
+    done = invoke(engine.url, *TABLE, "--shards", "2")
+    assert done.exit_code == ExitCode.OK
+    assert_done(sessions, engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("name", "driver"), [("sqlite", "aiosqlite"), ("postgresql", "asyncpg"), ("postgresql", "psycopg")]
+)
+def test_asynchronous_urls_work(name: str, driver: str, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(f"{name}_database")
+    engine = sa.create_engine(database.url())
+    sessions = create_sessions(engine, ROWS)
+    done = invoke(database.url(driver), *TABLE, "--verify")
+    assert done.exit_code == ExitCode.OK
+    assert_done(sessions, engine)
+    engine.dispose()
+
+
+def test_shards_ask_for_a_synchronous_driver(sessions: Sessions, sqlite: sa.Engine) -> None:
+    done = invoke(sqlite.url.set(drivername="sqlite+aiosqlite"), *TABLE, "--shards", "2")
+    assert done.exit_code == ExitCode.USAGE
+    assert done.stdout == ""
+    assert "write sqlite:// in the URL" in done.stderr
+
+
+def test_keys_may_be_in_the_environment_alone(sessions: Sessions, sqlite: sa.Engine) -> None:
+    """In a process of its own, because a process keeps the ring of that variable."""
+    variables = {DATABASE_VARIABLE: text_of(sqlite.url), "JWT_COLUMN_KEYRING": ""}
+    keys = ",".join(
+        sa.util.b64encode(key).rstrip("=").translate({43: "-", 47: "_"}) for key in (NEW_KEY, OLD_KEY)
+    )
+    done = run("reencrypt", *TABLE, **variables, JWT_COLUMN_KEYS=keys)
+    assert done.returncode == ExitCode.OK
+    assert_done(sessions, sqlite)
+
+
+def test_the_command_line_may_hold_url_and_ring(
+    sessions: Sessions, sqlite: sa.Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.keys"
+    write_key_file(path, [LOST_KEY, OLD_KEY])
+    done = invoke(None, *TABLE, "--database", text_of(sqlite.url), "--keyring", f"file:{path}")
+    assert done.exit_code == ExitCode.OK
+    assert sessions.census(sqlite) == {(KeyRing([LOST_KEY]).active, "stale"): ROWS}
+
+
+# -- rows that need somebody ------------------------------------------------------------------------------------------
+
+
+def spoil(sessions: Sessions, engine: sa.Engine) -> None:
+    """A corrupt row, one under a key that is lost, one in the clear, one without a value."""
+    stored = sessions.stored(engine)[(1,)]
+    sessions.put(engine, (1,), stored[:60] + bytes([stored[60] ^ 1]) + stored[61:])
+    sessions.put(engine, (2,), seal(token(2), KeyRing([LOST_KEY])))
+    sessions.put(engine, (3,), token(3).encode())
+    sessions.put(engine, (4,), None)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)], ids=["run", "dry-run"])
+def test_rows_that_cannot_be_read_end_with_1(
+    arguments: tuple[str, ...], sessions: Sessions, sqlite: sa.Engine
+) -> None:
+    spoil(sessions, sqlite)
+    done = invoke(sqlite.url, *TABLE, *arguments)
+    assert done.exit_code == ExitCode.FAILURE
+    assert "✓" not in done.stdout
+    assert "cannot be read  2 (primary keys 1, 2)" in done.stdout
+    assert "(primary keys 1, 2)" in done.stderr
+    assert "Restore or clear those rows" in done.stderr
+    lost = KeyRing([LOST_KEY]).active
+    assert f"1 row is under {lost}, a key that the ring lacks." in done.stdout
+    assert f"{OLD}, a key" not in done.stdout
+    wanted = 0 if arguments else ROWS - 4
+    assert sessions.census(sqlite).get((NEW, "current"), 0) == wanted
+
+
+def test_the_report_of_a_run_that_failed_is_json_too(sessions: Sessions, sqlite: sa.Engine) -> None:
+    spoil(sessions, sqlite)
+    done = invoke(sqlite.url, *TABLE, "--json")
+    assert done.exit_code == ExitCode.FAILURE
+    assert json.loads(done.stdout)["undecryptable"] == [1, 2]
+
+
+def test_many_primary_keys_are_cut_short(sqlite: sa.Engine) -> None:
+    create_sessions(sqlite, 30)
+    with sqlite.begin() as connection:
+        connection.execute(sa.text("UPDATE sessions SET token = x'01'"))
+    done = invoke(sqlite.url, *TABLE)
+    listed = ", ".join(map(str, range(1, 21)))
+    assert f"cannot be read 30 (primary keys {listed}, ...)" in " ".join(done.stdout.split())
+
+
+def test_what_the_application_did_meanwhile_is_told(
+    sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert_column(*_: Any, **__: Any) -> ReencryptionReport:
+        return report_of(1234, superseded=56, retries=7)
+
+    monkeypatch.setattr("jwt_column.cli.conversion.convert_column", convert_column)
+    done = invoke(sqlite.url, *TABLE)
+    assert "written by the application meanwhile  56\n" in done.stdout
+    assert re.search(r"batches put off and done again +7\n", done.stdout)
+    assert f"✓ 1,234 rows re-encrypted under key {NEW} in 2.0 s, 617 rows/s.\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("choice", "told", "left"),
+    [
+        ("keep", "", 12),
+        ("skip", "expired, left as they are  8", 12),
+        ("null", "expired, set to NULL  8", 4),
+        ("delete", "expired, deleted  8", 4),
+    ],
+)
+@pytest.mark.parametrize("shards", ["1", "2"])
+def test_expired_rows_have_the_end_that_was_asked_for(
+    choice: str, told: str, left: int, shards: str, sqlite: sa.Engine
+) -> None:
+    sessions = create_expiring(sqlite, 12)
+    arguments = ("--expose-expiry", "--expired", choice)
+    rehearsal = invoke(sqlite.url, *TABLE, *arguments, "--dry-run")
+    assert rehearsal.exit_code == ExitCode.OK
+    assert told.replace("expired, ", "expired, to be ") in rehearsal.stdout
+    assert sessions.tokens == sessions.decrypted(sqlite)
+
+    done = invoke(sqlite.url, *TABLE, *arguments, "--shards", shards)
+    assert done.exit_code == ExitCode.OK
+    assert told in done.stdout
+    assert "cannot be read" not in done.stdout
+    rows = "12" if choice == "keep" else "4"
+    assert f"✓ {rows} rows re-encrypted under key {NEW}" in done.stdout
+    is_old_key_idle = choice != "skip"
+    assert (f"No row here needs the key {OLD} any more" in done.stdout) == is_old_key_idle
+    assert sum(sessions.census(sqlite).values()) == left
+
+    again = json.loads(invoke(sqlite.url, *TABLE, *arguments, "--json").stdout)
+    assert (again["reencrypted"], again["expired"]) == (0, 8 if choice == "skip" else 0)
+
+
+def test_where_all_have_expired_nothing_is_re_encrypted(sqlite: sa.Engine) -> None:
+    sessions = create_expiring(sqlite, 12)
+    for key in fresh(sessions):
+        sessions.put(sqlite, key, None)
+    done = invoke(sqlite.url, *TABLE, "--expose-expiry", "--expired", "delete")
+    assert done.exit_code == ExitCode.OK
+    assert "expired, deleted  8" in done.stdout
+    assert "✓ Nothing else to do: no other row was waiting to be re-encrypted" in done.stdout
+
+
+def test_a_column_that_shows_no_expiry_ends_with_2(sessions: Sessions, sqlite: sa.Engine) -> None:
+    done = invoke(sqlite.url, *TABLE, "--expired", "delete")
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert "sessions.token: expired='delete' needs the expiry in the header" in done.stderr
+    assert sessions.census(sqlite) == {(OLD, "stale"): ROWS}
+
+
+def test_rows_that_do_not_fit_are_not_said_to_be_unreadable(sqlite: sa.Engine) -> None:
+    sessions = create_sessions(sqlite, 5)
+    sessions.put(sqlite, (2,), seal(signed_token(exp="soon")))
+    sessions.put(sqlite, (4,), seal(token(4), KeyRing([LOST_KEY])))
+    for dry_run in ([], ["--dry-run"]):
+        done = invoke(sqlite.url, *TABLE, "--expose-expiry", *dry_run)
+        assert done.exit_code == ExitCode.FAILURE
+        assert re.search(r"cannot be read +1 \(primary keys 4\)\n", done.stdout)
+        assert re.search(r"do not fit the column or its type +1 \(primary keys 2\)\n", done.stdout)
+    assert (
+        "a run would leave 1 rows that cannot be read (primary keys 4) and 1 rows that cannot be written "
+        "(primary keys 2) as they are" in done.stderr
+    )
+
+
+def test_plaintext_is_counted_and_left_alone(sessions: Sessions, sqlite: sa.Engine) -> None:
+    sessions.put(sqlite, (3,), token(3).encode())
+    done = invoke(sqlite.url, *TABLE)
+    assert done.exit_code == ExitCode.OK
+    assert figures(done.stdout)["none plaintext"] == ["1", "1"]
+    assert "1 row is in the clear" in done.stdout
+    assert "    jwt-column encrypt --table sessions --column token\n" in done.stdout
+    assert sessions.stored(sqlite)[(3,)] == token(3).encode()
+
+
+def test_the_command_that_is_shown_says_all_but_the_ring(sqlite: sa.Engine, key_file: Path) -> None:
+    sessions = create_sessions(sqlite, 2, context="it's ours", fingerprints=["jti"], expose_expiry=True)
+    sessions.put(sqlite, (1,), token(1).encode())
+    arguments = [
+        "--context",
+        "it's ours",
+        "--fingerprint",
+        "jti",
+        "--expose-expiry",
+        "--keyring",
+        f"file:{key_file}",
+    ]
+    done = invoke(sqlite.url, *TABLE, *arguments)
+    assert done.exit_code == ExitCode.OK
+    shown = " ".join(done.stdout.split())
+    command = (
+        "jwt-column encrypt --table sessions --column token --context 'it'\"'\"'s ours' --fingerprint jti "
+    )
+    assert f"{command}--expose-expiry" in shown
+    assert "--keyring" not in shown
+
+
+def test_a_run_beside_another_one_ends_with_1(postgresql_database: Database) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    create_sessions(engine, 1)
+    channel = Channel(engine, lock_name="sessions.token", lock_timeout=1)
+    done = invoke(engine.url, *TABLE)
+    channel.close()
+    engine.dispose()
+    assert (done.exit_code, done.stdout) == (ExitCode.FAILURE, "")
+    assert "another run is at work" in done.stderr
+
+
+# -- the column -------------------------------------------------------------------------------------------------------
+
+
+MODEL: Final = """
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from jwt_column import JWT, EncryptedJWT
+
+print("the application says something")
+
+class Base(DeclarativeBase):
+    metadata = MetaData(schema="main")
+
+class Session(Base):
+    __tablename__ = "sessions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    secret: Mapped[JWT] = mapped_column("token", EncryptedJWT({type}))
+
+core = Base.metadata.tables["main.sessions"]
+number = 3
+"""
+
+
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Write the application's module into the current directory, and return its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(source: str, name: str = "application_of_the_test") -> str:
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return name
+
+    yield write
+    sys.modules.pop("application_of_the_test", None)
+
+
+@pytest.mark.parametrize("path", ["Session.secret", "core.c.token"])
+def test_the_model_says_it_all(path: str, sqlite: sa.Engine, application: Callable[[str], str]) -> None:
+    options: dict[str, Any] = {"storage": "text", "fingerprints": ["jti"], "expose_expiry": True}
+    sessions = create_sessions(sqlite, ROWS, **options)
+    type_ = "storage='text', fingerprints=['jti'], expose_expiry=True"
+    name = application(MODEL.replace("{type}", type_))
+    done = invoke(sqlite.url, "--model", f"{name}:{path}", "--json")
+    assert done.exit_code == ExitCode.OK
+    # What the application prints when it is imported goes elsewhere.
+    assert json.loads(done.stdout)["table"] == "main.sessions"
+    assert "the application says something" in done.stderr
+    assert_done(sessions, sqlite)
+
+
+def test_the_model_may_drop_what_rows_have(sqlite: sa.Engine, application: Callable[[str], str]) -> None:
+    sessions = create_sessions(sqlite, 5, fingerprints=["jti"])
+    name = application(MODEL.replace("{type}", ""))
+    done = invoke(sqlite.url, "--model", f"{name}:Session.secret")
+    assert done.exit_code == ExitCode.OK
+    assert {stored[5] for stored in sessions.stored(sqlite).values()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("type_options", "lost"),
+    [
+        ({"fingerprints": ["jti", "sub"]}, "2 fingerprints where 1 are named"),
+        ({"expose_expiry": True}, "a readable expiry"),
+        ({"expose_expiry": True, "storage": "text"}, "a readable expiry"),
+    ],
+)
+def test_a_command_line_drops_nothing(type_options: dict[str, Any], lost: str, engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 5, **type_options)
+    before = sessions.stored(engine)
+    done = invoke(engine.url, *TABLE, "--fingerprint", "jti")
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert lost in done.stderr
+    assert "--model" in done.stderr
+    assert sessions.stored(engine) == before
+
+
+def test_a_row_of_a_layout_that_nobody_knows_is_no_reason_to_stop(
+    sessions: Sessions, sqlite: sa.Engine
+) -> None:
+    sessions.put(sqlite, (1,), bytes.fromhex(f"01{OLD}ff") + bytes(60))
+    assert "1 (primary keys 1)" in invoke(sqlite.url, *TABLE).stdout
+
+
+def test_fields_of_the_header_are_kept_as_named(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 5, fingerprints=["jti", "sub"], expose_expiry=True)
+    names = ["--fingerprint", "jti", "--fingerprint", "sub", "--expose-expiry"]
+    assert invoke(engine.url, *TABLE, *names).exit_code == ExitCode.OK
+    assert sessions.census(engine) == {(NEW, "current"): 5}
+
+
+@pytest.mark.parametrize("storage", ["binary", "text"])
+def test_the_database_says_how_tokens_are_stored(storage: str, engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 5, storage=storage)
+    other = {"binary": "text", "text": "binary"}[storage]
+    refused = invoke(engine.url, *TABLE, "--storage", other)
+    assert refused.exit_code == ExitCode.USAGE
+    assert f"goes with storage='{storage}' and not with '{other}'" in refused.stderr
+    assert invoke(engine.url, *TABLE).exit_code == ExitCode.OK
+    assert_done(sessions, engine, 5)
+
+
+@pytest.mark.parametrize("declared", ["SECRET", ""])
+def test_a_type_that_says_nothing_needs_the_option(declared: str, sqlite: sa.Engine) -> None:
+    with sqlite.begin() as connection:
+        connection.execute(sa.text(f"CREATE TABLE sessions (id INTEGER PRIMARY KEY, token {declared})"))
+        connection.execute(sa.text("INSERT INTO sessions (token) VALUES (:token)"), {"token": seal(token(1))})
+    done = invoke(sqlite.url, *TABLE)
+    assert done.exit_code == ExitCode.USAGE
+    assert "give --storage" in done.stderr
+    assert invoke(sqlite.url, *TABLE, "--storage", "binary").exit_code == ExitCode.OK
+
+
+def test_bound_rows_stay_bound(sqlite: sa.Engine) -> None:
+    type_ = column_type(KeyRing([OLD_KEY]), bound_to=["id"])
+    cipher, ring = type_.cipher(), type_.ring()
+    raw = sa.Table(
+        "sessions",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("token", sa.LargeBinary),
+    )
+    binding = b"\x00\x02id\x00\x02i1"
+    with sqlite.begin() as connection:
+        raw.create(connection)
+        connection.execute(raw.insert(), {"id": 1, "token": cipher.encrypt(token(1), ring, binding)})
+    assert invoke(sqlite.url, *TABLE).exit_code == ExitCode.FAILURE
+    assert invoke(sqlite.url, *TABLE, "--bound-to", "id").exit_code == ExitCode.OK
+    with sqlite.connect() as connection:
+        stored: Any = connection.scalar(sa.select(raw.c.token))
+    assert cipher.decrypt(stored, NEW_ONLY, binding) == token(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "which column?"),
+        (("--table", "sessions"), "which column?"),
+        (("--table", "nothing", "--column", "token"), "there is no table nothing"),
+        (("--table", "sessions", "--column", "nothing"), "there is no column sessions.nothing"),
+        ((*TABLE, "--schema", "nothing"), "there is no schema nothing"),
+        ((*TABLE, "--key-columns", "nothing"), "there is no column sessions.nothing"),
+        ((*TABLE, "--preserve", "nothing"), "there is no column sessions.nothing"),
+        (("--table", "sessions", "--column", "number"), "neither bytes nor text"),
+        (("--table", "sessions", "--column", "id"), "part of the key"),
+        (("--table", "keyless", "--column", "token"), "no primary key"),
+        ((*TABLE, "--fingerprint", "jti", "--fingerprint", "jti"), "fingerprints are different names"),
+        ((*TABLE, "--keyring", "vault-of-mine:x"), "no provider of a key ring"),
+        ((*TABLE, "--keyring", "file:nothing"), "cannot be read"),
+        ((*TABLE, "--shards", "0"), "--shards"),
+        ((*TABLE, "--nice", "-1"), "--nice"),
+        ((*TABLE, "--storage", "xml"), "--storage"),
+        (("--model", "app"), "has the form module:Class.attribute"),
+        (("--model", "app:Session"), "has the form module:Class.attribute"),
+        (("--model", "no_such_module:Session.token"), "there is no module no_such_module"),
+        (("--model", "json:JSONDecoder.token"), "has no JSONDecoder.token"),
+        (("--model", "json:JSONDecoder.decode"), "not a column of type EncryptedJWT"),
+        (("--model", "json:JSONDecoder.decode", "--table", "sessions"), "leave out the options"),
+        (("--model", "json:JSONDecoder.decode", "--allow-opaque"), "leave out the options"),
+    ],
+    ids=lambda value: " ".join(value).removeprefix("--") if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_meant_ends_with_2(arguments: tuple[str, ...], said: str, sqlite: sa.Engine) -> None:
+    sessions = create_sessions(sqlite, 3, columns=(sa.Column("number", sa.Integer),))
+    with sqlite.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE keyless (token BLOB)"))
+    before = sessions.stored(sqlite)
+    done = invoke(sqlite.url, *arguments)
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert sessions.stored(sqlite) == before
+
+
+@pytest.mark.parametrize("name", ["reencrypt", "encrypt"])
+def test_without_a_ring_nothing_is_asked_of_the_database(
+    name: str, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JWT_COLUMN_KEYRING")
+    done = invoke(f"postgresql+psycopg://u:{PASSWORD}@127.0.0.1:1/x", *TABLE, name=name)
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert "no key ring" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import nothing_like_it", "there is no module nothing_like_it"),
+        ("raise ValueError('s3cr3t')", "cannot be imported (ValueError)"),
+        ("import sys; sys.exit('s3cr3t')", "cannot be imported (SystemExit)"),
+        (MODEL.replace("{type}", "'file:nothing'"), "the key file"),
+        (MODEL.replace("{type}", ""), "is a column of text, which goes with storage='text'"),
+    ],
+    ids=["missing module", "error", "exit", "ring", "storage"],
+)
+def test_a_model_that_does_not_do_ends_with_2(
+    source: str, said: str, sqlite: sa.Engine, application: Callable[[str], str]
+) -> None:
+    create_sessions(sqlite, 3, storage="text")
+    done = invoke(sqlite.url, "--model", f"{application(source)}:Session.secret")
+    assert done.exit_code == ExitCode.USAGE
+    assert said in done.stderr
+
+
+def test_a_type_without_a_table_is_no_column(sqlite: sa.Engine, application: Callable[[str], str]) -> None:
+    name = application(
+        MODEL.replace("{type}", "")
+        + "from sqlalchemy import Column\nclass Loose: token = Column(EncryptedJWT())\n"
+    )
+    done = invoke(sqlite.url, "--model", f"{name}:Loose.token")
+    assert done.exit_code == ExitCode.USAGE
+    assert "Loose.token is no column of a table" in done.stderr
+
+
+# -- the database -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        (None, 2, f"set {DATABASE_VARIABLE}"),
+        ("", 2, f"set {DATABASE_VARIABLE}"),
+        (PASSWORD, 2, "cannot be read"),
+        (f"postgresql+psycopg://user:{PASSWORD}", 2, "cannot be read"),
+        (f"postgresql+psycopg://user:pass@{PASSWORD}@127.0.0.1:5432/x", 2, "percent-encoded"),
+        (f"postgres://user:{PASSWORD}@127.0.0.1/x", 2, "SQLAlchemy knows no database 'postgres'"),
+        (f"postgresql+pg8000://user:{PASSWORD}@127.0.0.1/x", 2, "there is no module pg8000"),
+        (
+            f"postgresql+psycopg://user:{PASSWORD}@127.0.0.1/x?colour={PASSWORD}",
+            2,
+            'invalid connection option "colour"',
+        ),
+        (
+            f"mariadb+pymysql://user:{PASSWORD}@127.0.0.1/x?colour={PASSWORD}",
+            2,
+            "does not take this URL (TypeError)",
+        ),
+        (f"postgresql+psycopg://user:{PASSWORD}@127.0.0.1:1/x", 3, "cannot be reached"),
+        (f"postgresql+asyncpg://user:{PASSWORD}@127.0.0.1:1/x", 3, "cannot be reached"),
+        (f"mariadb+pymysql://user:{PASSWORD}@127.0.0.1:1/x", 3, "cannot be reached"),
+        ("sqlite:///no/such/file.sqlite3", 3, "there is no database file no/such/file.sqlite3"),
+        ("sqlite:///file:no/such/file.sqlite3?mode=ro&uri=true", 3, "cannot be reached"),
+        ("sqlite://", 2, "there is no table sessions"),
+    ],
+)
+def test_a_database_that_is_not_there(
+    url: str | None, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke(url, *TABLE)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["jwt.keys"]
+
+
+def test_what_a_driver_says_is_shown_without_passwords() -> None:
+    url = sa.make_url("postgresql+psycopg://user:a%2Fb%20c@host/x?sslpassword=d%26e&sslmode=require")
+    text = "no: a/b c, a%2Fb%20c, a%2Fb+c, d&e, d%26e, require"
+    assert databases._redacted(text, url) == "no: ***, ***, ***, ***, ***, require"
+    assert databases._shown(url) == "postgresql+psycopg://user:***@host/x"
+
+
+def test_a_database_that_refuses_to_be_looked_at(
+    sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jwt_column.cli.conversion.key_usage", lambda _: sa.text("SELECT no_such_column"))
+    done = invoke(sqlite.url, *TABLE)
+    assert (done.exit_code, done.stdout) == (ExitCode.DATABASE, "")
+    assert done.stderr.endswith("refused: no such column: no_such_column\n")
+
+
+def test_a_database_that_refuses_to_be_written(sessions: Sessions, sqlite: sa.Engine) -> None:
+    url = f"sqlite:///file:{sqlite.url.database}?mode=ro&uri=true"
+    done = invoke(url, *TABLE)
+    assert (done.exit_code, done.stdout) == (ExitCode.DATABASE, "")
+    assert "the database refused a batch" in done.stderr
+    assert invoke(url, *TABLE, "--dry-run").exit_code == ExitCode.OK
+    assert json.loads(invoke(url, *TABLE, "--json").stdout)["reencrypted"] == 0
+
+
+def test_a_database_that_refuses_a_shard(postgresql_database: Database) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    create_sessions(engine, 10)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'not %', encode(OLD.token, 'hex'); END $$"
+            )
+        )
+        connection.execute(
+            sa.text("CREATE TRIGGER refuse BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION refuse()")
+        )
+    done = invoke(engine.url, *TABLE, "--shards", "2")
+    engine.dispose()
+    assert (done.exit_code, done.stdout) == (ExitCode.DATABASE, "")
+    assert "the database refused a batch (RaiseException P0001)" in done.stderr
+    assert f"01{OLD}" not in done.stderr
+
+
+def test_a_connection_that_is_lost_between_batches(
+    sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert_column(*_: Any, **__: Any) -> ReencryptionReport:
+        raise OperationalError("SELECT", {"token": PASSWORD}, RuntimeError(PASSWORD))
+
+    monkeypatch.setattr("jwt_column.cli.conversion.convert_column", convert_column)
+    done = invoke(sqlite.url, *TABLE)
+    assert (done.exit_code, done.stdout) == (ExitCode.DATABASE, "")
+    assert done.stderr == "jwt-column: sessions.token: the database refused (RuntimeError)\n"
+
+
+def test_a_connection_that_is_lost_before_the_run(
+    sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_target(*_: Any, **__: Any) -> None:
+        raise OperationalError("SELECT", {}, RuntimeError("it has gone away"))
+
+    monkeypatch.setattr("jwt_column.cli.columns.find_target", find_target)
+    done = invoke(sqlite.url, *TABLE)
+    assert (done.exit_code, done.stdout) == (ExitCode.DATABASE, "")
+    assert done.stderr.endswith("refused: it has gone away\n")
+
+
+# -- a run that is stopped --------------------------------------------------------------------------------------------
+
+
+def stop_at(row: int, number: int) -> type[Reencryption]:
+    """Return a conversion during which a signal comes. SQLite swallows what is raised within it."""
+
+    class Stopping(Reencryption):
+        def __init__(self, type_: EncryptedJWT, **options: Any) -> None:
+            super().__init__(type_, **options)
+            convert, counter = self.convert, count(1)
+
+            def convert_and_stop(*arguments: Any) -> Any:
+                if next(counter) == row:
+                    signal.raise_signal(number)
+                return convert(*arguments)
+
+            self.convert = convert_and_stop
+
+    return Stopping
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", ["sqlite", "postgresql"])
+def test_a_run_that_is_stopped_goes_on(
+    name: str, number: int, code: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database: Database = request.getfixturevalue(f"{name}_database")
+    engine = sa.create_engine(database.url())
+    sessions = create_sessions(engine, ROWS)
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr("jwt_column.cli.reencrypt.Reencryption", stop_at(90, number))
+        stopped = invoke(engine.url, *TABLE, "--batch-size", "40", "--json")
+    assert stopped.exit_code == code
+    written = json.loads(stopped.stdout)["reencrypted"]
+    assert 0 < written < 90
+    assert (
+        f"stopped: {written} rows or more were re-encrypted, and stay so. The same command goes on"
+        in stopped.stderr
+    )
+    assert sessions.census(engine)[(NEW, "current")] >= written
+    assert signal.getsignal(number) is handler
+    assert invoke(engine.url, *TABLE).exit_code == ExitCode.OK
+    assert_done(sessions, engine)
+    engine.dispose()
+
+
+def test_a_signal_that_arrives_nowhere_ends_the_run_all_the_same(
+    sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that swallows the exception: the run goes on, and is stopped when it next tells how far it is."""
+
+    class Deaf(Reencryption):
+        def __init__(self, type_: EncryptedJWT, **options: Any) -> None:
+            super().__init__(type_, **options)
+            convert = self.convert
+
+            def convert_all_the_same(*arguments: Any) -> Any:
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                except KeyboardInterrupt:
+                    return convert(*arguments)
+
+            self.convert = convert_all_the_same
+
+    monkeypatch.setattr("jwt_column.cli.reencrypt.Reencryption", Deaf)
+    stopped = invoke(sqlite.url, *TABLE, "--dry-run", "--batch-size", "10")
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    assert "stopped: nothing was written." in stopped.stderr
+
+
+def test_stopping_a_run_before_its_first_row(
+    sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jwt_column.cli.reencrypt.Reencryption", stop_at(1, signal.SIGINT))
+    stopped = invoke(sqlite.url, *TABLE)
+    assert stopped.exit_code == ExitCode.INTERRUPTED
+    assert "stopped: what was re-encrypted stays so." in stopped.stderr
+
+
+def test_threads_are_left_alone_by_signals(sqlite: sa.Engine) -> None:
+    """Python lets the main thread alone set handlers; where a command runs in another one, it does without."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def run_in_thread() -> sa.Engine:
+        with Interruptions() as interruptions:
+            interruptions.check()
+            return _shard_engine(sqlite.url)
+
+    with ThreadPoolExecutor() as executor:
+        executor.submit(run_in_thread).result().dispose()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def is_there(group: int) -> bool:
+    """Say whether a process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_ctrl_c_ends_shards_too(postgresql_database: Database) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    sessions = create_sessions(engine, 2_000)
+    process = subprocess.Popen(
+        command("reencrypt", *TABLE, "--shards", "2", "--batch-size", "50", "--nice", "20"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment({DATABASE_VARIABLE: text_of(engine.url)}),
+        # A group of its own, as a shell gives it to each command: Ctrl-C reaches all of it.
+        start_new_session=True,
+    )
+    patience = time.monotonic() + PATIENCE
+    while sessions.census(engine).get((NEW, "current"), 0) < 100:
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert "stopped: " in err
+    while is_there(process.pid):
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    assert invoke(engine.url, *TABLE).exit_code == ExitCode.OK
+    assert_done(sessions, engine, 2_000)
+    engine.dispose()
+
+
+# -- encrypt ----------------------------------------------------------------------------------------------------------
+
+
+def store(sessions: Sessions, engine: sa.Engine, make: Callable[[str], str]) -> None:
+    """Write every token in another form."""
+    for key, value in sessions.tokens.items():
+        sessions.put(engine, key, make(value))
+
+
+def test_tokens_in_the_clear_become_envelopes(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 20, storage="text")
+    store(sessions, engine, str)
+    rehearsal = encrypt(engine.url, "--dry-run")
+    assert rehearsal.exit_code == ExitCode.OK
+    assert figures(rehearsal.stdout) == {"none plaintext": ["20"]}
+    done = encrypt(engine.url, "--verify")
+    assert done.exit_code == ExitCode.OK
+    assert figures(done.stdout) == {f"{NEW} current": ["0", "20"], "none plaintext": ["20", "0"]}
+    assert f"✓ 20 rows encrypted under key {NEW} in " in done.stdout
+    assert "What was there before is still in backups" in done.stdout
+    assert_done(sessions, engine, 20)
+    again = encrypt(engine.url)
+    assert again.exit_code == ExitCode.OK
+    assert "Nothing to do" in again.stdout
+
+
+def test_encrypting_leaves_stale_rows_and_says_so(sqlite: sa.Engine) -> None:
+    sessions = create_sessions(sqlite, 20)
+    sessions.put(sqlite, (3,), token(3).encode())
+    done = encrypt(sqlite.url)
+    assert done.exit_code == ExitCode.OK
+    assert "19 rows are under another key or of another layout:" in done.stdout
+    assert "    jwt-column reencrypt --table sessions --column token\n" in done.stdout
+
+
+def test_what_is_no_token_ends_with_1(sqlite: sa.Engine) -> None:
+    sessions = create_sessions(sqlite, 20, storage="text")
+    store(sessions, sqlite, str)
+    sessions.put(sqlite, (3,), "an opaque token")
+    done = encrypt(sqlite.url)
+    assert done.exit_code == ExitCode.FAILURE
+    assert "primary keys 3" in done.stderr
+    assert "What another library has encrypted is read with --from." in done.stdout
+    assert encrypt(sqlite.url, "--allow-opaque").exit_code == ExitCode.OK
+
+
+@pytest.mark.parametrize("shards", ["1", "2"])
+@pytest.mark.parametrize("source", ["file", "env"])
+def test_another_librarys_format_is_read(
+    source: str, shards: str, sqlite: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fernet_key = Fernet.generate_key()
+    fernet = Fernet(fernet_key)
+    sessions = create_sessions(sqlite, 20, storage="text")
+    store(sessions, sqlite, lambda value: fernet.encrypt(value.encode()).decode())
+    (tmp_path / "old.key").write_bytes(fernet_key + b"\r\n")
+    monkeypatch.setenv("OLD_KEY", fernet_key.decode())
+    uri = f"file:{tmp_path}/old.key" if source == "file" else "env:OLD_KEY"
+    done = encrypt(sqlite.url, "--from", "fernet", "--from-key", uri, "--shards", shards)
+    assert done.exit_code == ExitCode.OK
+    assert figures(done.stdout) == {f"{NEW} current": ["0", "20"], "none other format": ["20", "0"]}
+    assert fernet_key.decode() not in done.output
+    assert_done(sessions, sqlite, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "stored"),
+    [
+        (("jwe",), "A" * 43, None),
+        (("sqlalchemy-utils-aes",), "old", "naive"),
+        (("sqlalchemy-utils-aes", "--from-padding", "pkcs5"), "old", "pkcs5"),
+        (("sqlalchemy-utils-aes-gcm",), "old", None),
+        (("sqlalchemy-utils-fernet",), "old", None),
+    ],
+)
+def test_every_format_has_a_reader(
+    arguments: tuple[str, ...],
+    key: str,
+    stored: str | None,
+    sqlite: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The readers have tests of their own; here each is found, and adopts a token in the clear."""
+    monkeypatch.setenv("OLD_KEY", key)
+    sessions = create_sessions(sqlite, 3, storage="text")
+    store(sessions, sqlite, str)
+    readers: list[Any] = []
+    adoption = sys.modules["jwt_column.cli.reencrypt"].Adoption
+
+    def adopt(type_: EncryptedJWT, *, decrypt_with: Any, **options: Any) -> Any:
+        readers.append(decrypt_with)
+        return adoption(type_, decrypt_with=decrypt_with, **options)
+
+    monkeypatch.setattr("jwt_column.cli.reencrypt.Adoption", adopt)
+    assert encrypt(sqlite.url, "--from", *arguments, "--from-key", "env:OLD_KEY").exit_code == ExitCode.OK
+    assert_done(sessions, sqlite, 3)
+    (reader,) = readers
+    engines = {"sqlalchemy-utils-aes": "AesEngine", "sqlalchemy-utils-aes-gcm": "AesGcmEngine"}
+    if arguments[0].startswith("sqlalchemy"):
+        assert reader.engine == engines.get(arguments[0], "FernetEngine")
+    if stored is not None:
+        assert reader.padding == stored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--from-key", "env:OLD_KEY"), "go with --from"),
+        (("--from-padding", "pkcs5"), "go with --from"),
+        (("--from", "fernet"), "--from-key says where"),
+        (("--from", "fernet", "--from-key", PASSWORD), "--from-key says where"),
+        (("--from", "fernet", "--from-key", "env:"), "--from-key says where"),
+        (("--from", "fernet", "--from-key", "file:"), "--from-key says where"),
+        (("--from", "fernet", "--from-key", "env:X", "--from-padding", "pkcs5"), "--from-padding goes with"),
+        (("--from", "fernet", "--from-key", "env:NO_SUCH_VARIABLE"), "NO_SUCH_VARIABLE is not set"),
+        (("--from", "fernet", "--from-key", "file:nothing.key"), "No such file"),
+        (("--from", "fernet", "--from-key", "file:binary.key"), "it is no text"),
+        (("--from", "nothing", "--from-key", "env:X"), "--from"),
+    ],
+)
+def test_a_format_that_cannot_be_read_ends_with_2(
+    arguments: tuple[str, ...], said: str, sqlite: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "binary.key").write_bytes(b"\xff\xfe")
+    monkeypatch.chdir(tmp_path)
+    sessions = create_sessions(sqlite, 3, storage="text")
+    store(sessions, sqlite, lambda value: f"gAAAA{value}")
+    done = encrypt(sqlite.url, *arguments)
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert said in done.stderr
+
+
+# -- terminals --------------------------------------------------------------------------------------------------------
+
+
+def bars(lines: list[str]) -> list[str]:
+    return [line for line in lines if "━" in line]
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(80, 80), (120, 100)])
+def test_a_terminal_sees_a_bar(columns: int, widest: int, sqlite: sa.Engine) -> None:
+    create_sessions(sqlite, 2_000)
+    arguments = ["reencrypt", *TABLE, "--batch-size", "50", "--nice", "20", "--verify"]
+    done = run_in_terminal(*arguments, columns=columns, JWT_COLUMN_DATABASE_URL=text_of(sqlite.url))
+    shown = bars(done.lines)
+    assert done.returncode == 0
+    assert any("2,000 of 2,000" in line or "rows/s" in line for line in shown)
+    assert all(line.startswith("sessions.token ") for line in shown)
+    assert max(map(len, done.lines)) <= widest
+    assert max(map(len, shown)) > widest - 5
+    assert any("opened" in line for line in shown)
+    assert "rows re-encrypted under key" in done.output
+    assert "0 of 2000" not in done.output
+
+
+def test_a_long_name_leaves_room_for_the_bar(sqlite: sa.Engine) -> None:
+    name = "sessions_of_everybody_who_has_ever_signed_in_anywhere"
+    create_sessions(sqlite, 500, name=name)
+    arguments = ["reencrypt", "--table", name, "--column", "token", "--context", "sessions.token"]
+    done = run_in_terminal(*arguments, JWT_COLUMN_DATABASE_URL=text_of(sqlite.url))
+    assert done.returncode == 0
+    assert max(map(len, bars(done.lines))) <= 80
+
+
+def test_an_error_is_broken_between_words_on_a_terminal() -> None:
+    done = run_in_terminal("reencrypt", *TABLE, JWT_COLUMN_DATABASE_URL="")
+    assert done.returncode == ExitCode.USAGE
+    assert max(map(len, done.lines)) <= 80
+    assert "or give --database" in " ".join(done.lines)
+
+
+@pytest.mark.parametrize("name", ["reencrypt", "encrypt"])
+def test_help_is_narrow_and_has_the_exit_codes(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    text = " ".join(done.stdout.split())
+    for code in ExitCode:
+        assert re.search(rf"(?:Exit codes:|;) {code.value} ", text)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def report_of(done: int, total: int = 10, **fields: Any) -> ReencryptionReport:
+    return ReencryptionReport("sessions", "token", NEW, total=total, reencrypted=done, seconds=2.0, **fields)
+
+
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_the_bar_of_a_migration_is_no_wider_than_the_command_line(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm")
+    with report_progress("sessions", "token", None) as progress:
+        for done in (0, 5, 10):
+            progress(report_of(done))
+        progress(report_of(10, verified=5))
+        progress(report_of(0, 0))
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", terminal.getvalue()))
+    assert "sessions.token" in terminal.getvalue()
+    assert max(map(len, lines)) <= min(int(columns), WIDEST)
+
+
+def test_a_migration_elsewhere_logs_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "alembic.runtime.migration")
+    with report_progress("sessions", "token", None) as progress:
+        progress(report_of(0))
+        progress(report_of(5))
+        progress(report_of(9, undecryptable_count=1))
+        # A second pass: it forgets what it is about to find again.
+        progress(report_of(9))
+        progress(report_of(9, undecryptable_count=1))
+        progress(report_of(8, undecryptable_count=1, unwritable_count=1, finished=True))
+    assert caplog.messages == [
+        f"sessions.token: 0 of 10 rows under key {NEW}, 0 rows/s",
+        f"sessions.token: 8 of 10 rows under key {NEW}, 1 cannot be read, 1 cannot be written, 4 rows/s",
+    ]
+
+
+def test_the_end_of_a_run_with_nothing_to_do_is_its_begin(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "alembic.runtime.migration")
+    progress = log_progress()
+    for finished in (False, False, True):
+        progress(report_of(0, 0, finished=finished))
+    assert caplog.messages == [f"sessions.token: 0 of 0 rows under key {NEW}, 0 rows/s"]
+
+
+def test_the_rows_opened_at_the_end_are_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 15.0, 30.0, 31.0])
+    monkeypatch.setattr("migrations_helpers.engine.progress.time.monotonic", lambda: next(clock))
+    lines: list[str] = []
+    show = line_progress(lines.append)
+    for verified in (0, 4, 12, 14):
+        show(report_of(10, already_current=4, verified=verified, finished=verified == 14))
+    assert [line.partition(", ")[2] for line in lines] == [
+        "5 rows/s",
+        "4 of 14 opened, 5 rows/s",
+        "12 of 14 opened, 5 rows/s",
+        "14 of 14 opened, 5 rows/s",
+    ]
+
+
+def test_a_migration_without_rich_logs_lines(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "alembic.runtime.migration")
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with report_progress("sessions", "token", None) as progress:
+        progress(report_of(10))
+    assert len(caplog.messages) == 1
+
+
+def test_a_migration_may_bring_its_own_progress() -> None:
+    seen: list[ReencryptionReport] = []
+    with report_progress("sessions", "token", seen.append) as progress:
+        progress(report_of(10))
+    assert [report.reencrypted for report in seen] == [10]
+
+
+def test_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 9.9, 10.0, 15.0, 20.0])
+    monkeypatch.setattr("migrations_helpers.engine.progress.time.monotonic", lambda: next(clock))
+    lines: list[str] = []
+    show = line_progress(lines.append)
+    for done in (0, 1, 2, 3, 4):
+        show(ReencryptionReport("sessions", "token", total=10, reencrypted=done, seconds=1.0))
+    assert lines == [f"sessions.token: {done} of 10 rows in the clear, {done} rows/s" for done in (0, 2, 4)]
+
+
+# -- the reference ----------------------------------------------------------------------------------------------------
+
+PAGE: Final = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+
+
+def commands(group: typer.Typer, path: str = "jwt-column") -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield every command with its name, as Typer knows it."""
+    for info in group.registered_commands:
+        assert info.callback is not None
+        yield f"{path} {info.name or info.callback.__name__}", info.callback
+    for child in group.registered_groups:
+        assert child.typer_instance is not None
+        yield from commands(child.typer_instance, f"{path} {child.name}")
+
+
+def options_of(callback: Callable[..., Any]) -> Iterator[tuple[str, OptionInfo, type, Any]]:
+    """Yield a command's options: name, what Typer was told, type, default."""
+    parameters = inspect.signature(callback).parameters
+    for name, hint in get_type_hints(callback, include_extras=True).items():
+        if name == "return":
+            continue
+        type_, info = get_args(hint)
+        if not isinstance(info, OptionInfo):
+            continue
+        # Of an optional value, its type.
+        type_ = next((one for one in get_args(type_) if one is not type(None)), type_)
+        # Within Annotated, the first name stands where an older notation has the default.
+        words = (info.default, *(info.param_decls or ()), f"--{name.replace('_', '-')}")
+        option = next(word for word in words if isinstance(word, str) and word.startswith("--"))
+        yield option, info, type_, parameters[name].default
+
+
+def documented_options(section: str) -> dict[str, str]:
+    """Return the rows of a section's table by the option that they are about."""
+    rows = re.findall(r"^(\| `(--[a-z-]+)[ `].*)$", section, re.MULTILINE)
+    return {name: row for row, name in rows}
+
+
+def test_the_reference_has_what_the_options_say() -> None:
+    """By introspection, so that the page cannot drift from the two commands: names, defaults, limits, choices."""
+    sections = dict(re.findall(r"^## (jwt-column [a-z ]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+    found = dict(commands(app))
+    for path in ("jwt-column reencrypt", "jwt-column encrypt"):
+        callback = found[path]
+        shared = re.search(r"All\s+options\s+of\s+`([^`]+)`(?:\s+but\s+`([^`]+)`)?", sections[path])
+        rows = documented_options(sections[shared[1]]) if shared else {}
+        if shared and shared[2]:
+            del rows[shared[2]]
+        rows |= documented_options(sections[path])
+        options = {name: rest for name, *rest in options_of(callback)}
+        assert set(rows) == set(options), path
+        for name, (info, type_, default) in options.items():
+            row = rows[name]
+            if default is not None and default is not False:
+                shown = f"`{default}`" if isinstance(default, str) else f"{default:,}"
+                assert f"default {shown}" in row or f"{shown} (the default)" in row, name
+            if info.max is not None:
+                assert f"{info.min:,} to {info.max:,}" in row, name
+            if inspect.isclass(type_) and issubclass(type_, Enum):
+                assert all(f"`{choice.value}`" in row for choice in type_), name
+            assert info.envvar is None or f"`{info.envvar}`" in row, name
+
+
+def test_the_reference_has_the_exit_codes_and_the_environment() -> None:
+    assert re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE) == [str(code.value) for code in ExitCode]
+    for variable in (DATABASE_VARIABLE, "JWT_COLUMN_KEYRING", "JWT_COLUMN_KEYS", "NO_COLOR", "COLUMNS"):
+        assert re.search(rf"^\| [^|]*`{variable}`", PAGE, re.MULTILINE)

@@ -1,0 +1,177 @@
+"""``jwt-column scan``: what it finds, what it says of it, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from jwt_column import EncryptedJWT, KeyRing
+from jwt_column.cli import audit_progress
+from jwt_column.cli.console import ExitCode
+from jwt_column.cli.databases import DATABASE_VARIABLE
+from jwt_column.scanning import ScanProgress
+from tests.cli.test_audit import invoke, stop_when
+from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
+from tests.support.tokens import signed_token
+from tests.support.workload import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.databases import Database
+
+__all__ = ["plain_display"]
+
+TOKEN = signed_token(sub="alice")
+
+
+@pytest.fixture
+def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
+    """A database with an encrypted column, and a log that nobody has thought of."""
+    engine = sa.create_engine(sqlite_database.url())
+    with engine.begin() as connection:
+        sessions = sa.Table(
+            "sessions",
+            sa.MetaData(),
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("token", EncryptedJWT(KeyRing.generate())),
+        )
+        sessions.create(connection)
+        connection.execute(sessions.insert(), [{"token": TOKEN}] * 5)
+        connection.exec_driver_sql("CREATE TABLE logs (id INTEGER PRIMARY KEY, line TEXT, other TEXT)")
+        for number in range(1, 21):
+            line = f"Authorization: Bearer {TOKEN}" if number % 5 == 0 else "GET /"
+            connection.exec_driver_sql("INSERT INTO logs VALUES (?, ?, NULL)", (number, line))
+    yield engine
+    engine.dispose()
+
+
+def test_readable_tokens_are_shown_by_place(sqlite: sa.Engine) -> None:
+    """A known answer, of 80 columns."""
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
+        connection.exec_driver_sql("INSERT INTO notes VALUES (?)", (TOKEN,))
+    result = invoke(sqlite.url, name="scan")
+    assert result.exit_code == ExitCode.FAILURE
+    assert (
+        result.stdout
+        == f"""\
+{sqlite.url}
+  3 tables, 6 columns, up to 10,000 rows of each
+
+  table   column   with tokens   of rows   for example
+  ────────────────────────────────────────────────────
+  logs    line               4        20   key 5
+  notes   text               1         1
+
+  ✗ Readable tokens in 2 columns.
+
+  Whoever reads the database can use these tokens. Encrypt a column with
+  jwt-column encrypt, clear what should not be there, and have the issuer revoke
+  what was.
+"""
+    )
+
+
+def test_a_database_without_any_is_ok(sqlite: sa.Engine) -> None:
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE logs")
+    result = invoke(sqlite.url, "--full", name="scan")
+    assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
+    assert "1 table, 2 columns, every row" in result.stdout
+    assert result.stdout.endswith("\n  ✓ No readable token in 5 rows.\n")
+
+
+def test_json_is_the_report_and_nothing_else(sqlite: sa.Engine) -> None:
+    sampled = json.loads(invoke(sqlite.url, "--sample", "4", "--json", name="scan").stdout)
+    assert (sampled["sample"], sampled["rows"], [found["rows"] for found in sampled["found"]]) == (4, 8, [1])
+    everything = json.loads(invoke(sqlite.url, "--full", "--json", name="scan").stdout)
+    assert (everything["sample"], everything["rows"], [found["rows"] for found in everything["found"]]) == (
+        None,
+        25,
+        [4],
+    )
+    shown = invoke(sqlite.url, "--sample", "4", name="scan").stdout
+    assert ["logs", "line", "1", "4+", "key", "20"] in [line.split() for line in shown.splitlines()]
+
+
+def test_a_table_that_cannot_be_read_is_named(postgresql_database: Database) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    role = f"cli_{postgresql_database.url().database}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE denied (line text)")
+        connection.exec_driver_sql(f"CREATE ROLE \"{role}\" LOGIN PASSWORD 's3cr3t'")
+        connection.exec_driver_sql("CREATE SCHEMA tenant")
+    try:
+        url = postgresql_database.url().set(username=role, password="s3cr3t")
+        result = invoke(url, name="scan")
+        other = invoke(url, "--schema", "tenant", name="scan")
+        missing = invoke(url, "--schema", "nowhere", name="scan")
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f'DROP ROLE "{role}"')
+        engine.dispose()
+    assert result.exit_code == ExitCode.FAILURE
+    assert "\n  not read  denied  InsufficientPrivilege 42501\n" in result.stdout
+    assert "✗ 1 table not read.\n" in result.stdout
+    assert (other.exit_code, "0 tables" in other.stdout) == (ExitCode.OK, True)
+    assert (missing.exit_code, missing.stderr) == (
+        ExitCode.USAGE,
+        "jwt-column: there is no schema nowhere\n",
+    )
+
+
+def test_a_database_that_cannot_be_reached_ends_with_3() -> None:
+    result = invoke(sa.make_url("postgresql+psycopg://user:s3cr3t@127.0.0.1:1/nothing"), name="scan")
+    assert (result.exit_code, result.stdout) == (ExitCode.DATABASE, "")
+
+
+def test_an_asynchronous_driver_will_do(sqlite: sa.Engine) -> None:
+    assert invoke(sqlite.url.set(drivername="sqlite+aiosqlite"), name="scan").exit_code == ExitCode.FAILURE
+
+
+def test_a_terminal_shows_a_bar_that_goes(sqlite: sa.Engine) -> None:
+    done = run_in_terminal("scan", JWT_COLUMN_DATABASE_URL=str(sqlite.url))
+    assert done.returncode == ExitCode.FAILURE
+    assert any("of 2 tables" in line for line in done.lines)
+    assert "what was." in done.lines[-2]
+
+
+def test_elsewhere_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_progress, "_LINE_INTERVAL", 0.0)
+    with audit_progress.shown_scan() as show:
+        show(ScanProgress("logs", 3, 7, 0))
+    assert capsys.readouterr().err == "logs: 3 of 7 tables\n"
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_scan_that_is_stopped_says_so(
+    sqlite: sa.Engine, tmp_path: Path, number: int, expected: int
+) -> None:
+    started = tmp_path / "started"
+    setup = (
+        "import pathlib, time\n"
+        "from jwt_column.scanning import run\n"
+        f"run.has_token = lambda _: (pathlib.Path({str(started)!r}).touch(), time.sleep({PATIENCE}))"
+    )
+    process = subprocess.Popen(
+        command("scan", setup=setup),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment({DATABASE_VARIABLE: str(sqlite.url)}),
+    )
+    stdout, stderr = stop_when(process, started.exists, number)
+    assert (process.returncode, stdout, stderr) == (
+        expected,
+        "",
+        "jwt-column: stopped; a scan writes nothing.\n",
+    )

@@ -1,0 +1,371 @@
+"""XAES-256-GCM: published vectors, an independent implementation, and the rules about nonces.
+
+The vectors and their sources stand in ``tests/vectors/README.md``.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+from hypothesis import given
+
+from jwt_column.format.aead import XAES256GCM
+from tests.support import independent_envelope as independent
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+XAES: dict[str, Any] = json.loads((VECTORS / "xaes_256_gcm.json").read_text(encoding="utf-8"))
+WYCHEPROOF: dict[str, Any] = json.loads((VECTORS / "wycheproof_aes_gcm.json").read_text(encoding="utf-8"))
+
+KEY = bytes(range(32))
+NONCE = bytes(range(100, 124))
+
+#: What one nonce prefix may serve at most, says the format.
+MESSAGES_PER_PREFIX = 2**16
+
+keys = st.binary(min_size=32, max_size=32)
+nonces = st.binary(min_size=24, max_size=24)
+messages = st.binary(max_size=300)
+
+known_answers = pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row["name"]) for row in XAES["known_answers"]]
+)
+wycheproof_cases = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=f"tcId-{case['tcId']}") for case in WYCHEPROOF["tests"]]
+)
+
+
+def unhex(row: dict[str, Any], *names: str) -> tuple[bytes, ...]:
+    """Return fields of a vector as bytes."""
+    return tuple(bytes.fromhex(row[name]) for name in names)
+
+
+def xor(left: bytes, right: bytes) -> bytes:
+    """Return the bitwise difference of two texts of one length."""
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+
+
+class TestKnownAnswers:
+    """The vectors of the C2SP page."""
+
+    @known_answers
+    def test_encrypts_to_the_published_ciphertext(self, row: dict[str, Any]) -> None:
+        key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
+        assert ciphertext == XAES256GCM(key).encrypt(nonce, plaintext, aad)
+
+    @known_answers
+    def test_decrypts_the_published_ciphertext(self, row: dict[str, Any]) -> None:
+        key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
+        assert plaintext == XAES256GCM(key).decrypt(nonce, ciphertext, aad)
+
+    @known_answers
+    def test_opens_the_published_ciphertext_behind_its_nonce(self, row: dict[str, Any]) -> None:
+        key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
+        assert plaintext == XAES256GCM(key).open(nonce + ciphertext, aad)
+
+    @known_answers
+    def test_published_intermediate_values_lead_to_the_ciphertext(self, row: dict[str, Any]) -> None:
+        """The vector is held against itself and the independent route; the project takes no part."""
+        key, nonce, plaintext, aad = unhex(row, "key", "nonce", "plaintext", "aad")
+        block = Cipher(AES(key), ECB()).encryptor().update
+        subkey = b"".join(block(xor(*unhex(row, counter, "K1"))) for counter in ("M1", "M2"))
+        assert row["L"] == block(bytes(16)).hex()
+        assert row["Kx"] == subkey.hex()
+        assert row["Kx"] == independent.xaes_subkey(key, nonce).hex()
+        assert row["Nx"] == nonce[12:].hex()
+        assert row["ciphertext"] == AESGCM(subkey).encrypt(nonce[12:], plaintext, aad).hex()
+
+    def test_vectors_cover_both_doublings_of_the_cmac_subkey(self) -> None:
+        assert {0, 1} == {int(row["L"], 16) >> 127 for row in XAES["known_answers"]}
+
+
+def accumulated(iterations: int) -> str:
+    """Run the accumulated randomized test of the C2SP page and return its digest in hex."""
+    # hashlib gives the whole stream or nothing; an iteration reads 313 bytes on average.
+    stream = memoryview(hashlib.shake_128(b"").digest(320 * iterations))
+    assert XAES["accumulated"]["stream_begins"] == stream[:16].hex()
+    position = 0
+
+    def read(length: int) -> bytes:
+        nonlocal position
+        position += length
+        return bytes(stream[position - length : position])
+
+    digest = hashlib.shake_128()
+    for _ in range(iterations):
+        key, nonce = read(32), read(24)
+        plaintext = read(read(1)[0])
+        aad = read(read(1)[0])
+        digest.update(XAES256GCM(key).encrypt(nonce, plaintext, aad))
+    assert position <= len(stream)
+    return digest.hexdigest(32)
+
+
+class TestAccumulated:
+    """The accumulated randomized test of the C2SP page, one digest for each number of iterations."""
+
+    digests = {row["iterations"]: row["digest"] for row in XAES["accumulated"]["digests"]}  # noqa: RUF012
+
+    def test_10_000_iterations_give_the_published_digest(self) -> None:
+        assert self.digests[10_000] == accumulated(10_000)
+
+    @pytest.mark.slow
+    def test_1_000_000_iterations_give_the_published_digest(self) -> None:
+        assert self.digests[1_000_000] == accumulated(1_000_000)
+
+
+class TestWycheproof:
+    """The AES-256-GCM cases of Wycheproof, at the two places where they say something.
+
+    XAES-256-GCM chooses its AES-GCM key itself, so a case cannot be put through it as it stands. Each case is
+    run through the AES-GCM that the module builds on, which shows that the installed library is a sound one.
+    Then its sizes, its message and its damage are carried over to XAES-256-GCM, which shows that the module
+    passes on what AES-GCM needs, and passes back what AES-GCM refuses.
+    """
+
+    @wycheproof_cases
+    def test_the_library_gives_the_result_of_the_case(self, case: dict[str, Any]) -> None:
+        key, nonce, aad, message, ciphertext, tag = unhex(case, "key", "iv", "aad", "msg", "ct", "tag")
+        if case["result"] == "valid":
+            assert ciphertext + tag == AESGCM(key).encrypt(nonce, message, aad)
+            assert message == AESGCM(key).decrypt(nonce, ciphertext + tag, aad)
+        else:
+            with pytest.raises(InvalidTag):
+                AESGCM(key).decrypt(nonce, ciphertext + tag, aad)
+
+    @wycheproof_cases
+    def test_xaes_gives_the_result_of_the_case_under_its_derived_key(self, case: dict[str, Any]) -> None:
+        key, half, aad, message, ciphertext, tag = unhex(case, "key", "iv", "aad", "msg", "ct", "tag")
+        nonce = NONCE[:12] + half
+        expected = AESGCM(independent.xaes_subkey(key, nonce)).encrypt(half, message, aad)
+        xaes = XAES256GCM(key)
+        assert expected == xaes.encrypt(nonce, message, aad)
+        # What the case does to its own right answer is done to ours; a valid case does nothing.
+        damage = xor(AESGCM(key).encrypt(half, message, aad), ciphertext + tag)
+        presented = xor(expected, damage)
+        if case["result"] == "valid":
+            assert message == xaes.decrypt(nonce, presented, aad)
+        else:
+            with pytest.raises(InvalidTag):
+                xaes.decrypt(nonce, presented, aad)
+
+    def test_the_cases_hold_both_results(self) -> None:
+        results = collections.Counter(case["result"] for case in WYCHEPROOF["tests"])
+        assert results == {"valid": 39, "invalid": 27}
+
+
+class TestAgreement:
+    """The project and the independent implementation read each other."""
+
+    @given(key=keys, nonce=nonces, message=messages, aad=messages)
+    def test_both_encrypt_to_the_same_bytes(
+        self, key: bytes, nonce: bytes, message: bytes, aad: bytes
+    ) -> None:
+        expected = independent.xaes_encrypt(key, nonce, message, aad)
+        assert expected == XAES256GCM(key).encrypt(nonce, message, aad)
+
+    @given(key=keys, message=messages, aad=messages)
+    def test_independent_reader_opens_what_seal_makes(self, key: bytes, message: bytes, aad: bytes) -> None:
+        sealed = XAES256GCM(key).seal(message, aad)
+        assert 24 + len(message) + 16 == len(sealed)
+        assert message == independent.xaes_decrypt(key, sealed[:24], sealed[24:], aad)
+
+    @given(key=keys, nonce=nonces, message=messages, aad=messages)
+    def test_open_reads_what_the_independent_writer_makes(
+        self, key: bytes, nonce: bytes, message: bytes, aad: bytes
+    ) -> None:
+        sealed = nonce + independent.xaes_encrypt(key, nonce, message, aad)
+        assert message == XAES256GCM(key).open(sealed, aad)
+
+    def test_more_nonce_prefixes_than_any_cache_holds_still_open(self) -> None:
+        xaes = XAES256GCM(KEY)
+        sealed = []
+        for number in range(2_000):
+            nonce = number.to_bytes(12, "big") + NONCE[12:]
+            sealed.append(nonce + independent.xaes_encrypt(KEY, nonce, nonce, b""))
+        for _ in range(2):
+            assert [one[:24] for one in sealed] == [xaes.open(one, b"") for one in sealed]
+
+
+class TestRefusals:
+    """What is not exactly what was sealed does not open."""
+
+    @given(data=st.data(), message=messages, aad=messages)
+    def test_one_flipped_bit_anywhere_is_refused(
+        self, data: st.DataObject, message: bytes, aad: bytes
+    ) -> None:
+        xaes = XAES256GCM(KEY)
+        sealed = bytearray(xaes.seal(message, aad))
+        bit = data.draw(st.integers(0, 8 * len(sealed) - 1))
+        sealed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(InvalidTag):
+            xaes.open(bytes(sealed), aad)
+
+    @given(message=messages, aad=messages, other=messages)
+    def test_other_associated_data_is_refused(self, message: bytes, aad: bytes, other: bytes) -> None:
+        xaes = XAES256GCM(KEY)
+        sealed = xaes.seal(message, aad)
+        if other == aad:
+            assert message == xaes.open(sealed, other)
+        else:
+            with pytest.raises(InvalidTag):
+                xaes.open(sealed, other)
+
+    def test_another_key_is_refused(self) -> None:
+        with pytest.raises(InvalidTag):
+            XAES256GCM(KEY[::-1]).open(XAES256GCM(KEY).seal(b"message", b""), b"")
+
+    @pytest.mark.parametrize("length", range(40))
+    def test_less_than_nonce_and_tag_is_refused_like_any_other_damage(self, length: int) -> None:
+        xaes = XAES256GCM(KEY)
+        with pytest.raises(InvalidTag):
+            xaes.open(xaes.seal(b"", b"")[:length], b"")
+
+    @pytest.mark.parametrize("length", [0, 1, 16, 24, 31, 33, 64])
+    def test_key_of_another_size_is_refused(self, length: int) -> None:
+        with pytest.raises(ValueError, match="32"):
+            XAES256GCM(bytes(length))
+
+    @pytest.mark.parametrize("length", [0, 1, 12, 16, 23, 25, 48])
+    def test_nonce_of_another_size_is_refused_in_both_directions(self, length: int) -> None:
+        xaes = XAES256GCM(KEY)
+        with pytest.raises(ValueError, match="24"):
+            xaes.encrypt(bytes(length), b"message", b"")
+        with pytest.raises(ValueError, match="24"):
+            xaes.decrypt(bytes(length), xaes.encrypt(NONCE, b"message", b""), b"")
+
+    def test_repr_shows_no_key(self) -> None:
+        shown = repr(XAES256GCM(KEY))
+        assert KEY.hex() not in shown
+        assert repr(KEY) not in shown
+
+
+def drawn_nonces(xaes: XAES256GCM, count: int) -> list[bytes]:
+    """Return the nonces of this many sealed messages."""
+    return [xaes.seal(b"", b"")[:24] for _ in range(count)]
+
+
+def prefixes(drawn: list[bytes]) -> set[bytes]:
+    """Return the different first halves of nonces."""
+    return {nonce[:12] for nonce in drawn}
+
+
+def nonces_of_forked_child(xaes: XAES256GCM, count: int) -> list[bytes]:
+    """Fork, let the child seal this many messages, and return the child's nonces."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside other threads, and a test runner may have some. The child below
+        # takes no lock but the interpreter's own.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        # Nothing of the test runner may run in the child, so it leaves by _exit whatever happens.
+        status = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(b"".join(drawn_nonces(xaes, count)))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        drawn = pipe.read()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert 24 * count == len(drawn)
+    return [drawn[at : at + 24] for at in range(0, len(drawn), 24)]
+
+
+class TestNonces:
+    """Nonces are fresh in every message, process and thread."""
+
+    def test_nonces_never_repeat_and_a_prefix_serves_at_most_65_536_messages(self) -> None:
+        drawn = drawn_nonces(XAES256GCM(KEY), 70_000)
+        assert len(set(drawn)) == 70_000
+        assert len({nonce[12:] for nonce in drawn}) == 70_000
+        by_prefix = collections.Counter(nonce[:12] for nonce in drawn)
+        assert sorted(by_prefix.values(), reverse=True) == [MESSAGES_PER_PREFIX, 70_000 - MESSAGES_PER_PREFIX]
+
+    def test_two_ciphers_under_one_key_share_no_prefix(self) -> None:
+        first, second = (drawn_nonces(XAES256GCM(KEY), 10) for _ in range(2))
+        assert set() == prefixes(first) & prefixes(second)
+
+    def test_reading_does_not_make_a_foreign_prefix_ones_own(self) -> None:
+        """A writer that adopted the prefix of what it reads would share it with the process that wrote it."""
+        xaes = XAES256GCM(KEY)
+        foreign = XAES256GCM(KEY).seal(b"", b"")
+        xaes.open(foreign, b"")
+        assert foreign[:12] not in prefixes(drawn_nonces(xaes, 10))
+
+    @pytest.mark.skipif(
+        not hasattr(os, "fork"), reason="This system has no fork, so nothing can inherit a nonce."
+    )
+    @pytest.mark.parametrize("before", [0, 1, 256, 300])
+    def test_forked_children_draw_other_nonces_than_their_parent_and_each_other(self, before: int) -> None:
+        """The numbers stop the parent before, inside and at the end of whatever it draws ahead."""
+        xaes = XAES256GCM(KEY)
+        drawn = drawn_nonces(xaes, before)
+        first = nonces_of_forked_child(xaes, 600)
+        second = nonces_of_forked_child(xaes, 600)
+        drawn += drawn_nonces(xaes, 600)
+        assert before + 3 * 600 == len({*drawn, *first, *second})
+        # A random draw repeats with a chance of 2**-96 or so; a repeated half shows what was inherited.
+        assert before + 3 * 600 == len({nonce[12:] for nonce in (*drawn, *first, *second)})
+        assert set() == prefixes(drawn) & prefixes(first)
+        assert set() == prefixes(drawn) & prefixes(second)
+        assert set() == prefixes(first) & prefixes(second)
+
+    @pytest.mark.skipif(
+        not hasattr(os, "fork"), reason="This system has no fork, so nothing can inherit a nonce."
+    )
+    def test_forked_child_opens_what_its_parent_sealed(self) -> None:
+        xaes = XAES256GCM(KEY)
+        sealed = xaes.seal(b"message", b"aad")
+        child = nonces_of_forked_child(xaes, 1)
+        assert xaes.open(sealed, b"aad") == b"message"
+        assert sealed[:24] not in child
+
+    def test_threads_share_a_cipher_without_sharing_a_nonce(self) -> None:
+        xaes = XAES256GCM(KEY)
+        start = threading.Barrier(4)
+
+        def work(_: int) -> list[bytes]:
+            start.wait()
+            return drawn_nonces(xaes, 20_000)
+
+        with ThreadPoolExecutor(4) as pool:
+            drawn = [nonce for part in pool.map(work, range(4)) for nonce in part]
+        assert len(set(drawn)) == 80_000
+        by_prefix = collections.Counter(nonce[:12] for nonce in drawn)
+        assert max(by_prefix.values()) <= MESSAGES_PER_PREFIX
+
+    def test_threads_that_derive_keys_at_once_read_what_was_written(self) -> None:
+        xaes = XAES256GCM(KEY)
+        start = threading.Barrier(4)
+        sealed = []
+        for number in range(1_000):
+            nonce = number.to_bytes(12, "little") + NONCE[12:]
+            sealed.append(nonce + independent.xaes_encrypt(KEY, nonce, nonce, b""))
+
+        def work(_: int) -> list[bytes]:
+            start.wait()
+            return [xaes.open(one, b"") for one in sealed]
+
+        with ThreadPoolExecutor(4) as pool:
+            for opened in pool.map(work, range(4)):
+                assert [one[:24] for one in sealed] == opened
