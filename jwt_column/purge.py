@@ -6,21 +6,22 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sqlalchemy import Column, Engine, Table, and_, delete, or_, select
+from sqlalchemy import Column, Engine, Table, delete
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.types import TypeDecorator
 
 from .column.comparator import EncryptedComparator
+from .database.key_order import KeyOrder, KeyRange
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from sqlalchemy import ColumnElement, Connection, CursorResult
+    from sqlalchemy import Connection, CursorResult
 
 __all__ = ["purge_expired"]
 
-# SQLite before 3.32 takes 999 parameters; and a batch is what other transactions may have to wait for.
+# Other transactions may have to wait for the rows of one batch.
 _BATCH: Final = 500
 
 
@@ -60,23 +61,23 @@ def purge_expired(
     expires_at = EncryptedComparator(source).expires_at
     expired = expires_at <= (datetime.now(UTC) if before is None else before)
     removal = delete(_entity_of(column, table) if isinstance(session, Session) else table)
-    last: Sequence[Any] | None = None
+    order = KeyOrder(table, keys, _dialect_of(session, table))
+    rows = order.rows_at_once(_BATCH)
+    # Each batch begins behind the last one: a snapshot may go on showing rows that others have deleted.
+    window = KeyRange()
     deleted = 0
     while True:
-        # Past the last batch rather than from the start: a snapshot may go on showing rows that others have deleted.
-        beyond = [] if last is None else [_after(keys, last)]
-        found = select(*keys).where(expired, *beyond).order_by(*keys).limit(_BATCH)
         with _transaction(session) as bind:
-            batch = bind.execute(found).all()
+            batch = bind.execute(order.batch((), window, rows, expired)).all()
             if batch:
-                # Once more whether it has expired: a row may have been given another token since it was read.
-                result = bind.execute(removal.where(_among(keys, batch), expired))
+                # The condition once more: a row may have been given another token since its key was read.
+                result = bind.execute(removal.where(order.among(batch), expired))
                 deleted += cast("CursorResult[Any]", result).rowcount
         if progress is not None:
             progress(deleted)
-        if len(batch) < _BATCH:
+        if len(batch) < rows:
             return deleted
-        last = batch[-1]
+        window = KeyRange(after=batch[-1])
 
 
 def _column_of(column: Any) -> Column[Any]:
@@ -97,21 +98,10 @@ def _entity_of(column: Any, table: Any) -> Any:
     return next((base for base in mapper.iterate_to_root() if base.local_table is table), table)
 
 
+def _dialect_of(session: Session | Connection | Engine, table: Table) -> str:
+    bind = session.get_bind(clause=table) if isinstance(session, Session) else session
+    return bind.dialect.name
+
+
 def _transaction(session: Session | Connection | Engine) -> Any:
     return session.begin() if isinstance(session, Engine) else nullcontext(session)
-
-
-def _after(keys: Sequence[Column[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
-    """Return the condition of keys that come after one, column by column: not every database compares rows."""
-    return or_(
-        *(
-            and_(*(keys[at] == last[at] for at in range(place)), keys[place] > last[place])
-            for place in range(len(keys))
-        )
-    )
-
-
-def _among(keys: Sequence[Column[Any]], rows: Sequence[Any]) -> ColumnElement[bool]:
-    if len(keys) == 1:
-        return keys[0].in_([row[0] for row in rows])
-    return or_(*(and_(*(key == value for key, value in zip(keys, row, strict=True))) for row in rows))

@@ -9,7 +9,7 @@ from sqlalchemy import select, type_coerce
 from sqlalchemy.types import NullType
 
 from ..column.cipher import bind_values
-from ..database.key_order import KeyOrder, sampled
+from ..database.key_order import KeyOrder, KeyRange, sampled
 from ..database.reading import look, streamed
 from ..errors import AuthenticationError, ConfigurationError, JWTColumnError, KeyRingError
 from ..format import envelope
@@ -59,7 +59,7 @@ def batches(
         yield from _stream(connection, column, columns, sample)
         return
     order = KeyOrder(column.table, keys, connection.dialect.name)
-    parts: Iterator[tuple[Any, int | None]] = iter([(None, None)])
+    parts: Iterator[tuple[KeyRange, int | None]] = iter([(KeyRange(), None)])
     if sample is not None and sample < rows:
         parts = sampled(connection, order, rows, sample, is_set)
     while True:
@@ -67,14 +67,14 @@ def batches(
             part = next(parts, None)
         if part is None:
             return
-        key, left = part
+        window, left = part
         while left is None or left > 0:
             size = BATCH if left is None else min(BATCH, left)
             with look(connection):
-                found = connection.execute(order.batch(columns, key, size, is_set)).all()
+                found = connection.execute(order.batch(columns, window, size, is_set)).all()
             if found:
                 yield [_row(found_row, len(keys)) for found_row in found]
-                key = order.key_of(found[-1])
+                window = KeyRange(after=order.key_of(found[-1]))
             if len(found) < size:
                 break
             left = None if left is None else left - size

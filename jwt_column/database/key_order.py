@@ -1,28 +1,47 @@
-"""A table read in the order of its key, in batches: all of it, or an even sample. Each statement is bounded."""
+"""Rows in the order of a key, by conditions for which each database uses the key's index.
+
+Purge, scan, audit and re-encryption page through tables with it. PostgreSQL and SQLite find a range of a composite key
+by comparing row values, ``(a, b) > (1, 2)``; spelled as ``a > 1 OR (a = 1 AND b > 2)``, PostgreSQL reads every row
+before it. MySQL and MariaDB are the other way round.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, or_, select, tuple_
+from sqlalchemy import String, and_, or_, select, tuple_
+from sqlalchemy.dialects.mysql import ENUM, SET
+from sqlalchemy.dialects.postgresql import DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, FromClause, Select
+    from sqlalchemy.types import TypeEngine
 
     Key = Sequence[Any]
 
-__all__ = ["KeyOrder", "sampled"]
+__all__ = ["KeyOrder", "KeyRange", "key_type", "sampled", "sorts_as_it_compares"]
 
-# Parts of a table that a sample is taken from: more of them make more statements, fewer a less even sample.
+# SQLite before 3.32 takes 999 parameters in a statement. The rest is for the statement's other conditions.
+_KEY_PARAMETERS: Final = 900
+
+# A sample is taken from this many parts of a table: more parts need more statements, fewer are less even.
 _PARTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Keys after one and up to another, inclusive; None leaves that side open."""
+
+    after: Key | None = None
+    up_to: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyOrder:
-    """The order of a table's rows by its key.
+    """The order of a table's rows by a key.
 
     Attributes:
         table: The table.
@@ -34,50 +53,104 @@ class KeyOrder:
     keys: Sequence[ColumnElement[Any]]
     dialect: str
 
-    def after(self, key: Key | None) -> Sequence[ColumnElement[bool]]:
-        """Return the conditions of the rows behind a key; none where there is no key yet."""
-        if key is None:
-            return ()
+    @property
+    def _compares_rows(self) -> bool:
+        return self.dialect in ("postgresql", "sqlite")
+
+    def within(self, keys: KeyRange) -> Sequence[ColumnElement[bool]]:
+        """Return the conditions of the rows in a range; none for a range that is open on both sides."""
+        conditions = []
+        if keys.after is not None:
+            conditions.append(self._compare(keys.after, greater=True))
+        if keys.up_to is not None:
+            conditions.append(self._compare(keys.up_to, greater=False))
+        return conditions
+
+    def _compare(self, bound: Key, *, greater: bool) -> ColumnElement[bool]:
+        """Return ``key > bound`` or ``key <= bound`` in the order of the key's columns."""
         if len(self.keys) == 1:
-            return (self.keys[0] > key[0],)
-        if self.dialect in ("postgresql", "sqlite"):
+            single: ColumnElement[bool] = self.keys[0] > bound[0] if greater else self.keys[0] <= bound[0]
+            return single
+        if self._compares_rows:
             row: ColumnElement[Any] = tuple_(*self.keys)
-            return (row > tuple_(*key, types=[column.type for column in self.keys]),)
-        # MySQL and MariaDB scan the whole index for row values, and use a range for this.
-        return (
-            or_(
-                *(
-                    and_(*(self.keys[at] == key[at] for at in range(place)), self.keys[place] > key[place])
-                    for place in range(len(self.keys))
-                )
-            ),
-        )
+            values: ColumnElement[Any] = tuple_(*bound, types=[key.type for key in self.keys])
+            return row > values if greater else row <= values
+        alternatives = []
+        for place, key in enumerate(self.keys):
+            beyond = key > bound[place] if greater else key < bound[place]
+            alternatives.append(and_(*self._equal(bound[:place]), beyond))
+        if not greater:
+            alternatives.append(and_(*self._equal(bound)))
+        return or_(*alternatives)
+
+    def _equal(self, values: Key) -> Sequence[ColumnElement[bool]]:
+        return [key == value for key, value in zip(self.keys, values, strict=False)]
+
+    def among(self, keys: Sequence[Key]) -> ColumnElement[bool]:
+        """Return the condition of the rows with one of these keys; see :meth:`rows_at_once`."""
+        if len(self.keys) == 1:
+            return self.keys[0].in_([key[0] for key in keys])
+        if self._compares_rows:
+            return tuple_(*self.keys).in_([tuple(key) for key in keys])
+        return or_(*(and_(*self._equal(key)) for key in keys))
+
+    def rows_at_once(self, rows: int) -> int:
+        """Return how many keys :meth:`among` may take: *rows*, or fewer to stay below 999 parameters."""
+        return min(rows, _KEY_PARAMETERS // len(self.keys))
 
     def batch(
         self,
         columns: Sequence[ColumnElement[Any]],
-        key: Key | None,
+        keys: KeyRange,
         rows: int,
         *conditions: ColumnElement[bool],
     ) -> Select[Any]:
-        """Return the statement that reads the next rows behind a key: the key's columns, and others."""
+        """Return the statement that reads the first rows of a range: the key's columns, then *columns*."""
         return (
             select(*self.keys, *columns)
             .select_from(self.table)
-            .where(*conditions, *self.after(key))
+            .where(*conditions, *self.within(keys))
             .order_by(*self.keys)
             .limit(rows)
         )
 
-    def key_of(self, row: Sequence[Any]) -> Key:
+    def row_after(self, keys: KeyRange, skipped: int, *conditions: ColumnElement[bool]) -> Select[Any]:
+        """Return the statement that reads the key of the row *skipped* places behind the first of a range."""
+        return self.batch((), keys, 1, *conditions).offset(skipped)
+
+    def last(self) -> Select[Any]:
+        """Return the statement that reads the last key of the table."""
+        return (
+            select(*self.keys).select_from(self.table).order_by(*(key.desc() for key in self.keys)).limit(1)
+        )
+
+    def key_of(self, row: Sequence[Any]) -> tuple[Any, ...]:
         """Return the key of a row that :meth:`batch` has read."""
         return tuple(row[: len(self.keys)])
 
 
+def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
+    """Return the type under which a key that was read is sent back unchanged, from the type in the database."""
+    if dialect == "sqlite":
+        # There a value has its own type, whatever its column is declared as.
+        return None
+    while isinstance(type_, DOMAIN):
+        type_ = type_.data_type
+    if isinstance(type_, String) and type_.collation is not None:
+        type_ = type_.copy()
+        type_.collation = None
+    return type_
+
+
+def sorts_as_it_compares(types: Iterable[TypeEngine[Any]]) -> bool:
+    """Return True if a key of these types can be paged by: MySQL's ENUM sorts by number and compares by text."""
+    return not any(isinstance(type_, ENUM | SET) for type_ in types)
+
+
 def sampled(
     connection: Connection, order: KeyOrder, rows: int, sample: int, *conditions: ColumnElement[bool]
-) -> Iterator[tuple[Key | None, int]]:
-    """Yield where to begin reading and how many rows to read there, so that a sample is spread evenly over a table.
+) -> Iterator[tuple[KeyRange, int]]:
+    """Yield ranges and how many rows to read from the start of each, so that a sample is spread evenly.
 
     Args:
         connection: Reads keys; may be used for other statements between two steps.
@@ -87,12 +160,11 @@ def sampled(
         *conditions: Of the rows that count.
     """
     parts = min(_PARTS, sample)
-    key: Key | None = None
+    keys = KeyRange()
     for part in range(parts):
-        yield key, sample * (part + 1) // parts - sample * part // parts
+        yield keys, sample * (part + 1) // parts - sample * part // parts
         skipped = rows * (part + 1) // parts - rows * part // parts
-        statement = order.batch((), key, 1, *conditions).offset(skipped - 1)
-        found = connection.execute(statement).first()
+        found = connection.execute(order.row_after(keys, skipped - 1, *conditions)).first()
         if found is None:
             return
-        key = order.key_of(found)
+        keys = KeyRange(order.key_of(found))

@@ -32,12 +32,12 @@ from sqlalchemy import (
     true,
     type_coerce,
 )
-from sqlalchemy.dialects.mysql import ENUM, SET
+from sqlalchemy.dialects.mysql import SET
 from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
-from ..database.key_order import KeyOrder
+from ..database.key_order import KeyOrder, KeyRange, key_type, sorts_as_it_compares
 from ..format.readable import BEGINNINGS
 
 if TYPE_CHECKING:
@@ -124,13 +124,13 @@ class ScannedTable:
         columns = list(self.source.columns)
         middle = None
         if self.order is not None:
-            middle = connection.execute(self.order.batch((), None, 1).offset(half - 1)).first()
+            middle = connection.execute(self.order.row_after(KeyRange(), half - 1)).first()
         if self.order is None or middle is None or rows == 1:
             yield self._statements(select(*columns).limit(rows).subquery())
             return
         keys = self.order.keys
         first = select(*columns).order_by(*keys).limit(half)
-        behind = select(*columns).where(*self.order.after(tuple(middle)))
+        behind = select(*columns).where(*self.order.within(KeyRange(after=tuple(middle))))
         last = behind.order_by(*(key.desc() for key in keys)).limit(rows - half)
         yield self._statements(first.subquery())
         yield self._statements(last.subquery())
@@ -167,11 +167,10 @@ def read_table(connection: Connection, schema: str | None, name: str) -> Scanned
     forms = {one: form for one, type_ in types.items() if (form := _form(type_, dialect)) is not None}
     source = table(
         name,
-        *(column(one, _key_type(type_, dialect) if one in keys else None) for one, type_ in types.items()),
+        *(column(one, key_type(type_, dialect) if one in keys else None) for one, type_ in types.items()),
         schema=schema,
     )
-    # MySQL's ENUM sorts by number and compares by text.
-    has_order = bool(keys) and not any(isinstance(types[key], ENUM | SET) for key in keys)
+    has_order = bool(keys) and sorts_as_it_compares(types[key] for key in keys)
     order = KeyOrder(source, [source.c[key] for key in keys], dialect) if has_order else None
     return ScannedTable(source, keys, forms, order, dialect)
 
@@ -191,18 +190,6 @@ def _form(type_: TypeEngine[Any], dialect: str) -> Form | None:
     if issubclass(held, _NO_TEXT):
         return None
     return "bytes" if issubclass(held, bytes) else "text" if isinstance(type_, String) else "other"
-
-
-def _key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
-    """Return the type under which a key that was read goes back as it was."""
-    if dialect == "sqlite":
-        return None  # A value has its own type there, whatever its column's is called.
-    while isinstance(type_, DOMAIN):
-        type_ = type_.data_type
-    if isinstance(type_, String) and type_.collation is not None:
-        type_ = type_.copy()
-        type_.collation = None
-    return type_
 
 
 def _value(stored: ColumnElement[Any], form: Form, dialect: str) -> ColumnElement[Any]:

@@ -18,6 +18,7 @@ from jwt_column import (
     encrypt_token,
     find_plaintext_tokens,
 )
+from jwt_column.database.key_order import key_type
 from jwt_column.scanning import FailedTable, FoundTokens, ScanProgress
 from jwt_column.scanning import tables as scanned_tables
 from tests.support.tokens import signed_token
@@ -461,11 +462,11 @@ def test_an_error_of_ours_or_a_driver_does_not_stop_it(
         def process_result_value(self, value: Any, dialect: Any) -> Any:
             raise ValueError(f"cannot make anything of {value}")
 
-    real = scanned_tables._key_type
+    real = key_type
     # Of the columns of a first key, then all others as they are.
     types: list[Any] = [Unreadable()]
     monkeypatch.setattr(
-        scanned_tables, "_key_type", lambda type_, dialect: types.pop() if types else real(type_, dialect)
+        scanned_tables, "key_type", lambda type_, dialect: types.pop() if types else real(type_, dialect)
     )
     report = find_plaintext_tokens(sqlite)
     assert report.failed == (FailedTable("a", "ValueError"),)
