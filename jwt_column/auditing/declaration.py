@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import inspect
 from sqlalchemy.exc import NoSuchTableError
 
-from ..column.fingerprints import WHOLE, part_of
+from ..column.fingerprints import part_of
 from ..column.indexes import is_header_index
 from ..column.row_binding import python_type_of
+from ..column.spec import WHOLE
 from ..database.indexes import existing_indexes, positions_of
 from ..format.envelope import TEXT_PREFIX
 from .kinds import KINDS
@@ -75,7 +76,7 @@ def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:
         )
     if type_.allow_unsigned:
         yield KINDS["unsigned-allowed"].found(column.name, "The column takes tokens with alg: none.")
-    if type_._context_is_default:  # noqa: SLF001 - nobody but an audit asks
+    if type_.context_is_default:
         yield KINDS["context-default"].found(
             column.name,
             f"The context {column.context!r} is the column's name, so after a rename no envelope would open.",
@@ -140,10 +141,11 @@ def _type_findings(
 
 def longest_value(type_: EncryptedJWT) -> int:
     """Return how many bytes or characters an envelope of a column can have, with packed tokens."""
-    header = type_.cipher().layout.header_length
+    spec = type_.spec
+    header = spec.layout.header_length
     # An opaque token is stored as it is, and its characters may take four bytes each.
-    frame = 1 + 4 * type_.max_length if type_.allow_opaque else _FRAME + type_.max_length * 3 // 4
-    if type_.storage == "binary":
+    frame = 1 + 4 * spec.max_length if spec.allow_opaque else _FRAME + spec.max_length * 3 // 4
+    if spec.storage == "binary":
         return header + _SEAL + frame
     return len(TEXT_PREFIX) + 2 * header + 1 + (_SEAL + frame) * 4 // 3 + 4
 

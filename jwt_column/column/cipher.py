@@ -42,6 +42,7 @@ from ..keys.default import resolve_keyring
 from ..keys.ring import KeyRing, any_chosen
 from ..keys.snapshot import parse_key_id
 from . import access
+from .spec import WHOLE, ColumnSpec, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -54,15 +55,9 @@ if TYPE_CHECKING:
     #: What opens an old envelope; what seals a new one, with its associated data and its header.
     _Succession = tuple[Callable[[Any], bytes], Callable[..., bytes], bytes, bytes]
 
-__all__ = ["DEFAULT_MAX_LENGTH", "TokenCipher", "bind_values", "decrypt_token", "encrypt_token"]
-
-#: Characters that a token may have where nothing else is said.
-DEFAULT_MAX_LENGTH: Final = 65_536
+__all__ = ["TokenCipher", "bind_values", "decrypt_token", "encrypt_token"]
 
 _U16_MAX: Final = 2**16 - 1
-
-#: The fingerprint of this name is that of the whole token; any other name is a claim.
-_WHOLE: Final = "token"
 
 _REFUSAL: Final = " does not take this value"
 
@@ -124,17 +119,10 @@ class TokenCipher:
     """Encrypts and decrypts the tokens of one column.
 
     Args:
-        context: Domain separation, by default of a column ``"table.column"``. Not secret, not stored; the
-            same text is needed to decrypt. Not empty, at most 65,535 bytes of UTF-8.
-        fingerprints: Up to seven names: ``"token"`` for the whole token, else a claim of the payload.
-        expose_expiry: Whether the header holds ``exp``, readable by whoever reads the database.
-        storage: ``"binary"`` (bytes) or ``"text"`` (ASCII).
-        allow_opaque: Whether tokens that are no JWT are taken.
-        allow_unsigned: Whether ``alg: none`` is taken.
-        max_length: Characters that a token may have.
+        spec: The column's options, with a context.
 
     Raises:
-        ConfigurationError: One of the above does not hold.
+        ConfigurationError: There is no context.
     """
 
     __slots__ = (
@@ -148,36 +136,31 @@ class TokenCipher:
         "fingerprints",
         "layout",
         "max_length",
+        "spec",
         "storage",
     )
 
-    def __init__(
-        self,
-        context: str,
-        *,
-        fingerprints: Sequence[str] = (),
-        expose_expiry: bool = False,
-        storage: Storage = "binary",
-        allow_opaque: bool = False,
-        allow_unsigned: bool = False,
-        max_length: int = DEFAULT_MAX_LENGTH,
-    ) -> None:
-        if not isinstance(context, str) or not _utf8(context):
-            raise ConfigurationError("a context is a text that is not empty, such as 'sessions.token'")
-        self.context = context
-        self.fingerprints = check_fingerprints(fingerprints)
-        self.expose_expiry = bool(expose_expiry)
-        self.storage = check_storage(storage)
-        self.max_length = max_length
-        self.layout = envelope.Layout(self.expose_expiry, len(self.fingerprints))
+    def __init__(self, spec: ColumnSpec) -> None:
+        if spec.context is None:
+            raise ConfigurationError(
+                "this EncryptedJWT belongs to no table, so its context is unknown: give it "
+                "context='table.column'"
+            )
+        self.spec = spec
+        self.context = spec.context
+        self.fingerprints = spec.fingerprints
+        self.expose_expiry = spec.expose_expiry
+        self.storage = spec.storage
+        self.max_length = spec.max_length
+        self.layout = spec.layout
         self._layout_byte = self.layout.byte
         self._has_optional_fields = self.layout != envelope.Layout(has_expiry=False, fingerprints=0)
-        self._aad_end = _sized(context.encode(), "the context")
+        self._aad_end = _sized(self.context.encode(), "the context")
         # The key of the last token, and for each fingerprint its name and an HMAC under that key, to be copied.
         self._macs: tuple[DataKey | None, Sequence[tuple[str, HMAC]]] = None, ()
         kinds = {Kind.SIGNED, Kind.ENCRYPTED}
-        kinds |= {Kind.UNSIGNED} if allow_unsigned else set()
-        kinds |= {Kind.OPAQUE} if allow_opaque else set()
+        kinds |= {Kind.UNSIGNED} if spec.allow_unsigned else set()
+        kinds |= {Kind.OPAQUE} if spec.allow_opaque else set()
         self._kinds = frozenset(kinds)
 
     def stamp(self, key_id: str) -> bytes:
@@ -226,7 +209,7 @@ class TokenCipher:
             with suppress(InvalidTokenError):
                 return classify(value)
             check_text(value)
-            if _utf8(value) is None:
+            if utf8(value) is None:
                 raise InvalidTokenError("not a token: it has no UTF-8 form", reason="not UTF-8")
             return Kind.OPAQUE
         return classify(value)
@@ -268,7 +251,7 @@ class TokenCipher:
             signed: What :func:`pack_signed` made of it, if anything: the payload lies there decoded.
         """
         claims = None
-        if self.expose_expiry or self.fingerprints != (_WHOLE,):
+        if self.expose_expiry or self.fingerprints != (WHOLE,):
             if signed is not None:
                 claims = read_packed_claims(signed)
             else:
@@ -283,7 +266,7 @@ class TokenCipher:
                 macs = [(name, _mac(key, self.context, name)) for name in self.fingerprints]
                 self._macs = key, macs
             for name, mac in macs:
-                data = value.encode() if name == _WHOLE else claim_input(claims, name)
+                data = value.encode() if name == WHOLE else claim_input(claims, name)
                 parts.append(envelope.NO_FINGERPRINT if data is None else _finish(mac, data))
         except InvalidTokenError as error:
             raise self._located(error, _REFUSAL) from None
@@ -585,14 +568,6 @@ class TokenCipher:
         return error.with_traceback(None)
 
 
-def _utf8(text: str) -> bytes | None:
-    """Return the UTF-8 of a text, or None: a UnicodeEncodeError would carry the whole text along."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return None
-
-
 def _looks_like_binary_envelope(value: str) -> bool:
     """Say whether a text is what some driver or program made of a binary envelope's bytes."""
     return "\x00" < value[:1] < " " and not value[0].isspace()
@@ -609,32 +584,6 @@ def _to_bytes(stored: object) -> bytes:
     if isinstance(stored, bytes | bytearray | memoryview):
         return bytes(stored)
     raise MalformedEnvelopeError(f"an envelope is bytes or str, not {type(stored).__name__}", reason="type")
-
-
-def check_fingerprints(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of fingerprints, checked.
-
-    Raises:
-        ConfigurationError: Not a sequence of up to seven different texts.
-    """
-    if isinstance(names, str):
-        raise ConfigurationError(f"fingerprints is a list of names; write [{names!r}]")
-    checked = tuple(names)
-    if len(checked) > envelope.MAX_FINGERPRINTS:
-        raise ConfigurationError(f"an envelope holds at most {envelope.MAX_FINGERPRINTS} fingerprints")
-    are_names = all(isinstance(name, str) and _utf8(name) for name in checked)
-    if not are_names or len(set(checked)) != len(checked):
-        raise ConfigurationError("fingerprints are different names, each 'token' or a claim such as 'jti'")
-    return checked
-
-
-def check_storage(storage: str) -> Storage:
-    """Return the storage form, checked."""
-    if storage == "binary":
-        return "binary"
-    if storage == "text":
-        return "text"
-    raise ConfigurationError("storage is 'binary' or 'text'")
 
 
 def claim_input(claims: dict[str, object] | None, name: str) -> bytes | None:
@@ -655,7 +604,7 @@ def claim_value_input(name: str, value: object) -> bytes:
         InvalidTokenError: The value is neither text nor an integer.
     """
     if isinstance(value, str):
-        data = _utf8(value)
+        data = utf8(value)
         if data is None:
             raise InvalidTokenError(f"the claim {name} has no UTF-8 form", reason="claim")
         return b"s" + data
@@ -713,15 +662,15 @@ def encrypt_token(
         InvalidTokenError: Not a token, or a claim that cannot be fingerprinted.
         ConfigurationError: A parameter that no column has.
     """
-    cipher = TokenCipher(
-        context,
+    spec = ColumnSpec(
+        context=context,
         fingerprints=fingerprints,
         expose_expiry=expose_expiry,
         storage=storage,
         allow_opaque=allow_opaque,
         allow_unsigned=allow_unsigned,
     )
-    return cipher.encrypt(token, ring)
+    return TokenCipher(spec).encrypt(token, ring)
 
 
 def decrypt_token(stored: bytes | str, ring: KeyRing, *, context: str) -> JWT:
@@ -731,4 +680,4 @@ def decrypt_token(stored: bytes | str, ring: KeyRing, *, context: str) -> JWT:
         DecryptionError: Malformed, of a newer version, or not authentic; see the subclasses.
         KeyRingError: Its key is not to be had.
     """
-    return TokenCipher(context).decrypt(stored, ring)
+    return TokenCipher(ColumnSpec(context=context)).decrypt(stored, ring)

@@ -15,8 +15,9 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 
 from ..errors import ConfigurationError, UnsupportedComparisonError
-from .fingerprints import WHOLE, Fingerprints
+from .fingerprints import Fingerprints
 from .header_sql import HeaderSQL
+from .spec import WHOLE
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -6,7 +6,7 @@ What a statement holds, in parameters, logs and errors, are these fingerprints a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, and_, not_
 from sqlalchemy.ext.compiler import compiles
@@ -14,9 +14,9 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
 from ..errors import InvalidTokenError, UnsupportedComparisonError
-from ..format.envelope import Layout
 from .cipher import claim_value_input, fingerprint
 from .header_sql import HeaderSQL
+from .spec import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from ..keys.ring import KeyRing
     from .cipher import TokenCipher
 
-__all__ = ["WHOLE", "FingerprintCondition", "Fingerprints", "part_of"]
-
-#: The fingerprint of this name is that of the whole token.
-WHOLE: Final = "token"
+__all__ = ["FingerprintCondition", "Fingerprints", "part_of"]
 
 
 class Fingerprints:
@@ -130,8 +127,7 @@ class Fingerprints:
 
 def part_of(header: HeaderSQL, type_: Any, name: str) -> ColumnElement[Any]:
     """Return where the fingerprint of a name, which the type declares, lies in the rows of its column."""
-    layout = Layout(type_.expose_expiry, len(type_.fingerprints))
-    field = layout.fingerprint_field(type_.fingerprints.index(name))
+    field = type_.spec.layout.fingerprint_field(type_.fingerprints.index(name))
     return header.fingerprint(field) if name == WHOLE else header.claim_fingerprint(field)
 
 

@@ -25,8 +25,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, DropIndex
 
 from ..errors import ConfigurationError
-from .fingerprints import WHOLE, part_of
+from .fingerprints import part_of
 from .header_sql import DEFINITION, HeaderPart, HeaderSQL, generated_column
+from .spec import WHOLE
 from .types import EncryptedJWT
 
 if TYPE_CHECKING:

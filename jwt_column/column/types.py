@@ -14,7 +14,10 @@ async. It asks no key server while it does so: keys are unwrapped when their rin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import fields
+from inspect import Parameter, Signature
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Column, LargeBinary, Text, event
 from sqlalchemy.types import TypeDecorator
@@ -31,18 +34,20 @@ from ..format import envelope
 from ..format.token import JWT
 from ..keys.default import resolve_keyring
 from ..keys.ring import KeyRing
-from .cipher import DEFAULT_MAX_LENGTH, TokenCipher, check_fingerprints, check_storage
+from .cipher import TokenCipher
 from .comparator import EncryptedComparator
 from .row_binding import BoundJWT
 from .sealed import SealedJWT
+from .spec import ColumnSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from typing import Unpack
 
     from sqlalchemy import Dialect, Table
     from sqlalchemy.types import TypeEngine
 
-    from ..format.envelope import Storage
+    from .spec import ColumnKeywords
 
 __all__ = ["EncryptedJWT"]
 
@@ -53,9 +58,6 @@ _MYSQL_MAX_BYTES: Final = 65_535
 
 # Their drivers take bytes as they are; the objects that SQLAlchemy makes of these cost a fifth of the encryption.
 _TAKES_BYTES: Final = ("sqlite", "postgresql")
-
-_PLAINTEXT_MODES: Final = ("refuse", "read", "write")
-_UNDECRYPTABLE_MODES: Final = ("raise", "sealed")
 
 
 class EncryptedJWT(TypeDecorator[JWT]):
@@ -71,24 +73,9 @@ class EncryptedJWT(TypeDecorator[JWT]):
 
     Args:
         keyring: A :class:`KeyRing`, the URI of one, or None for the default ring, looked up at first use.
-        storage: ``"binary"`` stores about 0.8 bytes for each character of a token, ``"text"`` about 1.1.
-        context: Domain separation, authenticated with each envelope and not stored: an envelope opens in its
-            own context only. None means ``table.column``. Pin it before renaming a table or a column that
-            holds rows.
-        fingerprints: Up to seven names, each ``"token"`` or a claim such as ``"jti"``: a keyed hash of each
-            is stored, by which rows can be found. Who reads the database sees which rows have the same value.
-        expose_expiry: Store ``exp`` readably, so that SQL can find expired tokens without keys.
-        plaintext: What to do about rows that are not encrypted yet: ``"refuse"`` them when loaded; ``"read"``
-            them, and encrypt what is written; ``"write"`` plaintext and read both. The steps of adopting a
-            column, in reverse order.
-        undecryptable: ``"raise"`` when a row cannot be opened, or load a :class:`SealedJWT` in its place.
-        allow_opaque: Take tokens that are no JWT, such as opaque refresh tokens.
-        allow_unsigned: Take JWTs with ``alg: none``.
-        max_length: Characters that a token may have.
-        bound_to: Columns (or attributes) of the same table whose values are authenticated with each envelope:
-            text, integers, UUIDs or bytes, known before the flush. An envelope that is copied into another
-            row does not open there. Such a column is written through the ORM only, and a bulk UPDATE of a
-            column that it is bound to leaves tokens that do not open; see :mod:`jwt_column.column.row_binding`.
+        **options: The fields of :class:`~jwt_column.column.spec.ColumnSpec`, which describes them: ``storage``,
+            ``context``, ``fingerprints``, ``expose_expiry``, ``plaintext``, ``undecryptable``, ``allow_opaque``,
+            ``allow_unsigned``, ``max_length`` and ``bound_to``. Each is an attribute of the type too.
 
     Raises:
         ConfigurationError: A parameter has a value that it cannot have.
@@ -98,52 +85,27 @@ class EncryptedJWT(TypeDecorator[JWT]):
     cache_ok = True
     comparator_factory = EncryptedComparator
 
-    def __init__(
-        self,
-        keyring: KeyRing | str | None = None,
-        *,
-        storage: Storage = "binary",
-        context: str | None = None,
-        fingerprints: Sequence[str] = (),
-        expose_expiry: bool = False,
-        plaintext: Literal["refuse", "read", "write"] = "refuse",
-        undecryptable: Literal["raise", "sealed"] = "raise",
-        allow_opaque: bool = False,
-        allow_unsigned: bool = False,
-        max_length: int = DEFAULT_MAX_LENGTH,
-        bound_to: Sequence[str] = (),
-    ) -> None:
+    #: The options of the column.
+    spec: ColumnSpec
+
+    def __init__(self, keyring: KeyRing | str | None = None, **options: Unpack[ColumnKeywords]) -> None:
         super().__init__()
         if not isinstance(keyring, KeyRing | str | None):
             raise ConfigurationError(
                 f"keyring is a KeyRing, a URI or None, not {type(keyring).__name__}: put a key into a ring"
             )
-        _check_choice("plaintext", plaintext, _PLAINTEXT_MODES)
-        _check_choice("undecryptable", undecryptable, _UNDECRYPTABLE_MODES)
-        if not isinstance(max_length, int) or max_length < 1:
-            raise ConfigurationError("max_length is a number of characters, at least 1")
         self.keyring = keyring
-        self.storage = check_storage(storage)
-        self.context = context
-        self.fingerprints = check_fingerprints(fingerprints)
-        self.expose_expiry = bool(expose_expiry)
-        self.plaintext = plaintext
-        self.undecryptable = undecryptable
-        self.allow_opaque = bool(allow_opaque)
-        self.allow_unsigned = bool(allow_unsigned)
-        self.max_length = max_length
-        self.bound_to = _check_bound_to(bound_to)
-        self._context_is_default = context is None
-        if self.storage == "text":
+        self.spec = ColumnSpec(**options)
+        #: Whether the context follows the column's name, because none was given.
+        self.context_is_default = self.spec.context is None
+        if self.spec.storage == "text":
             self.impl = self.impl_instance = Text()  # type: ignore[assignment]
-        if context is not None:
-            self.cipher()
 
     @property
     def _static_cache_key(self) -> tuple[Any, ...]:
         # SQLAlchemy collects positional parameters only, and without the others two types that encrypt
         # differently would share a compiled statement: the second value would be sealed for the first column.
-        return (type(self), self.keyring, *(getattr(self, name) for name in _PARAMETERS))
+        return (type(self), self.keyring, self.spec)
 
     @property
     def python_type(self) -> type[JWT]:
@@ -152,11 +114,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
 
     def __repr__(self) -> str:
         # Never the key ring: its URI may hold the password of a key server.
-        shown = []
-        for name, default in _PARAMETERS.items():
-            value = getattr(self, name)
-            if value != default:
-                shown.append(f"{name}={list(value) if isinstance(value, tuple) else value!r}")
+        shown = (f"{name}={value!r}" for name, value in self.spec.options().items())
         return f"EncryptedJWT({', '.join(shown)})"
 
     def cipher(self) -> TokenCipher:
@@ -165,20 +123,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
         Raises:
             ConfigurationError: The type belongs to no column of a table and no ``context`` was given.
         """
-        if self.context is None:
-            raise ConfigurationError(
-                "this EncryptedJWT belongs to no table, so its context is unknown: give it "
-                "context='table.column'"
-            )
-        return TokenCipher(
-            self.context,
-            fingerprints=self.fingerprints,
-            expose_expiry=self.expose_expiry,
-            storage=self.storage,
-            allow_opaque=self.allow_opaque,
-            allow_unsigned=self.allow_unsigned,
-            max_length=self.max_length,
-        )
+        return TokenCipher(self.spec)
 
     def ring(self) -> KeyRing:
         """Return the column's key ring, loading it if need be."""
@@ -188,14 +133,13 @@ class EncryptedJWT(TypeDecorator[JWT]):
 
     def _set_parent(self, parent: Any, outer: bool = False, **kw: Any) -> None:
         super()._set_parent(parent, outer=outer, **kw)
-        if isinstance(parent, Column) and self._context_is_default:
+        if isinstance(parent, Column) and self.context_is_default:
             event.listen(parent, "after_parent_attach", _give_context)
 
     def in_context(self, context: str) -> EncryptedJWT:
         """Return this type for another column; its context stays a default: a renamed copy gets its own."""
         copied = self.copy()
-        copied.context = context
-        copied.cipher()
+        copied.spec = self.spec.in_context(context)
         return copied
 
     # -- binding and loading ---------------------------------------------------------------------------------
@@ -362,19 +306,18 @@ class EncryptedJWT(TypeDecorator[JWT]):
         return self
 
 
-# What a type is, apart from its key ring, each with its default.
-_PARAMETERS: Final[dict[str, object]] = {
-    "context": None,
-    "storage": "binary",
-    "fingerprints": (),
-    "expose_expiry": False,
-    "plaintext": "refuse",
-    "undecryptable": "raise",
-    "allow_opaque": False,
-    "allow_unsigned": False,
-    "max_length": DEFAULT_MAX_LENGTH,
-    "bound_to": (),
-}
+# The type shows its options as attributes, and each keyword with its default.
+for _option in fields(ColumnSpec):
+    setattr(EncryptedJWT, _option.name, property(attrgetter(f"spec.{_option.name}")))
+EncryptedJWT.__signature__ = Signature(  # type: ignore[attr-defined]
+    [
+        Parameter("keyring", Parameter.POSITIONAL_OR_KEYWORD, default=None),
+        *(
+            Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default)
+            for option in fields(ColumnSpec)
+        ),
+    ]
+)
 
 
 def _bytes_or_text(value: Any) -> bytes | str:
@@ -402,22 +345,8 @@ def _limited(
     return store_limited
 
 
-def _check_bound_to(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ConfigurationError(f"bound_to is a list of column names; write [{names!r}]")
-    checked = tuple(names)
-    if len(set(checked)) != len(checked) or not all(isinstance(name, str) and name for name in checked):
-        raise ConfigurationError("bound_to are different names of columns of the same table")
-    return checked
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigurationError(f"{name} is one of {', '.join(map(repr, choices))}")
-
-
 def _give_context(column: Column[Any], table: Table) -> None:
     """Give a column a type of its own, in its own context; one type instance may serve several columns."""
     type_ = column.type
-    if isinstance(type_, EncryptedJWT) and type_._context_is_default:  # noqa: SLF001
+    if isinstance(type_, EncryptedJWT) and type_.context_is_default:
         column.type = type_.in_context(f"{table.name}.{column.name}")

@@ -14,9 +14,9 @@ from alembic.autogenerate import renderers
 from alembic.operations import MigrateOperation, Operations, ops
 from sqlalchemy import Column, Index, MetaData, Table, inspect
 
-from jwt_column.column.fingerprints import WHOLE
 from jwt_column.column.header_sql import generated_column
 from jwt_column.column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex, is_header_index
+from jwt_column.column.spec import WHOLE
 from jwt_column.database.indexes import existing_indexes, positions_of
 from jwt_column.errors import ConfigurationError
 

@@ -28,6 +28,7 @@ from jwt_column import (
     encrypt_token,
 )
 from jwt_column.column.cipher import TokenCipher, bind_values, claim_value_input
+from jwt_column.column.spec import ColumnSpec
 from jwt_column.format import envelope
 from jwt_column.format.token import Kind, pack
 from jwt_column.keys.ring import DataKey
@@ -107,7 +108,7 @@ class TestRoundTrips:
     def test_buffer_that_a_driver_gives_in_place_of_bytes_is_opened(
         self, convert: Callable[[bytes], Any]
     ) -> None:
-        cipher = TokenCipher(CONTEXT)
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT))
         stored = cipher.encrypt(TOKEN, RING)
         assert isinstance(stored, bytes)
         assert cipher.decrypt(convert(stored), RING) == TOKEN
@@ -123,7 +124,7 @@ class TestRoundTrips:
         assert opened(encrypt_token(JWT(TOKEN), RING, context=CONTEXT)) == TOKEN
 
     def test_stamp_is_what_the_envelopes_begin_with(self) -> None:
-        cipher = TokenCipher(CONTEXT, fingerprints=["jti"], expose_expiry=True)
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT, fingerprints=["jti"], expose_expiry=True))
         stored = cipher.encrypt(TOKEN, RING)
         assert cipher.stamp(RING.active) == stored[:6] == b"\x01" + bytes.fromhex(RING.active) + b"\x03"
 
@@ -260,7 +261,7 @@ class TestDamage:
 
     @columns
     def test_envelope_of_another_row_does_not_open_where_row_values_are_bound(self, column: Column) -> None:
-        cipher = TokenCipher(CONTEXT, **column._asdict())
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT, **column._asdict()))
         stored = cipher.encrypt(TOKEN, RING, bind_values([("id", 1)]))
         assert cipher.decrypt(stored, RING, bind_values([("id", 1)])) == TOKEN
         for binding in (bind_values([("id", 2)]), b""):
@@ -321,7 +322,7 @@ class TestDamage:
     def test_cipher_of_a_column_refuses_what_no_driver_gives(self, stored: Any) -> None:
         """A number, which ``bytes()`` would turn into that many zeros."""
         with pytest.raises(DecryptionError) as caught:
-            TokenCipher(CONTEXT).decrypt(stored, RING)
+            TokenCipher(ColumnSpec(context=CONTEXT)).decrypt(stored, RING)
         assert caught.value.context == CONTEXT
 
 
@@ -442,9 +443,9 @@ class TestTaking:
 
     def test_length_is_limited_to_the_character(self) -> None:
         for value in (TOKEN, JWT(TOKEN)):
-            assert TokenCipher(CONTEXT, max_length=len(TOKEN)).encrypt(value, RING)
+            assert TokenCipher(ColumnSpec(context=CONTEXT, max_length=len(TOKEN))).encrypt(value, RING)
             with pytest.raises(InvalidTokenError) as caught:
-                TokenCipher(CONTEXT, max_length=len(TOKEN) - 1).encrypt(value, RING)
+                TokenCipher(ColumnSpec(context=CONTEXT, max_length=len(TOKEN) - 1)).encrypt(value, RING)
             assert caught.value.reason == "too long"
 
     def test_token_of_65_536_characters_is_the_longest_by_default(self) -> None:
@@ -454,7 +455,7 @@ class TestTaking:
             encrypt_token(longest + "A", RING, context=CONTEXT)
 
     def test_check_gives_a_jwt_and_leaves_one_as_it_is(self) -> None:
-        cipher = TokenCipher(CONTEXT, allow_opaque=True, allow_unsigned=True)
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT, allow_opaque=True, allow_unsigned=True))
         for value, kind in (
             (TOKEN, Kind.SIGNED),
             (ENCRYPTED, Kind.ENCRYPTED),
@@ -466,15 +467,15 @@ class TestTaking:
             assert checked is cipher.check(checked)
 
     def test_token_that_a_laxer_column_took_is_checked_again(self) -> None:
-        lax = TokenCipher("lax.token", allow_opaque=True, allow_unsigned=True)
+        lax = TokenCipher(ColumnSpec(context="lax.token", allow_opaque=True, allow_unsigned=True))
         for value in (UNSIGNED, OPAQUE):
             with pytest.raises(InvalidTokenError):
-                TokenCipher(CONTEXT).check(lax.check(value))
+                TokenCipher(ColumnSpec(context=CONTEXT)).check(lax.check(value))
 
     @pytest.mark.parametrize("member", list(Choice))
     def test_member_of_an_enumeration_is_stored_as_its_characters(self, member: Choice) -> None:
         assert member.value == opened(encrypt_token(member, RING, context=CONTEXT))
-        assert member.value == str(TokenCipher(CONTEXT).check(member))
+        assert member.value == str(TokenCipher(ColumnSpec(context=CONTEXT)).check(member))
 
     def test_signed_token_with_a_header_that_was_never_seen_is_stored_packed(self) -> None:
         value = compact({"alg": "HS256", "kid": "of this test alone"}, CLAIMS, b"x")
@@ -486,7 +487,7 @@ class TestTaking:
     def test_frame_that_the_check_made_serves_one_binding_and_is_not_held_longer(
         self, storage: Storage
     ) -> None:
-        cipher = TokenCipher(CONTEXT, storage=storage)
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT, storage=storage))
         cipher.check(TOKEN)  # Its header is known from now on.
         token = cipher.check(TOKEN, keep_frame=True)
         assert getattr(token, "_frame", None) == pack(TOKEN)
@@ -495,11 +496,11 @@ class TestTaking:
         assert opened(cipher.encrypt(token, RING)) == TOKEN
 
     def test_token_that_is_only_checked_holds_its_characters_once(self) -> None:
-        cipher = TokenCipher(CONTEXT)
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT))
         assert not any(hasattr(cipher.check(TOKEN), "_frame") for _ in range(2))
 
     def test_frame_stays_behind_when_a_token_is_pickled(self) -> None:
-        cipher = TokenCipher(CONTEXT)
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT))
         cipher.check(TOKEN)
         copied = pickle.loads(pickle.dumps(cipher.check(TOKEN, keep_frame=True)))
         assert (copied, hasattr(copied, "_frame")) == (TOKEN, False)
@@ -682,7 +683,9 @@ class TestReseal:
     def test_token_moves_to_the_active_key_the_layout_and_the_form_of_the_column(
         self, column: Column, storage: Storage
     ) -> None:
-        cipher = TokenCipher(CONTEXT, storage=storage, fingerprints=["sub"], expose_expiry=True)
+        cipher = TokenCipher(
+            ColumnSpec(context=CONTEXT, storage=storage, fingerprints=["sub"], expose_expiry=True)
+        )
         resealed = cipher.resealer(self.both)(column.stored())
         assert opened(resealed, OTHER_KEY) == TOKEN
         expected = independent.header_of(
@@ -693,10 +696,12 @@ class TestReseal:
 
     def test_token_that_the_column_would_no_longer_take_is_resealed(self) -> None:
         stored = encrypt_token(OPAQUE, RING, context=CONTEXT, allow_opaque=True)
-        assert opened(TokenCipher(CONTEXT).resealer(self.both)(stored), OTHER_KEY) == OPAQUE
+        assert (
+            opened(TokenCipher(ColumnSpec(context=CONTEXT)).resealer(self.both)(stored), OTHER_KEY) == OPAQUE
+        )
 
     def test_bound_row_values_stay_bound(self) -> None:
-        cipher, binding = TokenCipher(CONTEXT), bind_values([("id", 1)])
+        cipher, binding = TokenCipher(ColumnSpec(context=CONTEXT)), bind_values([("id", 1)])
         stored = cipher.encrypt(TOKEN, RING, binding)
         assert cipher.decrypt(cipher.resealer(self.both)(stored, binding), self.both, binding) == TOKEN
         with pytest.raises(AuthenticationError):
@@ -704,16 +709,16 @@ class TestReseal:
 
     def test_envelope_that_does_not_open_is_not_resealed(self) -> None:
         with pytest.raises(AuthenticationError):
-            TokenCipher("archive.token").resealer(self.both)(Column("binary").stored())
+            TokenCipher(ColumnSpec(context="archive.token")).resealer(self.both)(Column("binary").stored())
         header = independent.header_of("", KEY, context=CONTEXT)
         stored = independent.seal_frame(b"\x02", header, KEY, context=CONTEXT, nonce=bytes(24))
         with pytest.raises(MalformedEnvelopeError):
-            TokenCipher(CONTEXT).resealer(self.both)(stored)
+            TokenCipher(ColumnSpec(context=CONTEXT)).resealer(self.both)(stored)
 
     def test_token_whose_claim_cannot_be_fingerprinted_is_refused(self) -> None:
         stored = encrypt_token(compact(HEADER, {"uid": 1.5}, b"x"), RING, context=CONTEXT)
         with pytest.raises(InvalidTokenError):
-            TokenCipher(CONTEXT, fingerprints=["uid"]).resealer(self.both)(stored)
+            TokenCipher(ColumnSpec(context=CONTEXT, fingerprints=["uid"])).resealer(self.both)(stored)
 
     @pytest.mark.parametrize("damage", [lambda frame: frame[:-1], tag_fails], ids=["other frame", "tag"])
     def test_new_envelope_that_does_not_give_its_token_back_is_not_used(
@@ -724,12 +729,12 @@ class TestReseal:
         key.aead = Forgetful(key.aead, damage)
         stored = Column("binary").stored()
         with pytest.raises(DecryptionError, match="did not give its token back") as caught:
-            TokenCipher(CONTEXT).resealer(ring)(stored)
+            TokenCipher(ColumnSpec(context=CONTEXT)).resealer(ring)(stored)
         assert (CONTEXT, ring.active) == (caught.value.context, caught.value.key_id)
         assert set() == revealed_by(caught.value, TOKEN, KEY)
         # The control: the same cipher opens what it did not seal, and works where nothing is damaged.
         key.aead.damage = bytes
-        assert opened(TokenCipher(CONTEXT).resealer(ring)(stored)) == TOKEN
+        assert opened(TokenCipher(ColumnSpec(context=CONTEXT)).resealer(ring)(stored)) == TOKEN
 
     @storages
     @pytest.mark.parametrize("damage", [lambda frame: frame[:-1], tag_fails], ids=["other frame", "tag"])
@@ -740,7 +745,7 @@ class TestReseal:
         key: Any = ring.current.active
         key.aead = Forgetful(key.aead, bytes)
         column = Column(storage)
-        reseal = TokenCipher(CONTEXT, storage=storage).resealer(ring)
+        reseal = TokenCipher(ColumnSpec(context=CONTEXT, storage=storage)).resealer(ring)
         for _ in range(3):
             assert opened(reseal(column.stored())) == TOKEN
         key.aead.damage = damage
@@ -753,7 +758,7 @@ class TestReseal:
     def test_a_row_among_many_is_looked_at_as_the_first_one_is(self, storage: Storage) -> None:
         """The short cut for rows of one writer takes nothing that the long way does not take."""
         column, ring = Column(storage), KeyRing([OTHER_KEY, KEY])
-        reseal = TokenCipher(CONTEXT, storage=storage).resealer(ring)
+        reseal = TokenCipher(ColumnSpec(context=CONTEXT, storage=storage)).resealer(ring)
         header = independent.header_of(TOKEN, OTHER_KEY, context=CONTEXT)
         for number in range(4):
             resealed = reseal(column.stored())
@@ -783,7 +788,7 @@ class TestReseal:
 
     def test_a_key_that_leaves_the_ring_opens_no_more_rows(self) -> None:
         ring = KeyRing([OTHER_KEY, KEY])
-        reseal = TokenCipher(CONTEXT).resealer(ring)
+        reseal = TokenCipher(ColumnSpec(context=CONTEXT)).resealer(ring)
         for _ in range(3):
             reseal(Column("binary").stored())
         ring.current = KeyRing([OTHER_KEY]).current
@@ -844,13 +849,13 @@ class TestConfiguration:
     @pytest.mark.parametrize("context", ["", None, 5, b"sessions.token", "\ud800"], ids=ascii)
     def test_context_is_a_text_that_is_not_empty(self, context: Any) -> None:
         with pytest.raises(ConfigurationError):
-            TokenCipher(context)
+            TokenCipher(ColumnSpec(context=context))
 
     def test_context_may_have_65_535_bytes(self) -> None:
         longest = "\u00e9" * 32_767 + "x"
         assert opened(encrypt_token(TOKEN, RING, context=longest), context=longest) == TOKEN
         with pytest.raises(ConfigurationError, match="65536 bytes"):
-            TokenCipher(longest + "x")
+            TokenCipher(ColumnSpec(context=longest + "x"))
 
     @pytest.mark.parametrize(
         "names",
@@ -859,7 +864,7 @@ class TestConfiguration:
     )
     def test_fingerprints_are_up_to_seven_different_names(self, names: Any) -> None:
         with pytest.raises(ConfigurationError):
-            TokenCipher(CONTEXT, fingerprints=names)
+            TokenCipher(ColumnSpec(context=CONTEXT, fingerprints=names))
 
     def test_seven_fingerprints_are_possible(self) -> None:
         names = [f"c{n}" for n in range(7)]
@@ -868,7 +873,7 @@ class TestConfiguration:
     @pytest.mark.parametrize("storage", ["", "Binary", "blob", None, b"text"])
     def test_storage_is_binary_or_text(self, storage: Any) -> None:
         with pytest.raises(ConfigurationError):
-            TokenCipher(CONTEXT, storage=storage)
+            TokenCipher(ColumnSpec(context=CONTEXT, storage=storage))
 
     def test_key_shows_its_id_alone(self) -> None:
         assert repr(DataKey(KEY)) == f"DataKey({independent.key_id(KEY)})"

@@ -43,6 +43,7 @@ from jwt_column import (
 )
 from jwt_column.column.cipher import TokenCipher, bind_values
 from jwt_column.column.row_binding import BoundJWT
+from jwt_column.column.spec import ColumnSpec
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def opened(session: Session, row: int = 1, **bound: Any) -> str:
     """Open what is stored with these values, without the ORM."""
     binding = bind_values(bound.items())
     ring = EncryptedJWT().ring()
-    return TokenCipher("grants.token").decrypt(stored(session, row), ring, binding)
+    return TokenCipher(ColumnSpec(context="grants.token")).decrypt(stored(session, row), ring, binding)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------
@@ -148,10 +149,10 @@ def test_every_type_is_bound_in_the_order_declared(engine: sa.Engine, ring: KeyR
         assert session.get_one(Everything, 1).token == TOKEN
         value = session.scalars(sa.select(sa.type_coerce(Everything.token, sa.Text))).one()
     binding = bind_values([("id", 1), ("name", "ä"), ("account", ACCOUNT), ("digest", b"\x00\xff")])
-    assert TokenCipher("everything.secret").decrypt(value, ring, binding) == TOKEN
+    assert TokenCipher(ColumnSpec(context="everything.secret")).decrypt(value, ring, binding) == TOKEN
     swapped = bind_values([("name", "ä"), ("id", 1), ("account", ACCOUNT), ("digest", b"\x00\xff")])
     with pytest.raises(AuthenticationError):
-        TokenCipher("everything.secret").decrypt(value, ring, swapped)
+        TokenCipher(ColumnSpec(context="everything.secret")).decrypt(value, ring, swapped)
 
 
 def test_one_token_is_bound_to_two_rows(session: Session) -> None:

@@ -16,6 +16,7 @@ from hypothesis import example, given
 
 from jwt_column import KeyRing, decrypt_token, encrypt_token, errors
 from jwt_column.column.cipher import TokenCipher, bind_values
+from jwt_column.column.spec import ColumnSpec
 from tests.support import independent_envelope as independent
 from tests.vectors import generate
 
@@ -54,7 +55,9 @@ def project_opens(
 ) -> str:
     """Open with the project: by the public function, or by the column's cipher where row values are bound."""
     if binding:
-        return TokenCipher(context).decrypt(stored, ring, bind_values(generate.bound_values(binding)))
+        return TokenCipher(ColumnSpec(context=context)).decrypt(
+            stored, ring, bind_values(generate.bound_values(binding))
+        )
     return decrypt_token(stored, ring, context=context)
 
 
@@ -70,12 +73,14 @@ def project_seals(
 ) -> bytes | str:
     """Seal with the project, whatever kind of token it is."""
     cipher = TokenCipher(
-        context,
-        fingerprints=fingerprints,
-        expose_expiry=expose_expiry,
-        storage=storage,
-        allow_opaque=True,
-        allow_unsigned=True,
+        ColumnSpec(
+            context=context,
+            fingerprints=fingerprints,
+            expose_expiry=expose_expiry,
+            storage=storage,
+            allow_opaque=True,
+            allow_unsigned=True,
+        )
     )
     return cipher.encrypt(token, KeyRing([key]), bind_values(binding))
 

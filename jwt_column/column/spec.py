@@ -1,0 +1,154 @@
+"""The options of an encrypted column as one value, checked in one place.
+
+A new option is a field of :class:`ColumnSpec` and a keyword of :class:`ColumnKeywords`; :class:`EncryptedJWT` takes
+and shows it without a further line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+
+from ..errors import ConfigurationError
+from ..format.envelope import MAX_FINGERPRINTS, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..format.envelope import Storage
+
+__all__ = ["DEFAULT_MAX_LENGTH", "WHOLE", "ColumnKeywords", "ColumnSpec"]
+
+#: The default of ``max_length``, in characters.
+DEFAULT_MAX_LENGTH: Final = 65_536
+
+#: The name of the fingerprint of the whole token; any other name is that of a claim.
+WHOLE: Final = "token"
+
+_U16_MAX: Final = 2**16 - 1  # The context stands behind a length of two bytes (envelope-v1, "AAD").
+
+_CHOICES: Final = {
+    "storage": ("binary", "text"),
+    "plaintext": ("refuse", "read", "write"),
+    "undecryptable": ("raise", "sealed"),
+}
+
+
+class ColumnKeywords(TypedDict, total=False):
+    """The keywords of :class:`EncryptedJWT`."""
+
+    context: str | None
+    storage: Storage
+    fingerprints: Sequence[str]
+    expose_expiry: bool
+    plaintext: Literal["refuse", "read", "write"]
+    undecryptable: Literal["raise", "sealed"]
+    allow_opaque: bool
+    allow_unsigned: bool
+    max_length: int
+    bound_to: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSpec:
+    """The options of an encrypted column. Immutable and hashable; holds no key and no ring.
+
+    Attributes:
+        context: Domain separation, authenticated with each envelope and not stored: an envelope opens in its own
+            context only. None means ``table.column``. Not secret, not empty, at most 65,535 bytes of UTF-8. Pin it
+            before renaming a table or a column that holds rows.
+        storage: ``"binary"`` stores about 0.8 bytes for each character of a token, ``"text"`` about 1.1.
+        fingerprints: Up to seven names, each ``"token"`` or a claim such as ``"jti"``. A keyed hash of each is stored,
+            and rows are found by it. A reader of the database sees which rows have the same value.
+        expose_expiry: Store ``exp`` readably, so that SQL finds expired tokens without keys.
+        plaintext: How rows without an envelope are treated: ``"refuse"`` them when loaded; ``"read"`` them, and
+            encrypt on write; ``"write"`` plaintext and read both. The steps of adopting a column, in reverse order.
+        undecryptable: ``"raise"`` for a row that cannot be opened, or ``"sealed"``: load a :class:`SealedJWT`.
+        allow_opaque: Take tokens that are no JWT, such as opaque refresh tokens.
+        allow_unsigned: Take JWTs with ``alg: none``.
+        max_length: Characters that a token may have.
+        bound_to: Columns (or attributes) of the same table whose values are authenticated with each envelope: text,
+            integers, UUIDs or bytes, known before the flush. An envelope copied into another row does not open
+            there. Such a column is written through the ORM only; a bulk UPDATE of a column that it is bound to
+            leaves tokens that do not open.
+
+    Raises:
+        ConfigurationError: An option has a value that it cannot have.
+    """
+
+    context: str | None = None
+    storage: Storage = "binary"
+    fingerprints: Sequence[str] = ()
+    expose_expiry: bool = False
+    plaintext: Literal["refuse", "read", "write"] = "refuse"
+    undecryptable: Literal["raise", "sealed"] = "raise"
+    allow_opaque: bool = False
+    allow_unsigned: bool = False
+    max_length: int = DEFAULT_MAX_LENGTH
+    bound_to: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Check every option, and make it immutable."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(f"{name} is one of {', '.join(map(repr, choices))}")
+        if self.context is not None:
+            _check_context(self.context)
+        fingerprints = _names("fingerprints", self.fingerprints, "each 'token' or a claim such as 'jti'")
+        if len(fingerprints) > MAX_FINGERPRINTS:
+            raise ConfigurationError(f"an envelope holds at most {MAX_FINGERPRINTS} fingerprints")
+        if not isinstance(self.max_length, int) or self.max_length < 1:
+            raise ConfigurationError("max_length is a number of characters, at least 1")
+        # The dataclass is frozen; this is its constructor.
+        put = object.__setattr__
+        put(self, "fingerprints", fingerprints)
+        put(self, "bound_to", _names("bound_to", self.bound_to, "each a column of the same table"))
+        for name in ("expose_expiry", "allow_opaque", "allow_unsigned"):
+            put(self, name, bool(getattr(self, name)))
+
+    @property
+    def layout(self) -> Layout:
+        """The optional fields of the column's envelopes."""
+        return Layout(self.expose_expiry, len(self.fingerprints))
+
+    def in_context(self, context: str) -> ColumnSpec:
+        """Return the same options for another context."""
+        return replace(self, context=context)
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, lists as lists."""
+        options = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                options[field.name] = list(value) if isinstance(value, tuple) else value
+        return options
+
+
+def _check_context(context: object) -> None:
+    data = utf8(context) if isinstance(context, str) else None
+    if not data:
+        raise ConfigurationError("a context is a text that is not empty, such as 'sessions.token'")
+    if len(data) > _U16_MAX:
+        raise ConfigurationError(
+            f"the context has {len(data)} bytes in UTF-8; at most {_U16_MAX} can be authenticated"
+        )
+
+
+def _names(option: str, names: Iterable[str], meaning: str) -> tuple[str, ...]:
+    """Return the names that an option lists, checked."""
+    if isinstance(names, str):
+        raise ConfigurationError(f"{option} is a list of names; write [{names!r}]")
+    checked = tuple(names)
+    are_names = all(isinstance(name, str) and utf8(name) for name in checked)
+    if not are_names or len(set(checked)) != len(checked):
+        raise ConfigurationError(f"{option} are different names, {meaning}")
+    return checked
+
+
+def utf8(text: str) -> bytes | None:
+    """Return the UTF-8 of a text, or None: a UnicodeEncodeError would carry the whole text along."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
