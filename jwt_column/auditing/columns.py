@@ -9,6 +9,7 @@ from sqlalchemy import Column, MetaData, Table, inspect
 from sqlalchemy.orm import Mapper
 
 from ..column.header_sql import HeaderSQL
+from ..column.row_binding import find_bound_column
 from ..column.types import EncryptedJWT
 from ..errors import ConfigurationError
 
@@ -60,18 +61,8 @@ class AuditedColumn:
     @property
     def bound(self) -> Sequence[Column[Any]]:
         """The columns that its envelopes are bound to, as far as they are found."""
-        found = (self._find(name) for name in self.type_.bound_to)
+        found = (find_bound_column(self.table, name, self.mapper) for name in self.type_.bound_to)
         return tuple(column for column in found if column is not None)
-
-    def _find(self, name: str) -> Column[Any] | None:
-        """Return the column that a name of ``bound_to`` means, as row binding finds it."""
-        table = self.table
-        by_name = {column.name: column for column in table.columns}
-        column = table.columns.get(name, by_name.get(name))
-        if column is None and self.mapper is not None and name in self.mapper.column_attrs:
-            columns: list[Any] = self.mapper.column_attrs[name].columns
-            column = next((column for column in columns if column.table is table), None)
-        return column
 
     def without_indexes(self) -> AuditedColumn:
         """Return the column of a copy of its table that declares no index.

@@ -6,18 +6,18 @@ Nothing here holds a token, a key or a ciphertext: rows are named by their prima
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from ..database.plain import plain
+from ..database.json_report import json_dict
 from ..errors import AuditError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AuditReport", "ColumnAudit", "ExpiryCount", "Finding", "KeyCount", "Severity", "plain", "utc"]
+__all__ = ["AuditReport", "ColumnAudit", "ExpiryCount", "Finding", "KeyCount", "Severity", "utc"]
 
 #: Version of the JSON form; a reader refuses a newer one.
 FORMAT: Final = 1
@@ -161,14 +161,11 @@ class AuditReport:
             raise AuditError(f"the audit of {self.database} is not ok: {listed}", report=self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON's types, primary key values that JSON lacks as text. ``ok`` is in it."""
-        # A round trip through JSON turns tuples, days and keys of any type into what JSON has.
-        content = {"format": FORMAT, "ok": self.ok, **asdict(self)}
-        result: dict[str, Any] = json.loads(json.dumps(content, default=plain))
-        return result
+        """Return the report and ``ok`` in the types of JSON; other values of primary keys become text."""
+        return json_dict(self, format=FORMAT, ok=self.ok)
 
     def to_json(self) -> str:
-        """Return :meth:`to_dict` as text, two spaces deep."""
+        """Return :meth:`to_dict` as text, indented by two spaces."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     @classmethod

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from uuid import UUID
 
 from sqlalchemy import select, type_coerce
 from sqlalchemy.types import NullType
 
-from ..column.cipher import bind_values
+from ..column.row_binding import open_bound
 from ..database.key_order import KeyOrder, KeyRange, sampled
-from ..database.reading import look, streamed
+from ..database.reading import rolled_back, streamed
 from ..errors import AuthenticationError, ConfigurationError, JWTColumnError, KeyRingError
 from ..format import envelope
 from ..format.token import JWT
@@ -63,14 +62,14 @@ def batches(
     if sample is not None and sample < rows:
         parts = sampled(connection, order, rows, sample, is_set)
     while True:
-        with look(connection):
+        with rolled_back(connection):
             part = next(parts, None)
         if part is None:
             return
         window, left = part
         while left is None or left > 0:
             size = BATCH if left is None else min(BATCH, left)
-            with look(connection):
+            with rolled_back(connection):
                 found = connection.execute(order.batch(columns, window, size, is_set)).all()
             if found:
                 yield [_row(found_row, len(keys)) for found_row in found]
@@ -85,7 +84,7 @@ def _stream(
 ) -> Iterator[list[StoredRow]]:
     """Yield the rows of a table without a primary key, in whichever order they lie."""
     statement = select(*columns).where(column.column.is_not(None)).limit(sample)
-    with look(connection):
+    with rolled_back(connection):
         result = connection.execute(statement.execution_options(**streamed(connection, BATCH)))
         try:
             for found in result.partitions(BATCH):
@@ -159,18 +158,9 @@ class Opener:
     def _open(self, row: StoredRow) -> JWT:
         if not self._names:
             return self._cipher.decrypt(row.stored, self._ring)
-        try:
-            return self._open_bound(row.stored, row.bound)
-        except AuthenticationError:
-            # A UUID comes back as text from a database without such a type, where no model says what it is.
-            as_uuids = tuple(_as_uuid(value) for value in row.bound)
-            if as_uuids == row.bound:
-                raise
-        return self._open_bound(row.stored, as_uuids)
-
-    def _open_bound(self, stored: Any, bound: Sequence[Any]) -> JWT:
-        binding = bind_values(zip(self._names, bound, strict=True))
-        return self._cipher.decrypt(stored, self._ring, binding)
+        return open_bound(
+            lambda binding: self._cipher.decrypt(row.stored, self._ring, binding), self._names, row.bound
+        )
 
     def _explain(self, stored: Any) -> Opened:
         """Say why an envelope does not authenticate: it is another column's, or bound to no row, or was changed."""
@@ -208,13 +198,6 @@ def _plaintext(stored: Any) -> JWT | None:
         except UnicodeDecodeError:
             return None
     return JWT._unchecked(stored) if isinstance(stored, str) else None  # noqa: SLF001 - its kind is looked at later
-
-
-def _as_uuid(value: Any) -> Any:
-    try:
-        return UUID(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def check_bound(column: AuditedColumn) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ..database.reading import connected, error_name, look
+from ..database.driver_errors import error_name
+from ..database.reading import connected, rolled_back
 from ..errors import ConfigurationError, KeyRingError
 from ..keys.ring import KeyRing
 from ..keys.snapshot import parse_key_id
@@ -234,7 +235,7 @@ class _ColumnRun:
                 )
             )
         try:
-            with look(connection):
+            with rolled_back(connection):
                 self._ask(connection)
             if self._options.deep and self._count is not None:
                 self._examine(connection, runs)

@@ -25,7 +25,7 @@ from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
 
 from ..census import key_usage
-from ..database.reading import error_name
+from ..database.driver_errors import error_name
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .columns import choose_column
 from .console import DatabaseError, make_console, print_problem

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..column.comparator import EncryptedComparator
 from ..column.types import EncryptedJWT
-from ..database.reading import error_name
+from ..database.driver_errors import error_name
 from ..errors import ConfigurationError, UnsupportedComparisonError
 from ..purge import purge_expired
 from .audit_columns import choose_targets, typed_column

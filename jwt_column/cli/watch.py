@@ -17,7 +17,7 @@ from rich.text import Text
 from ..auditing.columns import columns_of
 from ..auditing.counting import census
 from ..auditing.declaration import configuration_of
-from ..database.reading import look
+from ..database.reading import rolled_back
 from ..errors import ConfigurationError, KeyRingError
 from ..keys.snapshot import parse_key_id
 from .audit_view import STATE_STYLES, plain_table, state_order
@@ -118,7 +118,7 @@ def watch_columns(
     with _shown(every) as show:
         while looks is None or looks > 0:
             begin = clock()
-            with connect(engine) as connection, look(connection):
+            with connect(engine) as connection, rolled_back(connection):
                 for watched in columns:
                     counts = census(connection, watched.column, watched.active)
                     watched.add(clock(), Counter({(one.key_id, one.state): one.rows for one in counts}))

@@ -13,7 +13,7 @@ been copied from another row.
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import Table, Uuid, event, select
@@ -21,13 +21,13 @@ from sqlalchemy.orm import LoaderCallableStatus, PassiveFlag
 from sqlalchemy.orm.attributes import flag_modified, get_history
 from sqlalchemy.orm.exc import ObjectDeletedError, UnmappedColumnError
 
-from ..errors import ConfigurationError, DecryptionError
+from ..errors import AuthenticationError, ConfigurationError, DecryptionError
 from ..format.token import JWT
 from .cipher import bind_values
 from .sealed import SealedJWT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Column, Connection, Result, Select
     from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, Session
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from .types import EncryptedJWT
 
-__all__ = ["BoundJWT", "bind_rows", "python_type_of"]
+__all__ = ["BoundJWT", "bind_rows", "find_bound_column", "open_bound", "python_type_of"]
+
+_Opened = TypeVar("_Opened")
 
 _BINDABLE: Final = (str, int, UUID, bytes)
 
@@ -96,13 +98,9 @@ class _RowBinding:
         return ConfigurationError(f"{self._context} {message}", context=self._context)
 
     def _find(self, name: str) -> Column[Any]:
-        """Return the column that a name of ``bound_to`` means: of the table, else of a mapped attribute."""
+        """Return the column that a name of ``bound_to`` means, checked."""
         table = self._column.table
-        by_name: dict[str, Any] = {column.name: column for column in table.c}
-        column: Column[Any] | None = table.c.get(name, by_name.get(name))
-        if column is None and name in self._mapper.column_attrs:
-            columns: list[Any] = self._mapper.column_attrs[name].columns
-            column = next((column for column in columns if column.table is table), None)
+        column = find_bound_column(table, name, self._mapper)
         if column is None:
             raise self._error(f"cannot be bound to {name}: {table.name} has no such column")
         if column is self._column:
@@ -238,6 +236,41 @@ def _one_row(result: Result[Any], state: InstanceState[Any]) -> dict[str, Any]:
     if row is None:
         raise ObjectDeletedError(state)
     return dict(row)
+
+
+def find_bound_column(table: Table, name: str, mapper: Mapper[Any] | None) -> Column[Any] | None:
+    """Return the column that a name of ``bound_to`` means: of the table, else of a mapped attribute."""
+    by_name: dict[str, Any] = {column.name: column for column in table.c}
+    column: Column[Any] | None = table.c.get(name, by_name.get(name))
+    if column is None and mapper is not None and name in mapper.column_attrs:
+        columns: list[Any] = mapper.column_attrs[name].columns
+        column = next((column for column in columns if column.table is table), None)
+    return column
+
+
+def open_bound(action: Callable[[bytes], _Opened], names: Sequence[str], values: Sequence[Any]) -> _Opened:
+    """Open an envelope by *action*, given the binding to these values of its row, as the database returned them.
+
+    A UUID comes back as text from a database without such a type. An envelope authenticates under the right binding
+    only, so the second attempt cannot open a wrong one.
+
+    Raises:
+        AuthenticationError: The envelope is bound to other values.
+    """
+    try:
+        return action(bind_values(zip(names, values, strict=True)))
+    except AuthenticationError:
+        as_uuids = [_as_uuid(value) for value in values]
+        if as_uuids == list(values):
+            raise
+    return action(bind_values(zip(names, as_uuids, strict=True)))
+
+
+def _as_uuid(value: Any) -> Any:
+    try:
+        return UUID(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def python_type_of(type_: TypeEngine[Any]) -> type | None:

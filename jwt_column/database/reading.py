@@ -1,4 +1,4 @@
-"""Looks at a database that leave nothing behind: short transactions, which are rolled back."""
+"""Reading a database without leaving anything behind: short transactions, which are rolled back."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy.exc import DBAPIError
-
-__all__ = ["connected", "error_name", "look", "streamed"]
+__all__ = ["connected", "rolled_back", "streamed"]
 
 
 @contextmanager
 def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
-    """Give a connection: the one given, or one of an engine.
+    """Return the connection that was given, or one of an engine.
 
     Raises:
         ConfigurationError: *bind* is something else.
@@ -29,7 +27,7 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
     elif isinstance(bind, Engine):
         with bind.connect() as connection:
             if _is_autocommit(connection):
-                # For this one connection, until it goes back: a cursor of PostgreSQL's needs a transaction.
+                # Until this connection goes back to its pool: a cursor of PostgreSQL needs a transaction.
                 connection.execution_options(isolation_level="READ COMMITTED")
             yield connection
     else:
@@ -40,10 +38,10 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def look(connection: Connection) -> Iterator[None]:
-    """Make a block a transaction of its own, or, in one that the caller has begun, a savepoint.
+def rolled_back(connection: Connection) -> Iterator[None]:
+    """Run a block in a transaction that is rolled back; in one that the caller has begun, in a savepoint.
 
-    PostgreSQL does nothing more in a transaction after a statement that failed.
+    After a statement that failed, PostgreSQL refuses every other one in its transaction.
     """
     if not connection.in_transaction():
         transaction: Any = connection.begin()
@@ -60,22 +58,14 @@ def look(connection: Connection) -> Iterator[None]:
 
 
 def streamed(connection: Connection, rows: int) -> dict[str, Any]:
-    """Return the execution options with which a result comes so many rows at a time.
+    """Return the execution options that fetch a result *rows* rows at a time.
 
-    None on a connection of PostgreSQL that the caller keeps in autocommit mode: the result then comes whole.
+    On a PostgreSQL connection in autocommit mode these are none: without a transaction a result comes whole.
     """
     return {} if _is_autocommit(connection) else {"stream_results": True, "yield_per": rows}
 
 
 def _is_autocommit(connection: Connection) -> bool:
-    """Say whether PostgreSQL has no transaction for what is sent; the other databases do not mind."""
+    """Return True for a PostgreSQL connection in autocommit mode."""
     driver: Any = connection.connection.dbapi_connection
     return connection.dialect.name == "postgresql" and bool(getattr(driver, "autocommit", False))
-
-
-def error_name(error: DBAPIError) -> str:
-    """Return what an error of the database is called; its text may hold values of a row."""
-    original = error.orig
-    code = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    name = type(original or error).__name__
-    return f"{name} {code}" if code else name

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..database.plain import plain
+from ..database.json_report import json_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,11 +105,9 @@ class ScanReport:
         return iter(self.found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON's types, primary key values that JSON lacks as text. ``ok`` is in it."""
-        content = {"format": FORMAT, "ok": self.ok, **asdict(self)}
-        result: dict[str, Any] = json.loads(json.dumps(content, default=plain))
-        return result
+        """Return the report and ``ok`` in the types of JSON; other values of primary keys become text."""
+        return json_dict(self, format=FORMAT, ok=self.ok)
 
     def to_json(self) -> str:
-        """Return :meth:`to_dict` as text, two spaces deep."""
+        """Return :meth:`to_dict` as text, indented by two spaces."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)

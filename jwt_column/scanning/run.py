@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
-from ..database.reading import connected, error_name, look, streamed
+from ..database.driver_errors import error_name
+from ..database.reading import connected, rolled_back, streamed
 from ..errors import ConfigurationError
 from ..format.readable import has_token, without_tokens
 from .report import FailedTable, FoundTokens, ScanProgress, ScanReport
@@ -96,7 +97,7 @@ class _Scan:
 
     def run(self, schema: str | None, progress: Callable[[ScanProgress], None]) -> None:
         """Look through every table."""
-        with look(self._connection):
+        with rolled_back(self._connection):
             if schema is not None and schema not in inspect(self._connection).get_schema_names():
                 raise ConfigurationError(f"there is no schema {schema}")
             names = table_names(self._connection, schema)
@@ -111,7 +112,7 @@ class _Scan:
     def _try_table(self, schema: str | None, name: str, shown: str) -> str | None:
         """Look through one table; return why it cannot be done, or None."""
         try:
-            with look(self._connection):
+            with rolled_back(self._connection):
                 self._scan_table(read_table(self._connection, schema, name), shown)
         except DBAPIError as error:
             if error.connection_invalidated:

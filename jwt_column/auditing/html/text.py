@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from ..report import plain
+from ...database.json_report import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def share(part: int, whole: int) -> str:
 
 def key_text(key: Sequence[Any]) -> str:
     """Return a primary key in one line, each value cut at :data:`LONGEST` characters."""
-    return ", ".join(_cut(plain(value)) for value in key)
+    return ", ".join(_cut(json_text(value)) for value in key)
 
 
 def _cut(text: str) -> str:
