@@ -156,7 +156,8 @@ def test_a_database_that_refuses_ends_with_3(sqlite: sa.Engine) -> None:
     result = invoke(sqlite.url, *TABLE, name="purge")
     assert (result.exit_code, result.stdout) == (ExitCode.DATABASE, "")
     assert result.stderr == (
-        "jwt-column: sessions.token: the database refused (IntegrityError SQLITE_CONSTRAINT_TRIGGER); 0 rows were deleted, and stay so\n"
+        "jwt-column: sessions.token: the database refused (IntegrityError SQLITE_CONSTRAINT_TRIGGER); "
+        "0 rows were deleted, and stay so\n"
     )
 
 
