@@ -236,7 +236,7 @@ def test_a_leap_day_has_its_window_too() -> None:
 
 def test_nothing_to_draw_is_no_bar() -> None:
     plot = expiry_plot((ExpiryCount(date(1970, 1, 1), 3),), CREATED)
-    assert (plot.bars, plot.ticks_y, plot.peak, plot.earlier) == ((), (), None, 3)
+    assert (plot.bars, plot.ticks_y, plot.peak, plot.earlier) == ([], [], None, 3)
 
 
 def test_a_single_row_beside_a_million_is_seen() -> None:
