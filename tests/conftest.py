@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 
 Component = TypeVar("Component", bound="HSM | OpenBao")
 
+# PyMySQL reads this file for each of the thousands of connections to servers without TLS (30 ms each), and so does
+# every client of the servers on the loopback interface, which bring their own certificate.
+os.environ["SSL_CERT_FILE"] = os.devnull
+
 # A run must give the same verdict every time and on every machine: the examples are derived from the test
 # itself, and neither a deadline nor the check for slow generation lets a busy machine fail a correct test.
 hypothesis.settings.register_profile(
@@ -90,12 +94,12 @@ def database_servers() -> Iterator[Resolver]:
         resolver.close()
 
 
-def _fresh_database(resolver: Resolver, name: str) -> Iterator[Database]:
+def _lent_database(resolver: Resolver, name: str) -> Iterator[Database]:
     try:
         server = resolver.server(name)
     except Unavailable as reason:
         _give_up(reason, required=databases_required(os.environ))
-    with server.fresh_database() as database:
+    with server.lent_database() as database:
         yield database
 
 
@@ -108,13 +112,13 @@ def sqlite_database(tmp_path: Path) -> Database:
 @pytest.fixture
 def postgresql_database(database_servers: Resolver) -> Iterator[Database]:
     """An empty database on a real PostgreSQL."""
-    yield from _fresh_database(database_servers, "postgresql")
+    yield from _lent_database(database_servers, "postgresql")
 
 
 @pytest.fixture
 def mariadb_database(database_servers: Resolver) -> Iterator[Database]:
     """An empty database on a real MariaDB."""
-    yield from _fresh_database(database_servers, "mariadb")
+    yield from _lent_database(database_servers, "mariadb")
 
 
 def _database_of(request: pytest.FixtureRequest, name: str) -> Database:
