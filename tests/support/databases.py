@@ -189,23 +189,23 @@ class Server:
             database, self._lent = self._lent, None
             # A server that is stopped next takes its databases along.
             if not self.closers:
-                self._drop(database)
+                self.drop(database)
         while self.closers:
             self.closers.pop()()
 
     @contextlib.contextmanager
     def fresh_database(self) -> Iterator[Database]:
         """Create an empty database of a unique name, and drop it at the end whoever is still connected."""
-        database = self._create()
+        database = self.create_database()
         try:
             yield database
         finally:
-            self._drop(database)
+            self.drop(database)
 
     @contextlib.contextmanager
     def lent_database(self) -> Iterator[Database]:
         """Lend an empty database, and empty it again at the end; one borrower at a time."""
-        database, self._lent = self._lent or self._create(), None
+        database, self._lent = self._lent or self.create_database(), None
         try:
             yield database
         finally:
@@ -213,11 +213,12 @@ class Server:
                 self._empty(database)
             except sa.exc.DBAPIError:
                 # The server, the rights or the database are not as they were: the next test gets another one.
-                self._drop(database)
+                self.drop(database)
             else:
                 self._lent = database
 
-    def _create(self) -> Database:
+    def create_database(self) -> Database:
+        """Create an empty database of a unique name."""
         name = f"jwt_column_test_{secrets.token_hex(6)}"
         with _autocommit_connection(self.url) as connection:
             connection.exec_driver_sql(CREATE_DATABASE[self.name].format(name))
@@ -233,11 +234,12 @@ class Server:
         else:
             is_unusual = True
         if is_unusual:
-            self._drop(database)
+            self.drop(database)
             with _autocommit_connection(self.url) as connection:
                 connection.exec_driver_sql(CREATE_DATABASE[self.name].format(database.url().database))
 
-    def _drop(self, database: Database) -> None:
+    def drop(self, database: Database) -> None:
+        """Drop *database*, whoever is still connected."""
         name = database.url().database
         with _autocommit_connection(self.url) as connection:
             # A test that failed may have left a transaction open. PostgreSQL ends such sessions itself;

@@ -233,16 +233,16 @@ class Cluster:
     @contextlib.contextmanager
     def fresh_database(self) -> Iterator[ClusterDatabase]:
         """Create an empty database on all nodes, and drop it at the end."""
-        name = f"jwt_column_test_{secrets.token_hex(6)}"
-        server = Server("mariadb", self.nodes[0].url, "a Galera cluster")
-        server._execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        database = Server("mariadb", self.nodes[0].url, "a Galera cluster").create_database()
+        name = database.url().database
+        assert name is not None
         try:
             yield ClusterDatabase(self, name)
         finally:
             for node in self.nodes:
                 # A node that was killed drops it when it joins again.
                 with contextlib.suppress(sa.exc.DBAPIError):
-                    Server("mariadb", node.url, "a Galera node")._drop(name)
+                    Server("mariadb", node.url, "a Galera node").drop(database)
 
     def close(self) -> None:
         """Stop the nodes and remove their directories."""
