@@ -6,9 +6,9 @@ distribution registers its provider under the entry point group ``jwt_column.pro
 
 from __future__ import annotations
 
-from .keys.providers.file import write_key_file
-from .keys.ring import KeySource
+from .keys.ring_file.plain import write_key_file
 from .keys.schemes import MODULE_OF_SCHEME, PROVIDER_GROUP, open_source, open_wrapper
+from .keys.source import KeySource
 from .keys.wrapping import AssociatedData, KeyWrapper, Rewrapper, WrappedKey
 
 __all__ = [

@@ -235,7 +235,7 @@ class TokenCipher:
         if signed is None:
             value = self.check(value)
         frame = signed or pack(value)
-        key = ring.current.active if any_chosen() is None else ring.encrypting_key()
+        key = ring.snapshot().active if any_chosen() is None else ring.encrypting_key()
         header = key.stamp_prefix + self._layout_byte
         if self._has_optional_fields:
             header += self._optional_fields(value, key, signed)
@@ -284,7 +284,7 @@ class TokenCipher:
         """
         try:
             data = stored if type(stored) is bytes else _to_bytes(stored)
-            key = ring.current.by_prefix[data[:5]]
+            key = ring.snapshot().by_prefix[data[:5]]
             header_length = envelope.HEADER_LENGTHS[data[5]]
             header = data[:header_length]
             frame: bytes | None = key.aead.open(data, header + self._aad_end + binding, header_length)
@@ -331,7 +331,7 @@ class TokenCipher:
                 signed = pack_signed(value) if isinstance(value, str) and len(value) <= longest else None
                 if signed is not None:
                     ring = given or resolve_keyring(keyring)
-                    key = ring.current.active if any_chosen() is None else ring.encrypting_key()
+                    key = ring.snapshot().active if any_chosen() is None else ring.encrypting_key()
                     last_key, header, aad = common
                     if key is not last_key:
                         header = key.stamp_prefix + self._layout_byte
@@ -375,7 +375,7 @@ class TokenCipher:
             if type(stored) is form:
                 try:
                     keys, openers = known
-                    if keys is (given or resolve_keyring(keyring)).current:
+                    if keys is (given or resolve_keyring(keyring)).snapshot():
                         token = unpack(openers[stored[beginning]](stored))
                         if token is not None:
                             if access.note is not None:
@@ -389,7 +389,7 @@ class TokenCipher:
             nonlocal known
             loaded = careful(stored)
             if type(stored) is form and type(loaded) is JWT:
-                keys = (given or resolve_keyring(keyring)).current
+                keys = (given or resolve_keyring(keyring)).snapshot()
                 if keys is not known[0] or len(known[1]) >= _CACHED_OPENERS:
                     known = keys, {}
                 open_frame = self._opener(stored, keys)
@@ -454,7 +454,7 @@ class TokenCipher:
         fingerprinted as the column now asks.
         """
         # Once: rows that are written while a table is re-encrypted must not end up under two keys.
-        keys = ring.current
+        keys = ring.snapshot()
         layout_byte = self._layout_byte
         aad_end = self._aad_end
         header_lengths = envelope.HEADER_LENGTHS
@@ -463,7 +463,7 @@ class TokenCipher:
         def reseal(stored: bytes | str, binding: bytes = b"") -> bytes | str:
             try:
                 data = stored if type(stored) is bytes else _to_bytes(stored)
-                old = ring.current.by_prefix[data[:5]]
+                old = ring.snapshot().by_prefix[data[:5]]
                 length = header_lengths[data[5]]
                 frame: bytes | None = old.aead.open(data, data[:length] + aad_end + binding, length)
             except (LookupError, InvalidTag, DecryptionError):
@@ -514,7 +514,7 @@ class TokenCipher:
         opened_by = keys
 
         def reseal(stored: Any, binding: bytes = b"") -> bytes | str:
-            if type(stored) is form and not binding and ring.current is opened_by:
+            if type(stored) is form and not binding and ring.snapshot() is opened_by:
                 try:
                     open_old, seal, aad, header = successions[stored[beginning]]
                     frame = open_old(stored)
@@ -533,7 +533,7 @@ class TokenCipher:
             nonlocal opened_by
             new = careful(stored, binding)
             if type(stored) is form and not binding:
-                current = ring.current
+                current = ring.snapshot()
                 if current is not opened_by or len(successions) >= _CACHED_OPENERS:
                     # Thrown away when the ring changes, so that no key outlives its place in the ring.
                     successions.clear()

@@ -1,22 +1,24 @@
-"""Which ring a column uses: the one that it names, that of a URI, or the default of this process."""
+"""The key ring of a column: the one that it names, the ring of a URI, or the default of this process."""
 
 from __future__ import annotations
 
 import os
 import threading
+from typing import Final
 
 from ..errors import ConfigurationError
+from .process import PerProcess
 from .ring import KeyRing
 
 __all__ = ["default_keyring", "keyring_of_uri", "resolve_keyring", "set_default_keyring"]
 
 _default: KeyRing | None = None
-_lock = threading.Lock()
+_lock: Final = PerProcess(threading.Lock)
 _by_uri: dict[str, KeyRing] = {}
 
 
 def set_default_keyring(ring: KeyRing | None) -> None:
-    """Set the ring of every column that names none. None: back to the environment, read again at next use."""
+    """Set the ring of every column that names none. None: read the environment again at the next use."""
     global _default
     if ring is not None and not isinstance(ring, KeyRing):
         raise ConfigurationError(f"the default key ring is a KeyRing, not {type(ring).__name__}")
@@ -29,9 +31,9 @@ def default_keyring() -> KeyRing:
     """Return the default ring: the one set, else JWT_COLUMN_KEYRING's URI, else env:JWT_COLUMN_KEYS.
 
     Raises:
-        ConfigurationError: None of the three is there.
-        KeyRingError: What the environment names is no key ring.
-        KeyUnavailableError: It cannot be reached or read.
+        ConfigurationError: No ring was set, and neither variable is there.
+        KeyRingError: The variable leads to something that is not a valid key ring.
+        KeyUnavailableError: The keys could not be reached or read.
     """
     if _default is not None:
         return _default
@@ -50,7 +52,7 @@ def keyring_of_uri(uri: str) -> KeyRing:
     """Return this process's ring of a URI, loaded at first use and then shared."""
     ring = _by_uri.get(uri)
     if ring is None:
-        with _lock:
+        with _lock.get():
             ring = _by_uri.get(uri)
             if ring is None:
                 ring = _by_uri[uri] = KeyRing.from_uri(uri)
@@ -62,13 +64,3 @@ def resolve_keyring(keyring: KeyRing | str | None) -> KeyRing:
     if isinstance(keyring, KeyRing):
         return keyring
     return default_keyring() if keyring is None else keyring_of_uri(keyring)
-
-
-def _settle_after_fork() -> None:
-    """Make the lock anew: what another thread of the parent held during the fork would never be released."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows only, where nothing forks
-    os.register_at_fork(after_in_child=_settle_after_fork)

@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .ring import KeySource
+    from .source import KeySource
     from .wrapping import KeyWrapper
 
 __all__ = ["MODULE_OF_SCHEME", "PROVIDER_GROUP", "open_source", "open_wrapper"]

@@ -1,4 +1,4 @@
-"""The keys that a ring holds at one moment: by id, the active one known, and that of each tenant."""
+"""A snapshot of a ring's keys: by key id, the active key, and each tenant's active key."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
 
 
 class Keys(NamedTuple):
-    """What a ring holds at one moment. Replaced whole, so that a reader never sees half a reload.
+    """The keys of a ring at one moment. A reload replaces the whole value, so a reader never sees half of it.
 
     Attributes:
-        active: The key that encrypts where nothing else is said.
+        active: The active key of the ring.
         by_prefix: Every key by the first 5 bytes of its envelopes.
         tenants: The active key of each tenant.
     """
@@ -31,20 +31,33 @@ class Keys(NamedTuple):
     by_prefix: dict[bytes, DataKey]
     tenants: dict[str, DataKey]
 
+    def in_order(self) -> tuple[DataKey, ...]:
+        """Return every key, the active one first."""
+        return (self.active, *(key for key in self.by_prefix.values() if key is not self.active))
+
     def successor(self, key: DataKey) -> DataKey:
         """Return the key that rows under this one are re-encrypted under: a tenant's rows stay with the tenant."""
-        # A tenant that came after these keys were loaded has no other key yet.
+        # A tenant that was added after this snapshot has no other key in it.
         return self.active if key.tenant is None else self.tenants.get(key.tenant, key)
 
 
 def index_keys(keys: Iterable[DataKey], active: str | None) -> Keys:
-    """Put keys in order: by id, the active one known, and that of each tenant."""
+    """Return the snapshot of these keys.
+
+    Args:
+        keys: Each tenant's active key before its other keys.
+        active: Key id of the active key; None for the first.
+
+    Raises:
+        KeyRingError: No key, one key twice, or an active key that belongs to a tenant.
+        UnknownKeyError: *active* is not among the keys.
+    """
     by_prefix: dict[bytes, DataKey] = {}
     tenants: dict[str, DataKey] = {}
     for key in keys:
         if key.stamp_prefix in by_prefix:
             raise KeyRingError(
-                f"two keys of the ring have the id {key.id}; a key id follows from its key, so one is there "
+                f"two keys of the ring have the id {key.id}; a key id is derived from its key, so one key is there "
                 "twice",
                 key_id=key.id,
             )
@@ -62,7 +75,7 @@ def index_keys(keys: Iterable[DataKey], active: str | None) -> Keys:
         )
     if chosen.tenant is not None:
         raise KeyRingError(
-            f"key {chosen.id} is for the rows of the tenant {chosen.tenant}, and cannot be the ring's active key; "
+            f"key {chosen.id} encrypts rows of the tenant {chosen.tenant} only and cannot be the ring's active key; "
             "ring.using() encrypts under it",
             key_id=chosen.id,
         )

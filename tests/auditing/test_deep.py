@@ -137,7 +137,7 @@ def test_an_envelope_that_holds_no_token_of_ours_does_not_stop_the_audit(
     sqlite: sa.Engine, sessions: sa.Table
 ) -> None:
     """Nobody but a program with the key can make one."""
-    key = AFTER.current.active
+    key = AFTER.snapshot().active
     stamp = key.stamp_prefix + b"\x00"
     aad = stamp + b"\x00\x01c"
     deep = "e30." * 3 + "x"

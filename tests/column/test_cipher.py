@@ -31,7 +31,7 @@ from jwt_column.column.cipher import TokenCipher, bind_values, claim_value_input
 from jwt_column.column.spec import ColumnSpec
 from jwt_column.format import envelope
 from jwt_column.format.token import Kind, pack
-from jwt_column.keys.ring import DataKey
+from jwt_column.keys.data_key import DataKey
 from tests.support import independent_envelope as independent
 from tests.support.tokens import ALGORITHMS, chain_of, compact, revealed_by, signed_token, tokens
 
@@ -670,7 +670,7 @@ def independent_of_the_writer(storage: Storage) -> bytes | str:
 
 def tag_fails(_frame: bytes) -> bytes:
     """Fail as a damaged tag does."""
-    return RING.current.active.aead.open(bytes(40), b"")
+    return RING.snapshot().active.aead.open(bytes(40), b"")
 
 
 class TestReseal:
@@ -725,7 +725,7 @@ class TestReseal:
         self, damage: Callable[[bytes], bytes]
     ) -> None:
         ring = KeyRing([KEY])
-        key: Any = ring.current.active
+        key: Any = ring.snapshot().active
         key.aead = Forgetful(key.aead, damage)
         stored = Column("binary").stored()
         with pytest.raises(DecryptionError, match="did not give its token back") as caught:
@@ -742,7 +742,7 @@ class TestReseal:
         self, damage: Callable[[bytes], bytes], storage: Storage
     ) -> None:
         ring = KeyRing([KEY])
-        key: Any = ring.current.active
+        key: Any = ring.snapshot().active
         key.aead = Forgetful(key.aead, bytes)
         column = Column(storage)
         reseal = TokenCipher(ColumnSpec(context=CONTEXT, storage=storage)).resealer(ring)
@@ -791,10 +791,10 @@ class TestReseal:
         reseal = TokenCipher(ColumnSpec(context=CONTEXT)).resealer(ring)
         for _ in range(3):
             reseal(Column("binary").stored())
-        ring.current = KeyRing([OTHER_KEY]).current
+        ring._keys = KeyRing([OTHER_KEY]).snapshot()
         with pytest.raises(UnknownKeyError):
             reseal(Column("binary").stored())
-        ring.current = KeyRing([OTHER_KEY, KEY]).current
+        ring._keys = KeyRing([OTHER_KEY, KEY]).snapshot()
         assert opened(reseal(Column("binary").stored()), OTHER_KEY) == TOKEN
 
 

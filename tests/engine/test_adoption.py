@@ -736,7 +736,7 @@ class TestTheOnlyCopy:
 
     def test_envelope_that_does_not_give_its_token_back_is_not_used(self) -> None:
         ring = KeyRing([NEW_KEY])
-        key: Any = ring.current.active
+        key: Any = ring.snapshot().active
         key.aead = Forgetful(key.aead, lambda frame: frame[:-1])
         conversion = Adoption(EncryptedJWT(ring, context=CONTEXT))
         token = signed_token(sub="alice")

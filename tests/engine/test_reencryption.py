@@ -301,7 +301,7 @@ def test_a_ring_that_cannot_be_reloaded_ends_a_verification(engine: sa.Engine, t
 
     def lose_the_key(report: ReencryptionReport) -> None:
         if report.reencrypted == 5:
-            ring.current.by_prefix.clear()
+            ring.snapshot().by_prefix.clear()
             (tmp_path / "keys").unlink(missing_ok=True)
 
     with pytest.raises(KeyUnavailableError):

@@ -22,7 +22,7 @@ from hypothesis import given
 
 from jwt_column import ConfigurationError, JWTColumnError, KeyRing, KeyRingError, KeyUnavailableError
 from jwt_column.format import base64url
-from jwt_column.keys.ring import DataKey
+from jwt_column.keys.data_key import DataKey
 from jwt_column.keys.ring_file import changes as _changes
 from jwt_column.keys.ring_file import disk as _disk
 from jwt_column.keys.ring_file.format import MAX_BYTES, MAX_KEYS, KeyEntry, KeyState, RingFile
@@ -637,7 +637,7 @@ class TestLocalWrapper:
     def test_key_ring_file_is_no_kek(self, ring_path: Path) -> None:
         """One that is under itself would never load."""
         wrapper = open_wrapper(f"file:{ring_path}")
-        with pytest.raises(KeyRingError, match="wrap no others"):
+        with pytest.raises(KeyRingError, match="cannot be KEKs"):
             wrapper.wrap(FIRST, AssociatedData("sessions", FIRST_ID))
         # The control: a file of plain keys is one.
         plain = ring_path.with_name("kek.key")
@@ -870,7 +870,7 @@ with open(path, "rb") as file:
         with pytest.raises(KeyRingError):
             ring.write(dataclasses.replace(ring.file, keys=(odd, *others)), keys)
         fraction = dataclasses.replace(first, created=NOW.replace(microsecond=5))
-        with pytest.raises(KeyRingError, match="would not say"):
+        with pytest.raises(KeyRingError, match="would not read back"):
             ring.write(dataclasses.replace(ring.file, keys=(fraction, *others)), keys)
         assert before == ring_path.read_bytes()
 

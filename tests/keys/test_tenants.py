@@ -108,13 +108,13 @@ def key_ids(engine: sa.Engine) -> dict[str, str | None]:
 @contextlib.contextmanager
 def swapped(ring: KeyRing, key_id: str) -> Iterator[None]:
     """Choose a key as others do: by changing an object that every thread shares."""
-    before = ring.current
+    before = ring.snapshot()
     chosen = before.by_prefix[b"\x01" + bytes.fromhex(key_id)]
-    ring.current = before._replace(active=chosen)
+    ring._keys = before._replace(active=chosen)
     try:
         yield
     finally:
-        ring.current = before
+        ring._keys = before
 
 
 @pytest.fixture(params=[{}, {"fingerprints": ["token"]}], ids=["short cut", "with fingerprints"])
@@ -156,11 +156,11 @@ def test_threads_never_write_under_the_key_of_another_tenant(
 
 def test_keys_on_a_shared_object_get_mixed_up(ring: KeyRing, bind: Callable[[str], bytes]) -> None:
     """The control: the same threads notice when the key is chosen in a way that they share."""
-    before = ring.current
+    before = ring.snapshot()
     try:
         assert misplaced(ring, bind, partial(swapped, ring), 400) > 0
     finally:
-        ring.current = before
+        ring._keys = before
 
 
 def test_tasks_never_write_under_the_key_of_another_tenant(ring: KeyRing, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from jwt_column import KeyRingError, KeyUnavailableError
-from jwt_column.keys.ring import DataKey
+from jwt_column.keys.data_key import DataKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

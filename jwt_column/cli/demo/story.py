@@ -24,7 +24,7 @@ from ... import (
     set_default_keyring,
 )
 from ...format.envelope import KEY_ID_FIELD, LAYOUT_FIELD, VERSION_FIELD
-from ...keys.providers.file import write_key_file
+from ...keys.ring_file.plain import write_key_file
 from ..keys import file_uri
 from .files import count_occurring, flip_bit, hex_lines
 from .models import Base, PlainBase, PlainSession, Session

@@ -9,10 +9,11 @@ import typer
 from rich.text import Text
 
 from ...errors import KeyRingError
-from ...keys.providers.file import uri_of, write_key_file
+from ...keys.providers.file import uri_of
 from ...keys.ring import DataKey, KeyRing, generate_key
 from ...keys.ring_file.changes import created
 from ...keys.ring_file.format import check_name, check_uri
+from ...keys.ring_file.plain import write_key_file
 from ...keys.ring_file.store import create_ring_file
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_source, open_wrapper

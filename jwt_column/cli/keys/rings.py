@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from ...errors import ConfigurationError, KeyRingError, UnknownKeyError
-from ...keys.providers.file import key_file_bytes, path_of, read_plain_keys
+from ...keys.providers.file import path_of
 from ...keys.ring_file import disk as _disk
 from ...keys.ring_file.format import MAX_BYTES, KeyState, is_ring_file
+from ...keys.ring_file.plain import key_file_bytes, read_plain_keys
 from ...keys.ring_file.store import StoredRing
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
-from ..ring import DataKey
+from ..data_key import DataKey
 from .local import LocalWrapper
 
 if TYPE_CHECKING:

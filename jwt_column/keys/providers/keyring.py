@@ -15,7 +15,7 @@ from .env import keys_of, split
 from .local import LocalWrapper
 
 if TYPE_CHECKING:
-    from ..ring import DataKey
+    from ..data_key import DataKey
     from ..wrapping import KeyWrapper
 
 __all__ = ["KeyringSource", "open_source", "open_wrapper"]

@@ -20,7 +20,8 @@ from ...format.aead import KEY_LENGTH, XAES256GCM
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..ring import DataKey, KeySource
+    from ..data_key import DataKey
+    from ..source import KeySource
     from ..wrapping import AssociatedData, WrappedKey
 
 __all__ = ["LocalWrapper"]

@@ -23,7 +23,7 @@ from ..wrapping import AssociatedData, WrappedKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..ring import DataKey
+    from ..data_key import DataKey
 
 __all__ = ["MAX_BYTES", "MAX_KEYS", "MAX_WRAPPED", "KeyEntry", "KeyState", "RingFile", "is_ring_file"]
 

@@ -1,12 +1,13 @@
-"""A key-ring file on disk: opened with its keys, changed, and written so that no other command's change is lost."""
+"""A key-ring file on disk: read, unwrapped, and written so that no other command's change is lost."""
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import JWTColumnError, KeyRingError
-from ..providers.file import read_ring_file
 from . import disk as _disk
 from .format import MAX_BYTES, RingFile
 from .unwrapping import unwrap
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ..ring import DataKey
+    from ..data_key import DataKey
 
 __all__ = ["StoredRing", "create_ring_file"]
 
-# Anybody may read it: that is what the wrapping is for. Nobody but its owner may write it.
+# Its keys are wrapped, so anyone may read it. Only its owner may write it.
 _MODE = 0o644
 
 
@@ -28,9 +29,9 @@ class StoredRing:
     """A key-ring file as it was read.
 
     Attributes:
-        path: Where it is.
+        path: Its path.
         data: Its bytes.
-        file: What they say.
+        file: Its parsed form.
     """
 
     path: Path
@@ -39,36 +40,50 @@ class StoredRing:
 
     @classmethod
     def read(cls, path: Path) -> StoredRing:
-        """Return a file without asking its KEKs; nobody vouches for it yet.
+        """Read a file without asking its KEKs. It is not authenticated yet.
 
         Raises:
-            KeyRingError: It is no key-ring file, or others may write it.
+            KeyRingError: It is not a key-ring file, or others may write it.
             KeyUnavailableError: It cannot be read.
         """
-        data, mode = _disk.read(path, MAX_BYTES)
-        return cls(path, data, read_ring_file(path, data, mode))
+        return cls.of(path, *_disk.read(path, MAX_BYTES))
 
-    def unwrap(self) -> dict[str, DataKey]:
-        """Return its keys by key id, which vouch for the file.
+    @classmethod
+    def of(cls, path: Path, data: bytes, mode: int) -> StoredRing:
+        """Return the file of these bytes and this mode. It is not authenticated yet.
 
         Raises:
-            KeyRingError: A key is not what the file says, or the file was changed without its keys.
-            KeyUnavailableError: A KEK is not to be had.
-            ConfigurationError: The URI of a KEK, or what it refers to, is wrong.
+            KeyRingError: It is not a key-ring file, or others may write it.
+        """
+        if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise KeyRingError(
+                f"{path} may be written by its group or by others (mode {mode:04o}); run: chmod go-w {path}"
+            )
+        try:
+            return cls(path, data, RingFile.from_bytes(data))
+        except KeyRingError as error:
+            raise _located(error, path) from None
+
+    def unwrap(self) -> dict[str, DataKey]:
+        """Return its keys by key id. They have authenticated the file.
+
+        Raises:
+            KeyRingError: A wrapped key has another key id, or the file was changed without its keys.
+            KeyUnavailableError: A KEK is unavailable.
+            ConfigurationError: The URI of a KEK, or a file or variable that it names, is wrong.
         """
         try:
             return unwrap(self.file)
         except JWTColumnError as error:
-            error.args = (f"{self.path}: {error}",)
-            raise error.with_traceback(None) from None
+            raise _located(error, self.path) from None
 
     def write(
         self, changed: RingFile, keys: Mapping[str, DataKey], *, keep_previous: bool = True
     ) -> StoredRing:
-        """Write the next revision, vouched for by its keys, and return it.
+        """Write the next revision, authenticated by its keys, and return it.
 
         Raises:
-            ConfigurationError: Somebody changed the file meanwhile, or it cannot be written; nothing was changed.
+            ConfigurationError: The file was changed meanwhile, or cannot be written; nothing was changed.
             KeyRingError: The next revision could not be loaded; nothing was changed.
         """
         data = _loadable(changed.sealed(keys))
@@ -77,21 +92,27 @@ class StoredRing:
 
 
 def create_ring_file(path: Path, file: RingFile, keys: Mapping[str, DataKey]) -> StoredRing:
-    """Write a new key-ring file, vouched for by its keys, and return it.
+    """Write a new key-ring file, authenticated by its keys, and return it.
 
     Raises:
-        ConfigurationError: The file is there, or cannot be written; nothing was changed.
+        ConfigurationError: The file exists, or cannot be written; nothing was changed.
         KeyRingError: It could not be loaded; nothing was changed.
     """
     _disk.create(path, _loadable(file.sealed(keys)), _MODE)
     return StoredRing.read(path)
 
 
+def _located(error: JWTColumnError, path: Path) -> JWTColumnError:
+    """Prefix an error with the file's path, without its frames, which hold keys."""
+    error.args = (f"{path}: {error}",)
+    return error.with_traceback(None)
+
+
 def _loadable(file: RingFile) -> bytes:
-    """Return the bytes of a file that says the same when it is read."""
+    """Return the bytes of a file, checked by reading them back."""
     data = file.to_bytes()
     if len(data) > MAX_BYTES:
         raise KeyRingError(f"the key-ring file would have {len(data)} bytes; it has at most {MAX_BYTES}")
     if RingFile.from_bytes(data) != file:
-        raise KeyRingError("the key-ring file would not say what it is meant to; nothing was written")
+        raise KeyRingError("the key-ring file would not read back as written; nothing was written")
     return data

@@ -6,7 +6,7 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import JWTColumnError, KeyRingError, KeyUnavailableError
-from ..ring import DataKey
+from ..data_key import DataKey
 from ..schemes import open_wrapper
 from ..wrapping import AssociatedData, Rewrapper, WrappedKey
 from .format import MAX_WRAPPED

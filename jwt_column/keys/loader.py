@@ -1,0 +1,105 @@
+"""Loading the keys of a ring from its source, and the record of how the last attempt went."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..errors import JWTColumnError, KeyRingError
+from .process import PerProcess
+from .snapshot import index_keys
+
+if TYPE_CHECKING:
+    from .data_key import DataKey
+    from .snapshot import Keys
+    from .source import KeySource
+
+__all__ = ["RELOAD_INTERVAL", "Failure", "Loader", "load_source"]
+
+#: Seconds between two loads for unknown key ids. Without a limit, forged key ids would put load on a KMS.
+RELOAD_INTERVAL: Final = 10.0
+
+
+class Failure(NamedTuple):
+    """The reason why the last load failed.
+
+    Attributes:
+        reason: The error's message, which holds no secret.
+        retryable: True if the next load may work without a change of keys, permissions or configuration.
+    """
+
+    reason: str
+    retryable: bool
+
+
+class Loader:
+    """Loads the keys of one ring.
+
+    Args:
+        source: The place of the keys; None for a ring that was made from given keys.
+        active: Key id of the active key; None for the source's first key.
+
+    Attributes:
+        source: As given.
+        failure: The reason why the last load failed; None if it worked.
+        loaded_at: Monotonic time of the last load that worked.
+    """
+
+    __slots__ = ("_active", "_lock", "_next_load", "failure", "loaded_at", "source")
+
+    def __init__(self, source: KeySource | None = None, active: str | None = None) -> None:
+        self.source = source
+        self._active = active
+        self._lock = PerProcess(threading.Lock)
+        self._next_load = 0.0
+        self.failure: Failure | None = None
+        self.loaded_at = monotonic()
+
+    @property
+    def lock(self) -> threading.Lock:
+        """The lock to hold while calling :meth:`load` and while replacing the ring's snapshot."""
+        return self._lock.get()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last load that worked, or since the ring was made."""
+        return monotonic() - self.loaded_at
+
+    def may_load(self) -> bool:
+        """Return True if an unknown key id may cause a load now."""
+        return monotonic() >= self._next_load
+
+    def load(self) -> Keys:
+        """Return a new snapshot of the source's keys.
+
+        Raises:
+            KeyRingError: The source holds no valid key ring, or it lacks the active key that was asked for.
+            KeyUnavailableError: The source could not be reached.
+        """
+        if self.source is None:
+            raise KeyRingError("a key ring that was made from given keys has no source to load them from")
+        try:
+            keys = index_keys(load_source(self.source), self._active)
+        except JWTColumnError as error:
+            self.failure = Failure(str(error), getattr(error, "retryable", False))
+            raise
+        else:
+            self.loaded_at = monotonic()
+            self.failure = None
+        finally:
+            # Counted from the end of a load: threads that waited for a slow one must not load again in turn.
+            self._next_load = monotonic() + RELOAD_INTERVAL
+        return keys
+
+
+def load_source(source: KeySource) -> tuple[DataKey, ...]:
+    """Load the keys of a source. Errors lose their frames, whose local variables hold keys."""
+    try:
+        return source.load()
+    except JWTColumnError as error:
+        failure = error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001 - the text of a foreign error may show a key
+        failure = KeyRingError(f"the provider of {source.name} failed ({type(error).__name__})")
+    failure.__context__ = None
+    raise failure

@@ -1,0 +1,94 @@
+"""The daemon thread that reloads a ring at intervals.
+
+It starts with the first use of the ring in a process, not when the ring is made: servers load the application, and
+with it the ring, before they fork their workers, and a thread does not survive a fork. A child notices that its
+refresh is overdue and starts a thread of its own; no hook of Python has to run for that.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from random import SystemRandom
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import ref
+
+from ..errors import JWTColumnError
+from .process import PerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Refresher", "Reloadable"]
+
+# A fleet whose processes started together must not ask its KMS in step for ever.
+_SPREAD: Final = (0.8, 1.2)
+_uniform: Final = SystemRandom().uniform
+
+
+class Reloadable(Protocol):
+    """The part of a key ring that a refresher calls."""
+
+    def reload(self) -> None:
+        """Load the keys again."""
+
+
+class Refresher:
+    """Reloads a ring every so many seconds, give or take a fifth, in a thread that ends with the ring.
+
+    Args:
+        ring: The ring. It is referenced weakly.
+        seconds: The interval.
+    """
+
+    __slots__ = ("__weakref__", "_due", "_lock", "_process", "_ring", "_stop", "seconds")
+
+    def __init__(self, ring: Reloadable, seconds: float) -> None:
+        self._ring = ref(ring, self._end)
+        self.seconds = seconds
+        self._lock = PerProcess(threading.Lock)
+        self._stop: threading.Event | None = None
+        self._process: int | None = None
+        # The thread moves it on. In a child of a fork it passes, because no thread does.
+        self._due = 0.0
+
+    def keep_running(self) -> None:
+        """Start the thread if this process has none. Called at every use of the ring, so it looks at the clock only."""
+        if monotonic() < self._due:
+            return
+        with self._lock.get():
+            self._put_off()
+            process = os.getpid()
+            if self._process != process:
+                # The keys of a forked child are as old as the missed refresh.
+                first_wait = _uniform(*_SPREAD) if self._process is None else _uniform(0.0, 0.2)
+                self._process = process
+                self._stop = threading.Event()
+                threading.Thread(
+                    target=self._run,
+                    args=(self._stop.wait, first_wait * self.seconds),
+                    name="jwt-column key ring",
+                    daemon=True,
+                ).start()
+
+    def _run(self, wait: Callable[[float], bool], seconds: float) -> None:
+        """Reload the ring after every wait until it is gone."""
+        while not wait(seconds):
+            ring = self._ring()
+            if ring is None:
+                return
+            # The ring's status reports the error; the ring keeps its keys.
+            with suppress(JWTColumnError):
+                ring.reload()
+            del ring
+            self._put_off()
+            seconds = self.seconds * _uniform(*_SPREAD)
+
+    def _put_off(self) -> None:
+        self._due = monotonic() + 1.25 * self.seconds
+
+    def _end(self, _ring: object) -> None:
+        if self._stop is not None:
+            self._stop.set()

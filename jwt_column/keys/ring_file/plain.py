@@ -1,0 +1,87 @@
+"""Files of plain keys: one key to a line, the active one first; ``#`` begins a line of comment."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from ...errors import KeyRingError
+from ...format.base64url import encode
+from ..data_key import DataKey
+from ..snapshot import index_keys
+from . import disk as _disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = ["key_file_bytes", "read_plain_keys", "write_key_file"]
+
+# A key has 43 characters. A larger file is not a file of keys.
+_MAX_BYTES: Final = 64 * 1024
+
+
+def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
+    """Return the keys of a file of plain keys.
+
+    Args:
+        path: Its path, for errors.
+        data: Its bytes. Secret.
+        mode: Its permissions.
+
+    Raises:
+        KeyRingError: Others may read or write the file, a line is not a key, or there is no key.
+    """
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise KeyRingError(
+            f"{path} is open to its group or to others (mode {mode:04o}); run: chmod 600 {path}"
+        )
+    if len(data) > _MAX_BYTES:
+        raise KeyRingError(f"{path} has more than {_MAX_BYTES} bytes; it is not a key file")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise KeyRingError(f"{path} is not a text file")
+    keys = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            keys.append(DataKey(line))
+        except KeyRingError as error:
+            raise KeyRingError(f"{path}, line {number}: {error}") from None
+    if not keys:
+        raise KeyRingError(f"{path} holds no key; 'jwt-column keys generate --file {path}' makes one")
+    return tuple(keys)
+
+
+def key_file_bytes(keys: Iterable[bytes | str]) -> bytes:
+    """Return the bytes of a file of plain keys. Secret.
+
+    Raises:
+        KeyRingError: The keys do not make a key ring; such a file must not replace one that can be loaded.
+    """
+    ring = index_keys([DataKey(key) for key in keys], None)
+    text = "# jwt-column data keys, the active one first; keep this file secret and backed up\n"
+    text += "".join(f"{encode(key.secret_material())}\n" for key in ring.in_order())
+    return text.encode()
+
+
+def write_key_file(path: Path, keys: Iterable[bytes | str], *, overwrite: bool = False) -> None:
+    """Write keys to a file that only its owner can read, atomically.
+
+    Args:
+        path: Path of the file. Its directory must exist.
+        keys: As :class:`KeyRing` takes them, the active key first. Secret.
+        overwrite: Replace an existing file; its keys are lost. The target of a symbolic link is replaced, not the
+            link.
+
+    Raises:
+        KeyRingError: The keys do not make a key ring; nothing was changed.
+        ConfigurationError: The file exists, or cannot be written; nothing was changed.
+    """
+    data = key_file_bytes(keys)
+    (_disk.replace if overwrite else _disk.create)(path, data, 0o600)
