@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from docutils import nodes
@@ -59,13 +60,26 @@ def resolve_elsewhere(env: BuildEnvironment, node: pending_xref, content: Elemen
 def on_missing_reference(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element
 ) -> Element | None:
-    """Resolve what the domain did not; leave the private names of annotations as text.
+    """Resolve a name that the domain did not find; leave private names as text.
 
-    A role in a docstring carries ``refwarn``. An annotation does not, and may name a private type.
+    A role in a docstring carries ``refwarn``. An annotation does not, and may name a private type; a role may name
+    one by its full path, for readers of the code.
     """
     if node.get("refdomain") != "py":
         return None
     found = resolve_public(app, env, node, content) or resolve_elsewhere(env, node, content)
-    if found is None and "refwarn" not in node:
+    if found is None and ("refwarn" not in node or is_private(node["reftarget"])):
         return content
     return found
+
+
+def is_private(target: str) -> bool:
+    """Return True for the full path of a name that exists in these packages."""
+    module, _, name = target.lstrip(".").rpartition(".")
+    if module.partition(".")[0] not in ("jwt_column", "migrations_helpers"):
+        return False
+    try:
+        found = import_module(module)
+    except ImportError:
+        return False
+    return hasattr(found, name)
