@@ -1,4 +1,4 @@
-"""The census: how many rows are under which key, by SQL alone.
+"""The census: rows per key, by SQL alone.
 
 It reads the first bytes of each row and needs no key, so it can run on a host that has none.
 """
@@ -25,7 +25,7 @@ def encrypted_type(column: Any) -> EncryptedJWT:
     """Return the type of an encrypted column or mapped attribute.
 
     Raises:
-        ConfigurationError: It is something else.
+        ConfigurationError: The column has another type.
     """
     type_ = getattr(column, "type", None)
     if not isinstance(type_, EncryptedJWT):
@@ -52,8 +52,7 @@ def key_usage(
     """
     type_ = encrypted_type(column)
     stored = HeaderSQL(column, type_)
-    # Grouped by the raw stamp first: a handful of groups, whatever the table's size, is all that is
-    # interpreted.
+    # Grouped by the raw stamp first, so that a handful of groups is interpreted and not every row.
     by_stamp = (
         select(stored.stamp().label("stamp"), func.count().label("rows"))
         .where(column.is_not(None))
@@ -85,7 +84,7 @@ def key_usage(
 
 
 def current_stamps(type_: EncryptedJWT, active: str | Iterable[str] | None = None) -> list[bytes]:
-    """Return the stamps of rows that are not stale: under the key ids given, or those that the ring says."""
+    """Return the stamps of rows that are not stale: under the given key ids, or under the active keys of the ring."""
     if active is None:
         active = type_.ring().current_key_ids
     cipher = type_.cipher()

@@ -1,4 +1,4 @@
-"""Rows whose token has expired are deleted in batches. The envelopes show when that is, so no key is needed."""
+"""Deletion of rows whose token has expired, in batches. Envelopes show their expiry, so no key is needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def purge_expired(
     before: datetime | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Delete the rows whose token has expired, and return how many these were.
+    """Delete the rows whose token has expired, and return their number.
 
     Rows without a readable expiry stay: NULL, tokens without ``exp``, plaintext, and rows that were written before the
     column had ``expose_expiry=True``. A row that gets a new token meanwhile stays too. Statements are bounded, 500 rows
@@ -81,17 +81,17 @@ def purge_expired(
 
 
 def _column_of(column: Any) -> Column[Any]:
-    """Return the table's column that an argument stands for."""
+    """Return the column of the table that an argument names."""
     source = getattr(getattr(column, "property", None), "columns", [column])[0]
     if not isinstance(source, Column) or not isinstance(source.table, Table):
-        raise ConfigurationError("what is purged is a mapped attribute or a column of a table")
+        raise ConfigurationError("purge_expired() takes a mapped attribute or a column of a table")
     if not isinstance(source.type, TypeDecorator) or not isinstance(source.comparator, EncryptedComparator):
         raise ConfigurationError(f"{source} is not a column of type EncryptedJWT")
     return source
 
 
 def _entity_of(column: Any, table: Any) -> Any:
-    """Return the class whose rows the table has, so that a session forgets those that are deleted; else the table."""
+    """Return the class that is mapped to the table, so that a session forgets deleted objects; else the table."""
     mapper = getattr(column, "parent", None)
     if not isinstance(mapper, Mapper):
         return table

@@ -1,6 +1,6 @@
-"""What state the encrypted columns of a database are in, as findings and as a report.
+"""The state of the encrypted columns of a database, as findings and as a report.
 
-:func:`audit` is the door. ``report.py`` says what it gives, ``kinds.py`` what it can find.
+:func:`audit` is the entry point, ``report.py`` its result, ``kinds.py`` the list of findings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The encrypted columns that an audit is about, and how their rows are named."""
+"""The encrypted columns of an audit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class AuditedColumn:
 
     @property
     def keys(self) -> Sequence[Column[Any]]:
-        """The columns of the primary key; none where the table has none."""
+        """The columns of the primary key, if the table has one."""
         return tuple(self.table.primary_key.columns)
 
     @property
@@ -55,19 +55,19 @@ class AuditedColumn:
 
     @property
     def header(self) -> HeaderSQL:
-        """What its envelopes show, as SQL."""
+        """The header fields of its envelopes, as SQL."""
         return HeaderSQL(self.column, self.type_)
 
     @property
     def bound(self) -> Sequence[Column[Any]]:
-        """The columns that its envelopes are bound to, as far as they are found."""
+        """The columns that its envelopes are bound to; names that are not found are left out."""
         found = (find_bound_column(self.table, name, self.mapper) for name in self.type_.bound_to)
         return tuple(column for column in found if column is not None)
 
     def without_indexes(self) -> AuditedColumn:
         """Return the column of a copy of its table that declares no index.
 
-        MySQL and MariaDB read a declared index's generated column, which is not there when the index is not.
+        On MySQL and MariaDB a declared index is read through its generated column, which is missing with the index.
         """
         columns: list[Column[Any]] = [
             Column(column.name, column.type, key=column.key, primary_key=column.primary_key)
@@ -78,13 +78,13 @@ class AuditedColumn:
 
 
 def columns_of(target: Any) -> tuple[AuditedColumn, ...]:
-    """Return the encrypted columns that a target stands for, by name.
+    """Return the encrypted columns of a target, by name.
 
     Args:
         target: A mapped attribute, a column of a table, a table, a mapped class, a MetaData, or a list of these.
 
     Raises:
-        ConfigurationError: It is something else, or holds no encrypted column.
+        ConfigurationError: The target is something else, or holds no encrypted column.
     """
     found: dict[tuple[str, int], AuditedColumn] = {}
     for one in target if isinstance(target, list | tuple) else [target]:
@@ -107,7 +107,7 @@ def columns_of(target: Any) -> tuple[AuditedColumn, ...]:
 
 
 def _sources(target: Any) -> tuple[Sequence[Column[Any]], Mapper[Any] | None]:
-    """Return the columns of a target, whatever their type, and its mapper if it has one."""
+    """Return the columns of a target, encrypted or not, and its mapper if it has one."""
     if isinstance(target, MetaData):
         return [column for table in target.tables.values() for column in table.columns], None
     if isinstance(target, Table):
@@ -126,7 +126,7 @@ def _sources(target: Any) -> tuple[Sequence[Column[Any]], Mapper[Any] | None]:
 
 
 def _described(target: Any) -> str:
-    """Return how a message calls a target; the repr of anything else might show what it must not."""
+    """Describe a target for an error message without its repr, which may hold secrets."""
     if isinstance(target, MetaData):
         return "this MetaData"
     if isinstance(target, Table):
@@ -135,4 +135,4 @@ def _described(target: Any) -> str:
         return f"the column {target}"
     if isinstance(target, type):
         return f"the class {target.__name__}"
-    return f"what was given ({type(target).__name__})"
+    return f"a value of type {type(target).__name__}"

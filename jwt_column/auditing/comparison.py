@@ -1,4 +1,4 @@
-"""What has changed between two audits: rows per key then and now, findings new, gone and changed."""
+"""The comparison of two audits: rows per key then and now; findings that are new, gone or changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Change", "ColumnProgress", "FindingChange", "KeyProgress", "Progress
 
 
 class Change(StrEnum):
-    """What became of a finding."""
+    """The change of a finding between two audits."""
 
     NEW = "new"
     GONE = "gone"
@@ -29,7 +29,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FindingChange:
-    """A kind of finding in one column, then and now; a severity or a count is None where there was none."""
+    """A kind of finding in one column, then and now; a count is None in the audit that lacks it."""
 
     change: Change
     column: str
@@ -44,7 +44,7 @@ class KeyProgress:
     """Rows under one key, or in the clear, or unreadable.
 
     Attributes:
-        key_id: None where the rows are no envelopes.
+        key_id: None for rows that are no envelopes.
         state: For these: ``"plaintext"`` or ``"unreadable"``; None for envelopes, which change their state when
             another key becomes active.
         then: Rows in the earlier audit.
@@ -63,10 +63,10 @@ class ColumnProgress:
 
     Attributes:
         column: Its name.
-        then: In the earlier audit, with the states that its rows have when the key that is active now is the
-            measure: what was current under a key that has been replaced since counts as stale.
-        now: In the later one.
-        active_key: The key that is active in the later audit; None where none was known.
+        then: The earlier audit, with the states of its rows if the key that is active now is the
+            measure: rows that were current under a key that has been replaced count as stale.
+        now: The later audit.
+        active_key: The active key in the later audit; None if it was not known.
         keys: Rows per key, those with the most rows now first.
     """
 
@@ -78,12 +78,12 @@ class ColumnProgress:
 
     @property
     def under_active_then(self) -> int:
-        """Rows that the earlier audit found under the key that is active now; 0 where none is known."""
+        """Rows that the earlier audit found under the key that is active now; 0 if that is not known."""
         return sum(key.then for key in self.keys if key.key_id is not None and key.key_id == self.active_key)
 
     @property
     def under_active_now(self) -> int:
-        """Rows under the active key; 0 where none is known."""
+        """Rows under the active key; 0 if that is not known."""
         return sum(key.now for key in self.keys if key.key_id is not None and key.key_id == self.active_key)
 
 
@@ -141,12 +141,12 @@ def _notes(baseline: AuditReport, report: AuditReport) -> Iterable[str]:
     if baseline.deep and not report.deep:
         yield (
             "The last audit was deep and this one is not. Findings that need opened tokens count as gone only "
-            "because nobody looked for them."
+            "because this audit did not look for them."
         )
     if report.deep and not baseline.deep:
         yield (
             "This audit is deep and the last one was not. Findings that need opened tokens count as new because "
-            "nobody looked for them then."
+            "the last audit did not look for them."
         )
     if baseline.deep and report.deep and dict(baseline.options) != dict(report.options):
         yield "The two audits ran with different options, so they did not look for the same things."

@@ -1,4 +1,4 @@
-"""What SQL alone says about the rows of a column: rows per key and state, and per day of expiry. It needs no key."""
+"""Rows per key and state, and per day of expiry: counted by SQL alone, without a key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["EXAMPLES", "Count", "census", "count_rows", "row_findings"]
 #: Primary keys that a finding names.
 EXAMPLES: Final = 20
 
-# A key id that no column has for its active one, where that is not known: every envelope then counts as stale.
+# The active key id of a column that has none: every envelope then counts as stale.
 _NO_KEY: Final = "00000000"
 
 
@@ -50,7 +50,7 @@ class Count(NamedTuple):
 
 
 def census(connection: Connection, column: AuditedColumn, active: Sequence[str]) -> tuple[KeyCount, ...]:
-    """Return rows per key id and state; every envelope is ``"unknown"`` where no active key is known."""
+    """Return rows per key id and state; without a known active key, every envelope is ``"unknown"``."""
     rows: Counter[tuple[str | None, str]] = Counter()
     result: Any = connection.execute(key_usage(column.column, active=active or [_NO_KEY]))
     for key_id, state, count in result:
@@ -79,7 +79,7 @@ def _expiry_by_day(connection: Connection, column: AuditedColumn) -> Iterator[Ex
     header = column.header
     found = select(header.expiry_digits().label("digits")).where(header.expires_at().is_not(None))
     if connection.dialect.name == "sqlite":
-        # Which keeps SQLite from working each expiry out anew for each digit.
+        # Keeps SQLite from working each expiry out anew for each digit.
         found = found.limit(-1)
     expiries = found.subquery("expiries")
     by_day = (
@@ -103,7 +103,7 @@ def row_findings(
     retired: Iterable[str],
     now: datetime,
 ) -> Iterator[Finding]:
-    """Yield what the counts mean, each finding with its first rows."""
+    """Yield the findings of the counts, each with its first rows."""
     states: Counter[str] = Counter()
     by_key: Counter[str] = Counter()
     for key_id, state, rows in ((key.key_id, key.state, key.rows) for key in count.keys):
@@ -130,7 +130,7 @@ def row_findings(
     if lost:
         condition = and_(header.is_envelope(), header.key_id().in_(missing))
         yield found("unknown-key", f"under {_keys(missing)}, which the key ring lacks", lost, condition)
-    # Those cannot be re-encrypted, so they are not counted among what has to be.
+    # Rows under a missing key cannot be re-encrypted, so they do not count as stale.
     if states["stale"] > lost:
         conditions = [header.has_other_stamp(*current_stamps(column.type_, active)), header.is_envelope()]
         if lost:
@@ -160,7 +160,7 @@ def row_findings(
 
 
 def _first_keys(connection: Connection, column: AuditedColumn, condition: ColumnElement[bool]) -> PrimaryKeys:
-    """Return the primary keys of the first rows of which a condition holds."""
+    """Return the primary keys of the first rows for which a condition holds."""
     if not column.keys:
         return ()
     statement = select(*column.keys).where(condition).order_by(*column.keys).limit(EXAMPLES)

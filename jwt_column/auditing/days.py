@@ -49,5 +49,5 @@ def _compile_day_mysql(element: ExpiryDay, compiler: SQLCompiler, **kw: Any) -> 
 
 
 def day_of(number: int) -> date:
-    """Return the day of this number; the last one that Python has where it is later."""
+    """Return the day of a number, at most the last one of :class:`datetime.date`."""
     return date.fromordinal(min(_EPOCH + number, date.max.toordinal()))

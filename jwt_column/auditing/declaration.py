@@ -1,4 +1,4 @@
-"""What the declaration of a column and the database's schema say, without looking at a row."""
+"""Findings about the declaration of a column and the schema of the database; no row is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configuration_of", "declaration_findings", "schema_findings", "sharing_findings"]
 
-# Nonce and tag; and what the lengths in a packed frame take more than the dots that they replace.
+# Nonce and tag; and the lengths in a packed frame, less the dots that they replace.
 _SEAL: Final = 24 + 16
 _FRAME: Final = 8
 # What the databases hold in the types that are named for no length; EncryptedJWT knows BLOB and TEXT by itself.
@@ -38,7 +38,7 @@ _TINY: Final = {"TINYBLOB": 255, "TINYTEXT": 255}
 
 
 def configuration_of(column: AuditedColumn, ring: KeyRing | None) -> dict[str, str]:
-    """Return the parameters of a column as text, those of the default left out, and the ring by its name."""
+    """Return the parameters of a column as text, without defaults, and the ring by its name."""
     type_ = column.type_
     shown = {"storage": type_.storage, "plaintext": type_.plaintext, "key ring": _ring_name(type_, ring)}
     optional = {
@@ -53,7 +53,7 @@ def configuration_of(column: AuditedColumn, ring: KeyRing | None) -> dict[str, s
 
 
 def _ring_name(type_: EncryptedJWT, ring: KeyRing | None) -> str:
-    """Return how a column's ring is called; never a URI as it was given, which may hold a password."""
+    """Return the name of a column's ring; never a URI as it was given, which may hold a password."""
     if ring is not None:
         return ring.uri or "keys given by the program"
     if isinstance(type_.keyring, str):
@@ -63,7 +63,7 @@ def _ring_name(type_: EncryptedJWT, ring: KeyRing | None) -> str:
 
 
 def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:
-    """Yield what the declaration says."""
+    """Yield the findings about the declaration."""
     type_ = column.type_
     if type_.plaintext != "refuse":
         what = (
@@ -84,7 +84,7 @@ def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:
 
 
 def sharing_findings(columns: Sequence[AuditedColumn]) -> Iterator[Finding]:
-    """Yield which columns have one context, so that envelopes can be exchanged between them unseen."""
+    """Yield the columns that share a context, so that an envelope of one opens in the other."""
     for column in columns:
         others = [one.name for one in columns if one is not column and one.context == column.context]
         if others:
@@ -95,7 +95,7 @@ def sharing_findings(columns: Sequence[AuditedColumn]) -> Iterator[Finding]:
 
 
 def schema_findings(connection: Connection, column: AuditedColumn) -> list[Finding]:
-    """Return what the database's schema says: is the column there, of the right type, with its indexes."""
+    """Return the findings about the schema: whether the column exists, its type, and its indexes."""
     table = column.table
     try:
         described = {
@@ -140,7 +140,7 @@ def _type_findings(
 
 
 def longest_value(type_: EncryptedJWT) -> int:
-    """Return how many bytes or characters an envelope of a column can have, with packed tokens."""
+    """Return the most bytes or characters of a column's envelope, with packed tokens."""
     spec = type_.spec
     header = spec.layout.header_length
     # An opaque token is stored as it is, and its characters may take four bytes each.
@@ -185,5 +185,5 @@ def _index_findings(
 
 
 def _names(column: str, definition: str) -> bool:
-    """Say whether the definition of an index has a column's name in it, whichever way that is quoted."""
+    """Return True if the definition of an index names a column, quoted or not."""
     return re.search(rf"(?<!\w){re.escape(column)}(?!\w)", definition) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..format.readable import without_tokens
 from .counting import EXAMPLES
@@ -13,7 +13,7 @@ from .repeats import Repeats
 from .rows import batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
@@ -24,56 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditProgress", "Examination"]
 
-#: What a finding says of its rows, after their number.
-_MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
-    "undecryptable": (
-        "does not open under its key: it was changed",
-        "do not open under their keys: they were changed",
-    ),
-    "moved": ("holds an envelope of another column", "hold envelopes of another column"),
-    "unbound": ("is not bound to its row", "are not bound to their rows"),
-    "alg-none": ("holds an unsigned token", "hold unsigned tokens"),
-    "alg-not-allowed": (
-        "holds a token whose alg is not an allowed one",
-        "hold tokens whose alg is not an allowed one",
-    ),
-    "exp-missing": ("holds a token without exp", "hold tokens without exp"),
-    "exp-invalid": (
-        "holds a token whose exp is no time that can be read",
-        "hold tokens whose exp is no time that can be read",
-    ),
-    "lifetime": ("holds a token that lives longer than allowed", "hold tokens that live longer than allowed"),
-    "duplicate-token": ("repeats the token of an earlier row", "repeat the token of an earlier row"),
-    "duplicate-jti": (
-        "holds another token with the jti of an earlier row",
-        "hold other tokens with the jti of an earlier row",
-    ),
-    "header-jku": ("says where to fetch the key (jku)", "say where to fetch the key (jku)"),
-    "header-x5u": ("says where to fetch the certificate (x5u)", "say where to fetch the certificate (x5u)"),
-    "header-jwk": ("brings its own key (jwk)", "bring their own keys (jwk)"),
-    "header-x5c": ("brings its own certificates (x5c)", "bring their own certificates (x5c)"),
-    "header-crit": ("has critical extensions (crit)", "have critical extensions (crit)"),
-    "header-kid": (
-        "has a kid with characters of paths, queries or commands",
-        "have a kid with characters of paths, queries or commands",
-    ),
-    "compromised-kid": (
-        "holds a token signed with a compromised key",
-        "hold tokens signed with a compromised key",
-    ),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class AuditProgress:
-    """How far a deep audit is.
+    """The progress of a deep audit.
 
     Attributes:
-        column: The column that it works on: ``table.column``.
-        number: Which of the columns that is, counted from 1.
-        columns: How many columns there are.
+        column: The current column, ``table.column``.
+        number: Its number, counted from 1.
+        columns: Columns of the audit.
         examined: Rows of this column that were opened.
-        rows: Rows of this column that are to be.
+        rows: Rows of this column to open in all.
     """
 
     column: str
@@ -90,7 +51,7 @@ class Examination:
         column: The column.
         opener: Opens its rows.
         checks: Looks at its tokens.
-        progress: Told how many rows were examined, after each batch.
+        progress: Called with the number of examined rows after each batch.
     """
 
     def __init__(
@@ -107,11 +68,11 @@ class Examination:
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, list[tuple[Any, ...]]] = {}
         self._origins: Counter[str] = Counter()
-        #: Rows that were looked at.
+        #: Rows that were opened.
         self.examined = 0
 
     def run(self, connection: Connection, rows: int, sample: int | None) -> None:
-        """Examine the rows, of which there are so many; or a sample."""
+        """Examine all *rows* rows, or *sample* of them."""
         with Repeats() as repeats:
             for batch in batches(connection, self._column, rows, sample):
                 for row in batch:
@@ -129,7 +90,7 @@ class Examination:
         codes, jti = self._checks.check(token)
         for one in codes:
             self._add(one, row)
-        # A token that is there twice has its jti twice, which says nothing more.
+        # A token that is stored twice has its jti twice, which is no second finding.
         if repeats.repeats("token", token):
             self._add("duplicate-token", row)
         elif jti is not None and repeats.repeats("jti", f"{type(jti).__name__}{jti}"):
@@ -142,10 +103,9 @@ class Examination:
             examples.append(row.key)
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what was found."""
+        """Yield the findings."""
         for code, count in self._counts.items():
-            one, many = _MESSAGES[code]
-            message = f"1 row {one}" if count == 1 else f"{count:,} rows {many}"
+            message = KINDS[code].message(count)
             if code == "moved":
                 origins = sorted(origin for origin in self._origins if origin)
                 message += f": {', '.join(origins)}"

@@ -1,4 +1,4 @@
-"""Every kind of thing that an audit can find: its stable code, how much it matters, what to do about it.
+"""Every kind of finding: its stable code, its severity, and the action that it asks for.
 
 docs/reference/audit.md has the same list for readers.
 """
@@ -21,14 +21,21 @@ class Kind:
     """One kind of finding.
 
     Attributes:
-        code: What scripts compare; never changed.
-        severity: How much it matters.
-        action: What to do about it, in one sentence.
+        code: A stable name, which scripts compare.
+        severity: Whether an audit with it can be ok.
+        action: One sentence in the imperative.
+        rows: The message of a finding about opened rows: for one row, and for several.
     """
 
     code: str
     severity: Severity
     action: str
+    rows: tuple[str, str] = ("", "")
+
+    def message(self, count: int) -> str:
+        """Return the first part of the message about this many rows."""
+        one, many = self.rows
+        return f"1 row {one}" if count == 1 else f"{count:,} rows {many}"
 
     def found(
         self, column: str, message: str, count: int = 0, primary_keys: Sequence[tuple[Any, ...]] = ()
@@ -131,76 +138,127 @@ def _kinds() -> Mapping[str, Kind]:
                 "undecryptable",
                 critical,
                 "Find out what changed them; restore them from a backup, or clear them.",
+                rows=(
+                    "does not open under its key: it was changed",
+                    "do not open under their keys: they were changed",
+                ),
             ),
             Kind(
                 "moved",
                 critical,
                 "Find out who copied them; clear them, and let their users log in again.",
+                rows=("holds an envelope of another column", "hold envelopes of another column"),
             ),
             Kind(
                 "unbound",
                 warning,
                 "Load and save these rows through the ORM, which binds them to their values.",
+                rows=("is not bound to its row", "are not bound to their rows"),
             ),
             Kind(
                 "alg-none",
                 critical,
                 "Clear them, because anybody can have made them, and find out which program stored them.",
+                rows=("holds an unsigned token", "hold unsigned tokens"),
             ),
             Kind(
                 "alg-not-allowed",
                 warning,
                 "Find out who issues them; replace them, or add the algorithm to the allowed ones.",
+                rows=(
+                    "holds a token whose alg is not an allowed one",
+                    "hold tokens whose alg is not an allowed one",
+                ),
             ),
-            Kind("exp-missing", warning, "Have the issuer give its tokens an exp, and replace these."),
             Kind(
-                "exp-invalid", warning, "Have the issuer write exp as a number of seconds, and replace these."
+                "exp-missing",
+                warning,
+                "Have the issuer give its tokens an exp, and replace these.",
+                rows=("holds a token without exp", "hold tokens without exp"),
             ),
-            Kind("lifetime", warning, "Have the issuer give shorter lifetimes, and replace these."),
+            Kind(
+                "exp-invalid",
+                warning,
+                "Have the issuer write exp as a number of seconds, and replace these.",
+                rows=(
+                    "holds a token whose exp is no time that can be read",
+                    "hold tokens whose exp is no time that can be read",
+                ),
+            ),
+            Kind(
+                "lifetime",
+                warning,
+                "Have the issuer give shorter lifetimes, and replace these.",
+                rows=(
+                    "holds a token that lives longer than allowed",
+                    "hold tokens that live longer than allowed",
+                ),
+            ),
             Kind(
                 "duplicate-token",
                 warning,
                 "Find out why a token is stored twice; a session has one of its own.",
+                rows=("repeats the token of an earlier row", "repeat the token of an earlier row"),
             ),
             Kind(
                 "duplicate-jti",
                 warning,
                 "Have the issuer give every token a jti of its own: revocation by jti would hit another one.",
+                rows=(
+                    "holds another token with the jti of an earlier row",
+                    "hold other tokens with the jti of an earlier row",
+                ),
             ),
             Kind(
                 "header-jku",
                 warning,
                 "Make sure that no verifier fetches keys from where a token says; replace the tokens.",
+                rows=("says where to fetch the key (jku)", "say where to fetch the key (jku)"),
             ),
             Kind(
                 "header-x5u",
                 warning,
                 "Make sure that no verifier fetches certificates from where a token says; replace the tokens.",
+                rows=(
+                    "says where to fetch the certificate (x5u)",
+                    "say where to fetch the certificate (x5u)",
+                ),
             ),
             Kind(
                 "header-jwk",
                 warning,
                 "Make sure that no verifier takes its key from the token itself; replace the tokens.",
+                rows=("brings its own key (jwk)", "bring their own keys (jwk)"),
             ),
             Kind(
                 "header-x5c",
                 info,
                 "Make sure that every verifier checks the certificates against roots of its own.",
+                rows=("brings its own certificates (x5c)", "bring their own certificates (x5c)"),
             ),
             Kind(
                 "header-crit",
                 info,
                 "Make sure that every verifier refuses tokens with critical extensions that it does not know.",
+                rows=("has critical extensions (crit)", "have critical extensions (crit)"),
             ),
             Kind(
                 "header-kid",
                 warning,
                 "Make sure that no verifier uses kid in a path, a query or a command; replace the tokens.",
+                rows=(
+                    "has a kid with characters of paths, queries or commands",
+                    "have a kid with characters of paths, queries or commands",
+                ),
             ),
             Kind(
                 "compromised-kid",
                 critical,
                 "Revoke these tokens and clear the rows: whoever has the signing key can make more of them.",
+                rows=(
+                    "holds a token signed with a compromised key",
+                    "hold tokens signed with a compromised key",
+                ),
             ),
         )
     }

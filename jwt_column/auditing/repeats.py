@@ -1,7 +1,7 @@
-"""Tokens and ``jti`` that come more than once, found in memory that does not grow with the table.
+"""Tokens and ``jti`` that are stored more than once, found in memory that does not grow with the table.
 
-What was seen is kept as keyed hashes in a temporary database of SQLite's, which has no name and goes with the process.
-The key is random and stays in memory, so what lies on the disk says nothing about a token.
+Keyed hashes of them are kept in a temporary database of SQLite, which has no name and vanishes with the process. The
+key is random and stays in memory, so the hashes on the disk reveal nothing about a token.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ _MEMORY_KIB: Final = 8192
 
 
 class Repeats:
-    """What was seen in one column. A context manager: the end of the block forgets it."""
+    """The values of one column. A context manager: the end of the block forgets them."""
 
     def __init__(self) -> None:
         self._key = token_bytes(32)
-        # An empty name is SQLite's for a database that is kept in memory as far as its cache goes, and else in a file
-        # that has been unlinked.
+        # With an empty name SQLite keeps the database in its cache, and in an unlinked file beyond that.
         self._database = sqlite3.connect("", isolation_level=None)
         for statement in (
             f"PRAGMA cache_size = -{_MEMORY_KIB}",
@@ -39,7 +38,7 @@ class Repeats:
             self._database.execute(statement)
 
     def repeats(self, kind: str, value: str) -> bool:
-        """Say whether this value of this kind was seen before, and remember it."""
+        """Return True if this value of this kind was seen before, and remember it."""
         digest = blake2b(
             value.encode(errors="surrogatepass"), digest_size=_LENGTH, key=self._key, person=kind.encode()
         )

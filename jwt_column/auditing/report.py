@@ -1,4 +1,4 @@
-"""What an audit found: plain data, which the command line, JSON and HTML render.
+"""The result of an audit as plain data, which the command line, JSON and HTML render.
 
 Nothing here holds a token, a key or a ciphertext: rows are named by their primary key.
 """
@@ -24,7 +24,7 @@ FORMAT: Final = 1
 
 
 class Severity(StrEnum):
-    """How much a finding matters. An audit is not ok from WARNING on."""
+    """The weight of a finding. An audit with a WARNING or worse is not ok."""
 
     INFO = "info"
     WARNING = "warning"
@@ -38,17 +38,16 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of thing that is wrong in one column.
+    """One kind of problem in one column.
 
     Attributes:
-        code: Stable name, e.g. ``"stale"`` or ``"alg-none"``: what scripts compare. docs/reference/audit.md
-            lists them all.
-        severity: How much it matters.
+        code: Stable name for scripts, e.g. ``"stale"`` or ``"alg-none"``; docs/reference/audit.md lists them all.
+        severity: Its weight.
         column: ``table.column``, with the schema in front where there is one.
-        message: What was found, in one sentence.
-        count: How many rows, of those examined; 0 where the finding is not about rows.
+        message: One sentence.
+        count: Rows, of those examined; 0 if the finding is not about rows.
         primary_keys: The first of these rows, at most 20: a tuple of key values each.
-        action: What to do about it, in one sentence.
+        action: The remedy, in one sentence.
     """
 
     code: str
@@ -65,10 +64,10 @@ class KeyCount:
     """Rows of one key id and state.
 
     Attributes:
-        key_id: 8 hex digits; None where the rows are no envelopes.
+        key_id: 8 hex digits; None for rows that are no envelopes.
         state: ``"current"``, ``"stale"``, ``"plaintext"`` or ``"unreadable"``, as :func:`jwt_column.key_usage` gives
             them; ``"unknown"`` for every envelope of a column whose active key is not known.
-        rows: How many.
+        rows: Their number.
     """
 
     key_id: str | None
@@ -92,13 +91,13 @@ class ColumnAudit:
         column: ``table.column``, with the schema in front where there is one.
         context: The context that its envelopes are bound to.
         configuration: The parameters of its ``EncryptedJWT``, as text; the key ring by its name only.
-        rows: Rows of the table; 0 where the database does not have it or refused to be asked.
+        rows: Rows of the table; 0 if the database does not have it or refused to read it.
         nulls: Rows without a token.
         keys: Rows per key id and state.
-        expired: Rows whose token has expired; None where the column does not expose the expiry.
+        expired: Rows whose token has expired; None for a column that does not expose the expiry.
         expiry: Rows per day of expiry, in the order of days, empty days left out; empty likewise.
         examined: Rows that a deep audit opened; 0 in a shallow one.
-        active_key: Key id that counted as the active one; None where none was known.
+        active_key: Key id that counted as the active one; None if none was known.
     """
 
     column: str
@@ -118,14 +117,14 @@ class AuditReport:
     """The result of :func:`jwt_column.audit`.
 
     Attributes:
-        created: When the audit ended, UTC.
+        created: End of the audit, UTC.
         database: The database's URL without user and password.
         deep: Whether rows were opened.
-        active_key: Key id that counted as the active one; None where none was known, or columns differ.
-        seconds: How long it took.
+        active_key: Key id that counted as the active one; None if none was known, or columns differ.
+        seconds: Duration of the audit.
         columns: Every column audited, by name.
         findings: The most severe first, then by column and code.
-        options: What was asked for beyond the defaults, as text: ``"sample"``, ``"max_lifetime"`` and so on.
+        options: Options other than the defaults, as text: ``"sample"``, ``"max_lifetime"`` and so on.
     """
 
     created: datetime
@@ -147,10 +146,10 @@ class AuditReport:
         return tuple(finding for finding in self.findings if finding.severity.rank >= severity.rank)
 
     def raise_for_findings(self, severity: Severity = Severity.WARNING) -> None:
-        """Raise where there is a finding of this severity or worse: the gate of a deployment.
+        """Raise for a finding of this severity or worse: the gate of a deployment.
 
         Raises:
-            AuditError: There is one. ``report`` is this report; the message names columns, codes and counts.
+            AuditError: There is one; ``report`` is this report, and the message names columns, codes and counts.
         """
         found = self.findings_from(Severity(severity))
         if found:
@@ -170,12 +169,12 @@ class AuditReport:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> AuditReport:
-        """Return the report that :meth:`to_dict` gave: an earlier run, to compare with.
+        """Return the report of an earlier audit from its :meth:`to_dict`.
 
         Fields that a later release of the same format may add are left out.
 
         Raises:
-            ConfigurationError: It is no report, or one of a newer format.
+            ConfigurationError: The content is no report, or one of a newer format.
         """
         try:
             if content["format"] > FORMAT:
@@ -192,8 +191,10 @@ class AuditReport:
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             pass
-        # Outside the handler, which would show a part of a file that may be anything.
-        raise ConfigurationError("this is no report of an audit; give what --json or to_dict() has written")
+        # Outside the handler: its error would show a part of a file of unknown content.
+        raise ConfigurationError(
+            "this is no report of an audit; give the output of audit --json or of to_dict()"
+        )
 
 
 def _known(class_: Any, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,5 +224,5 @@ def _finding(content: Mapping[str, Any]) -> Finding:
 
 
 def utc(moment: datetime) -> datetime:
-    """Return a time in UTC; one without a zone is taken for UTC."""
+    """Return a time in UTC; a naive time counts as UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""The rows of one column with their stored values, in batches by primary key, and how each is opened."""
+"""The rows of one column with their stored values, read in batches by primary key and opened."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STAMP_LENGTH: Final = envelope.STAMP_FIELD.length
 
 
 class StoredRow(NamedTuple):
-    """One row: its primary key, the values that its token is bound to, and what is stored."""
+    """One row: its primary key, the values that its token is bound to, and the stored value."""
 
     key: tuple[Any, ...]
     bound: tuple[Any, ...]
@@ -45,12 +45,12 @@ def batches(
     """Yield the rows that hold a value: all, or an even sample.
 
     Args:
-        connection: Where to read. Each batch is a transaction of its own, but for a table without a primary key.
+        connection: Each batch is a transaction of its own on it, except for a table without a primary key.
         column: The column.
-        rows: How many there are.
-        sample: How many to read, or None.
+        rows: The number of rows with a value.
+        sample: The number of rows to read, or None for all.
     """
-    # As the driver gives it: SQLite has text in a column of bytes where somebody has put it there.
+    # The value as the driver returns it: a column of bytes may hold text in SQLite.
     columns = (*column.bound, type_coerce(column.column, NullType()))
     is_set = column.column.is_not(None)
     keys = column.keys
@@ -82,7 +82,7 @@ def batches(
 def _stream(
     connection: Connection, column: AuditedColumn, columns: Sequence[Any], sample: int | None
 ) -> Iterator[list[StoredRow]]:
-    """Yield the rows of a table without a primary key, in whichever order they lie."""
+    """Yield the rows of a table without a primary key, in any order."""
     statement = select(*columns).where(column.column.is_not(None)).limit(sample)
     with rolled_back(connection):
         result = connection.execute(statement.execution_options(**streamed(connection, BATCH)))
@@ -101,11 +101,11 @@ def _row(row: Sequence[Any], keys: int) -> StoredRow:
 
 
 class Opened(NamedTuple):
-    """What became of a stored value.
+    """The result of opening a stored value.
 
     Attributes:
         token: The token, or None.
-        code: What was wrong, as the code of a finding, or None.
+        code: The code of a finding, or None.
         origin: With ``"moved"``, the column that the envelope was written for.
     """
 
@@ -118,12 +118,12 @@ _NOTHING: Final = Opened(None)
 
 
 class Opener:
-    """Opens the stored values of one column, and says what is wrong with those that do not open.
+    """Opens the stored values of one column, and finds out why some do not open.
 
     Args:
         column: The column.
         ring: Its key ring.
-        others: The other columns of the audit with their rings, one for each context: whose envelopes may lie here.
+        others: The other columns of the audit with their rings, one for each context; an envelope may be one of theirs.
     """
 
     def __init__(
@@ -139,8 +139,8 @@ class Opener:
     def open(self, row: StoredRow) -> Opened:
         """Open one row.
 
-        What is no envelope, and what is under a key that the ring lacks, has been counted by SQL: there is nothing to
-        be opened then, and nothing is wrong beyond that.
+        Values that are no envelopes and envelopes under a key that the ring lacks are counted by SQL; they are no
+        findings here.
         """
         stored = row.stored
         if not _is_envelope(stored):
@@ -151,7 +151,7 @@ class Opener:
             return _NOTHING
         except AuthenticationError:
             pass
-        except Exception:  # noqa: BLE001 - whatever one row is like, the others are audited
+        except Exception:  # noqa: BLE001 - one damaged row does not end the audit of the others
             return Opened(None, "undecryptable")
         return self._explain(stored)
 
@@ -163,7 +163,7 @@ class Opener:
         )
 
     def _explain(self, stored: Any) -> Opened:
-        """Say why an envelope does not authenticate: it is another column's, or bound to no row, or was changed."""
+        """Find out why an envelope does not authenticate: written for another column, bound to no row, or changed."""
         if self._names:
             token = _try(self._cipher, stored, self._ring)
             if token is not None:
@@ -183,7 +183,7 @@ def _try(cipher: TokenCipher, stored: Any, ring: KeyRing) -> JWT | None:
 
 
 def _is_envelope(stored: Any) -> bool:
-    """Say whether a value begins like an envelope of this version: the same as HeaderSQL.is_envelope()."""
+    """Return True if a value begins like an envelope of this version, as HeaderSQL.is_envelope() decides it."""
     if isinstance(stored, str):
         start = envelope.TEXT_PREFIX + envelope.VERSION.hex()
         return stored.startswith(start) and len(stored) >= len(envelope.TEXT_PREFIX) + 2 * _STAMP_LENGTH
@@ -191,7 +191,7 @@ def _is_envelope(stored: Any) -> bool:
 
 
 def _plaintext(stored: Any) -> JWT | None:
-    """Return a value as the token in the clear that it may be."""
+    """Return the value as a JWT if it may be plaintext, else None."""
     if isinstance(stored, bytes):
         try:
             stored = stored.decode()
@@ -201,7 +201,7 @@ def _plaintext(stored: Any) -> JWT | None:
 
 
 def check_bound(column: AuditedColumn) -> None:
-    """Refuse a column whose rows cannot be opened because it is not known what they are bound to.
+    """Raise for a column whose rows cannot be opened because a bound column is unknown.
 
     Raises:
         ConfigurationError: A name of ``bound_to`` is no column of the table.

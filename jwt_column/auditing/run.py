@@ -1,4 +1,4 @@
-"""``audit()``: every check in turn, and one report of what they found."""
+"""``audit()``: runs every check in turn and makes one report of their findings."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ __all__ = ["Options", "audit", "audit_at"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What an audit is asked, besides where; :func:`audit` describes each.
+    """The options of an audit; :func:`audit` describes each.
 
     Raises:
-        ConfigurationError: A value that it cannot have.
-        KeyRingError: A key id that is none.
+        ConfigurationError: A value that an option cannot have.
+        KeyRingError: A malformed key id.
     """
 
     deep: bool = False
@@ -70,16 +70,16 @@ class Options:
             given = [name for name in only_deep if getattr(self, name)]
             if given:
                 raise ConfigurationError(
-                    f"{given[0]} is about what tokens say, and a shallow audit opens none; give deep=True"
+                    f"{given[0]} needs opened tokens, and a shallow audit opens none; ask for a deep audit"
                 )
 
     @property
     def active_ids(self) -> tuple[str, ...]:
-        """The key ids that count as active ones, where the caller says so."""
+        """The key ids that the caller declares active."""
         return (self.active,) if isinstance(self.active, str) else tuple(self.active or ())
 
     def shown(self) -> dict[str, str]:
-        """Return what was asked beyond the defaults, as text for the report."""
+        """Return the options other than the defaults, as text for the report."""
         shown = {
             "active": ", ".join(self.active_ids),
             "retired": ", ".join(self.retired),
@@ -104,7 +104,7 @@ def audit(
     sample: int | None = None,
     progress: Callable[[AuditProgress], None] | None = None,
 ) -> AuditReport:
-    """Return what state the encrypted columns of a database are in.
+    """Report on the state of the encrypted columns of a database.
 
     A shallow audit asks the database and needs no key. A deep one opens every row too, in batches of 500 by primary
     key, each in a short transaction, and in memory that does not grow with the table; tokens seen twice are found by
@@ -133,7 +133,7 @@ def audit(
 
     Raises:
         ConfigurationError: The target holds no encrypted column, or a parameter has a value that it cannot have.
-        KeyRingError: A deep audit cannot load a key ring; or a key id is none.
+        KeyRingError: A deep audit cannot load a key ring; or a key id is malformed.
     """
     options = Options(
         deep=deep,
@@ -149,7 +149,7 @@ def audit(
 
 
 def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Options) -> AuditReport:
-    """Do what :func:`audit` does, as of a time."""
+    """Run :func:`audit` as of a time."""
     started = time.monotonic()
     columns = columns_of(target)
     rings = [_ring_of(column, options) for column in columns]
@@ -176,10 +176,10 @@ def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Opt
 
 
 def _ring_of(column: AuditedColumn, options: Options) -> KeyRing | str:
-    """Return a column's key ring; or why there is none, in an audit that can do without.
+    """Return a column's key ring; or the reason why there is none, in an audit that needs none.
 
     Raises:
-        ConfigurationError, KeyRingError: A deep audit, which cannot.
+        ConfigurationError, KeyRingError: A deep audit needs the ring and cannot load it.
     """
     if options.deep:
         check_bound(column)
@@ -197,10 +197,10 @@ class _ColumnRun:
 
     Args:
         column: The column.
-        ring: Its key ring, or why it cannot be had.
-        options: What the audit is asked.
-        now: The time that tokens expire by.
-        number: Which of the columns this is, counted from 1.
+        ring: Its key ring, or the reason why there is none.
+        options: The options of the audit.
+        now: The time by which tokens count as expired.
+        number: Its number among the columns, counted from 1.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class _ColumnRun:
         self._options = options
         self._now = now
         self._number = number
-        #: What rows are not stale under, the active key of the ring first; empty where it is not known.
+        #: Key ids under which rows are current, the active key of the ring first; empty if not known.
         self._current = options.active_ids
         if not self._current and self.ring is not None:
             self._current = self.ring.current_key_ids
@@ -222,11 +222,11 @@ class _ColumnRun:
 
     @property
     def active(self) -> str | None:
-        """The key id that counts as the active one; None where none is known."""
+        """The key id that counts as the active one; None if none is known."""
         return self._current[0] if self._current else None
 
     def run(self, connection: Connection, runs: Sequence[_ColumnRun]) -> None:
-        """Audit the column. What the database refuses becomes a finding; a lost connection ends the audit."""
+        """Audit the column. A refusal of the database becomes a finding; a lost connection ends the audit."""
         self.findings += declaration_findings(self.column)
         if self.active is None:
             self.findings.append(
@@ -242,7 +242,7 @@ class _ColumnRun:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
-            # What the database says may hold values of a row.
+            # The message of the database may hold values of a row.
             self.findings.append(
                 KINDS["refused"].found(self.column.name, f"The database refused ({error_name(error)}).")
             )
@@ -300,7 +300,7 @@ class _ColumnRun:
             self.findings += examination.findings()
 
     def result(self) -> ColumnAudit:
-        """Return what is known of the column."""
+        """Return the counts of the column."""
         count = self._count
         return ColumnAudit(
             column=self.column.name,

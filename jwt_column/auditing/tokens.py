@@ -1,6 +1,6 @@
-"""What one token says of itself that an audit minds. Nothing is verified: who issued it is not known here.
+"""Checks of one token's header and claims. No signature is verified, because the issuer's key is not known.
 
-Header segments repeat from token to token, so what a header says is worked out once for each.
+Header segments repeat from token to token, so each is checked once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PARAMETERS: Final = {
     "crit": "header-crit",
 }
 
-# What gets out of a path, a quoted string or a command line. Base64, UUIDs, URLs and thumbprints have none of it.
+# Characters that escape from a path, a quoted string or a command line. Base64, UUIDs and URLs have none of them.
 _HOSTILE: Final = re.compile(r"\.\.[/\\]|[\x00-\x1f\x7f\\'\"`;|$<>]")
 
 # Headers with a part of their own (a JWE's ephemeral key) fill the cache; it is then thrown away whole.
@@ -36,12 +36,12 @@ _LONGEST_CACHED: Final = 4096
 
 
 class Demands(NamedTuple):
-    """What tokens have to fulfil, as far as the caller of an audit says.
+    """Requirements on tokens that the caller of an audit gives.
 
     Attributes:
         algorithms: The allowed values of ``alg``; None allows all but ``none``.
         max_lifetime: From ``iat`` to ``exp``; None for no limit.
-        compromised_kids: Values of ``kid`` whose signing keys are known to others.
+        compromised_kids: Values of ``kid`` whose signing keys have leaked.
     """
 
     algorithms: Collection[str] | None = None
@@ -50,7 +50,7 @@ class Demands(NamedTuple):
 
 
 class _Header(NamedTuple):
-    """What a header segment says: the kind of its tokens, how many dots they have, and what is wrong with them."""
+    """The verdict on a header segment: the kind of its tokens, their number of dots, and the codes of findings."""
 
     kind: Kind
     dots: int
@@ -61,8 +61,8 @@ class TokenChecks:
     """Checks tokens one by one.
 
     Args:
-        demands: What they have to fulfil.
-        now: The time of the audit; of a token without ``iat``, the lifetime begins then.
+        demands: The requirements of the caller.
+        now: The time of the audit, from which the lifetime of a token without ``iat`` counts.
     """
 
     def __init__(self, demands: Demands, now: datetime) -> None:
@@ -72,7 +72,7 @@ class TokenChecks:
         self._headers: dict[str, _Header] = {}
 
     def check(self, token: JWT) -> tuple[Sequence[str], str | int | None]:
-        """Return the codes of what is wrong with a token, and its ``jti``."""
+        """Return the codes of a token's findings, and its ``jti``."""
         segment = token.partition(".")[0]
         header = self._headers.get(segment)
         if header is None or token.count(".") != header.dots:
@@ -122,7 +122,7 @@ class TokenChecks:
             yield "lifetime"
 
     def _begin(self, claims: dict[str, Any]) -> float:
-        """Return when a token begins to live: ``iat``, else ``nbf``, else now."""
+        """Return the beginning of a token's lifetime: ``iat``, else ``nbf``, else now."""
         for name in ("iat", "nbf"):
             begin = claims.get(name)
             if isinstance(begin, int | float) and not isinstance(begin, bool):

@@ -1,4 +1,4 @@
-"""What the database has of the indexes on envelope headers, and whether it is what a model declares."""
+"""Indexes on envelope headers as the database has them, to compare with the declared ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["FoundIndex", "existing_indexes", "positions_of"]
 
 
 class FoundIndex(NamedTuple):
-    """An index of the database, as far as it matters here."""
+    """An index of the database: its uniqueness and its definition as text."""
 
     unique: bool
     definition: str
 
     @property
     def positions(self) -> set[str]:
-        """Return the positions and lengths that it reads; the databases write expressions down each in its way."""
+        """Return the positions and lengths that it reads; each database spells the rest its own way."""
         return _positions(self.definition)
 
 
@@ -32,7 +32,7 @@ def _positions(definition: str) -> set[str]:
 
 
 def positions_of(part: Any, connection: Connection) -> set[str]:
-    """Return the positions and lengths that an index on a part of the rows would read in this database."""
+    """Return the positions and lengths that an index on this part of an envelope reads in this database."""
     return _positions(str(part.compile(dialect=connection.dialect, compile_kwargs={DEFINITION: True})))
 
 

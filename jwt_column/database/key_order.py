@@ -132,7 +132,7 @@ class KeyOrder:
 def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
     """Return the type under which a key that was read is sent back unchanged, from the type in the database."""
     if dialect == "sqlite":
-        # There a value has its own type, whatever its column is declared as.
+        # A value of SQLite has its own type, which need not be that of its column.
         return None
     while isinstance(type_, DOMAIN):
         type_ = type_.data_type

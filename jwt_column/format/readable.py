@@ -1,7 +1,7 @@
 """Readable JSON Web Tokens anywhere in a text: after ``Bearer``, in JSON, in a connection string, in a log.
 
-What counts is the header segment: base64url of a JSON object with a text ``alg`` (RFC 7515 section 4.1.1), with two
-further segments behind it, or four where it has ``enc``. Random base64url does not decode to that.
+The header segment decides: base64url of a JSON object with a text ``alg`` (RFC 7515 section 4.1.1), with two further
+segments behind it, or four if it has ``enc``. Random base64url does not decode to that.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BEGINNINGS", "has_token", "without_tokens"]
 
-#: How the base64url of a JSON object begins: ``{"``, ``{`` and a space, a line feed, a tab, a carriage return.
+#: Beginnings of the base64url of a JSON object: ``{"``, ``{`` and a space, a line feed, a tab, a carriage return.
 BEGINNINGS: Final = ("eyJ", "eyA", "ewo", "ewk", "ew0")
 
-# Base64url and dots, as far as they go: matched in one pass, whatever the text.
+# The longest runs of base64url and dots: one pass over any text.
 _SEGMENTS: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _BEGINNING: Final = re.compile("|".join(BEGINNINGS))
 
@@ -32,7 +32,7 @@ _MOST_BEGINNINGS: Final = 8
 
 
 def has_token(value: object) -> bool:
-    """Say whether a value holds a readable token: text, or bytes in any encoding that has ASCII in it."""
+    """Return True if a value holds a readable token: text, or bytes of any encoding that contains ASCII."""
     if isinstance(value, bytes | bytearray | memoryview):
         value = bytes(value).decode("latin-1")
     if not isinstance(value, str) or not _BEGINNING.search(value):
@@ -41,7 +41,7 @@ def has_token(value: object) -> bool:
 
 
 def _is_token(segments: list[str]) -> bool:
-    """Say whether a token begins in one of these segments."""
+    """Return True if a token begins in one of these segments."""
     return any(
         _begins_token(segments[place][found.start() :], segments[place + 1 : place + 5])
         for place in range(len(segments) - 2)
@@ -50,7 +50,7 @@ def _is_token(segments: list[str]) -> bool:
 
 
 def _begins_token(header: str, following: list[str]) -> bool:
-    """Say whether a segment is the header of a token, of which these up to four segments may be the rest."""
+    """Return True if a segment is the header of a token that goes on with these segments, at most four."""
     if not _SHORTEST_HEADER <= len(header) <= _LONGEST_HEADER:
         return False
     try:
@@ -62,6 +62,6 @@ def _begins_token(header: str, following: list[str]) -> bool:
 
 
 def without_tokens(keys: Iterable[Any]) -> tuple[Any, ...] | None:
-    """Return a primary key to be shown; None where it is itself a token or holds one."""
+    """Return a primary key for a report; None if it holds a token."""
     key = tuple(keys)
     return None if any(has_token(value) for value in key) else key

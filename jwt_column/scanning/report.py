@@ -1,4 +1,4 @@
-"""What a scan found: plain data. Of a token it holds where it lies, and nothing else."""
+"""The findings of a scan as plain data: the places of tokens, and no part of a token."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ class FoundTokens:
         column: The column.
         rows: How many rows hold one or more, of those looked at.
         examined: Rows of the table that were looked at.
-        complete: Whether these were all.
-        primary_key: The primary key of one such row; None where the table has none, or where the key itself holds a
-            token.
+        complete: Whether this was the whole table.
+        primary_key: The primary key of one such row; None if the table has no key, or if the key holds a token.
     """
 
     table: str
@@ -42,11 +41,11 @@ class FoundTokens:
 
 @dataclass(frozen=True, slots=True)
 class FailedTable:
-    """A table that could not be looked through.
+    """A table that could not be searched.
 
     Attributes:
         table: The table.
-        reason: The kind of error and its SQLSTATE, as in ``"InsufficientPrivilege 42501"``.
+        reason: The class of the error and its code, as in ``"InsufficientPrivilege 42501"``.
     """
 
     table: str
@@ -55,12 +54,12 @@ class FailedTable:
 
 @dataclass(frozen=True, slots=True)
 class ScanProgress:
-    """How far a scan is: told before each table, and after the last one.
+    """The progress of a scan, reported before each table and after the last one.
 
     Attributes:
-        table: The table that comes; empty after the last one.
+        table: The next table; empty after the last one.
         done: Tables that were looked through.
-        tables: How many there are.
+        tables: Tables of the database.
         found: Columns with readable tokens so far.
     """
 
@@ -72,13 +71,13 @@ class ScanProgress:
 
 @dataclass(frozen=True, slots=True)
 class ScanReport:
-    """The result of :func:`jwt_column.find_plaintext_tokens`. Iterating over it gives what was found.
+    """The result of :func:`jwt_column.find_plaintext_tokens`. Iterating over it yields :attr:`found`.
 
     Attributes:
-        created: When the scan ended, UTC.
+        created: End of the scan, UTC.
         database: The database's URL without user and password.
-        sample: Rows of each table that were looked at, at most; None for all.
-        seconds: How long it took.
+        sample: The most rows of each table that were looked at; None for all.
+        seconds: Duration of the scan.
         tables: Tables that were looked through.
         columns: Their columns that can hold text or bytes.
         rows: Their rows that were looked at.

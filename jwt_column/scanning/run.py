@@ -1,4 +1,4 @@
-"""``find_plaintext_tokens()``: every table in turn."""
+"""``find_plaintext_tokens()``: searches one table after another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLE", "find_plaintext_tokens"]
 
-#: Rows of each table that are looked at where nothing else is said.
+#: Rows of each table that are looked at by default.
 SAMPLE: Final = 10_000
 
 # Rows in memory at once: a value can be a document of megabytes.
@@ -84,7 +84,7 @@ def find_plaintext_tokens(
 
 
 class _Scan:
-    """One scan, and what it has found so far."""
+    """One scan and its findings so far."""
 
     def __init__(self, connection: Connection, sample: int | None) -> None:
         self._connection = connection
@@ -96,7 +96,7 @@ class _Scan:
         self.failed: list[FailedTable] = []
 
     def run(self, schema: str | None, progress: Callable[[ScanProgress], None]) -> None:
-        """Look through every table."""
+        """Search every table."""
         with rolled_back(self._connection):
             if schema is not None and schema not in inspect(self._connection).get_schema_names():
                 raise ConfigurationError(f"there is no schema {schema}")
@@ -110,16 +110,16 @@ class _Scan:
         progress(ScanProgress("", len(names), len(names), len(self.found)))
 
     def _try_table(self, schema: str | None, name: str, shown: str) -> str | None:
-        """Look through one table; return why it cannot be done, or None."""
+        """Search one table; return the reason if it cannot be read, else None."""
         try:
             with rolled_back(self._connection):
                 self._scan_table(read_table(self._connection, schema, name), shown)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
-            # What the database says may hold values of a row.
+            # The message of the database may hold values of a row.
             return error_name(error)
-        except Exception as error:  # noqa: BLE001 - a driver that cannot make a value of what is stored
+        except Exception as error:  # noqa: BLE001 - a driver that cannot convert a stored value
             return type(error).__name__
         return None
 
@@ -130,7 +130,7 @@ class _Scan:
         if table.forms:
             for values, count in self._statements(table):
                 rows += self._connection.scalar(count) or 0
-                self._look_through(table, values, found, keys)
+                self._search(table, values, found, keys)
         self.tables += 1
         self.columns += len(table.forms)
         self.rows += rows
@@ -151,23 +151,23 @@ class _Scan:
             return [table.everything()]
         return table.sample(self._connection, self._sample)
 
-    def _look_through(
+    def _search(
         self,
         table: ScannedTable,
         statement: Select[Any],
         found: Counter[str],
         keys: dict[str, tuple[Any, ...] | None],
     ) -> None:
-        """Count the rows with tokens, and keep the first primary key that can be shown."""
+        """Count the rows with tokens, and keep the first primary key that holds none."""
         options = streamed(self._connection, _BATCH)
         result = self._connection.execute(statement.execution_options(**options))
         try:
             for row in result:
-                self._look_at(table, row, found, keys)
+                self._count(table, row, found, keys)
         finally:
             result.close()
 
-    def _look_at(
+    def _count(
         self,
         table: ScannedTable,
         row: Sequence[Any],

@@ -1,6 +1,7 @@
-"""The tables of a database as they are, and the statements that look through one of them.
+"""The tables of a database, and the statements that search one of them.
 
-A statement sends only what may hold a token: the database looks for how the base64url of a JSON object begins.
+A statement returns only values that may hold a token: the database searches for the first characters of the base64url
+of a JSON object.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, TableClause
     from sqlalchemy.types import TypeEngine
 
-    #: What a column can hold, as far as it decides how it is read.
+    #: The kind of a column's values, which decides how they are read.
     Form = Literal["text", "bytes", "other"]
 
 __all__ = ["ScannedTable", "read_table", "table_names"]
 
-# What values are in Python where no text can be among them.
+# Python types of columns that cannot hold text.
 _NO_TEXT: Final = (bool, int, float, decimal.Decimal, dt.date, dt.time, dt.timedelta, uuid.UUID)
 
 _MYSQL: Final = ("mysql", "mariadb")
@@ -59,12 +60,12 @@ _SYSTEM_SCHEMAS: Final = ("information_schema", "pg_")
 
 
 def table_names(connection: Connection, schema: str | None) -> list[tuple[str | None, str]]:
-    """Return schema and name of every table: no views, and of a partitioned table the whole and not the parts.
+    """Return schema and name of every table: no views, and no partitions beside their partitioned table.
 
     Args:
-        connection: Where to look.
-        schema: One schema. None: on PostgreSQL all but the system's, elsewhere the default one; ``None`` stands for
-            the default schema in what is returned.
+        connection: A connection to the database.
+        schema: One schema. None: on PostgreSQL all but the system's, elsewhere the default one. The default schema is
+            returned as ``None``.
     """
     inspector = inspect(connection)
     schemas: list[str | None] = [schema]
@@ -98,9 +99,9 @@ class ScannedTable:
 
     Attributes:
         source: The table.
-        keys: The names of the columns of its primary key; none where it has none.
-        forms: Its columns that can hold text or bytes, and in which form.
-        order: The order of its rows; None where they have none that can be compared with.
+        keys: The names of the columns of its primary key, if it has one.
+        forms: Its columns that can hold text or bytes, with the form of each.
+        order: The order of its rows; None without a key that sorts as it compares.
         dialect: The name of the database's dialect.
     """
 
@@ -111,14 +112,14 @@ class ScannedTable:
     dialect: str
 
     def everything(self) -> tuple[Select[Any], Select[Any]]:
-        """Return the statement that looks through the whole table, and the one that counts its rows."""
+        """Return the statement that searches the whole table, and the one that counts its rows."""
         return self._statements(self.source)
 
     def sample(self, connection: Connection, rows: int) -> Iterator[tuple[Select[Any], Select[Any]]]:
-        """Yield the statements that look through a sample, each with the one that counts its rows.
+        """Yield the statements that search a sample, each with the one that counts its rows.
 
-        Half of a sample are the first rows by primary key and half are the last: the oldest and the newest ones where
-        keys are counted up. Both are found without reading what lies between.
+        Half of a sample are the first rows by primary key and half are the last: the oldest and the newest ones if
+        keys are counted up. Both are found without reading the rows between.
         """
         half = (rows + 1) // 2
         columns = list(self.source.columns)
@@ -156,11 +157,11 @@ class ScannedTable:
 
 
 def read_table(connection: Connection, schema: str | None, name: str) -> ScannedTable:
-    """Return a table as the database has it."""
+    """Return a table from the catalogue of the database."""
     dialect = connection.dialect.name
     inspector = inspect(connection)
     with warnings.catch_warnings():
-        # SQLAlchemy says which types it does not know; their values are read as text all the same.
+        # SQLAlchemy warns of types that it does not know; their values are read as text all the same.
         warnings.simplefilter("ignore", SAWarning)
         types = {info["name"]: info["type"] for info in inspector.get_columns(name, schema=schema)}
     keys = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
@@ -176,7 +177,7 @@ def read_table(connection: Connection, schema: str | None, name: str) -> Scanned
 
 
 def _form(type_: TypeEngine[Any], dialect: str) -> Form | None:
-    """Return in which form a column of a type is read; None where it holds neither text nor bytes."""
+    """Return the form in which a column of this type is read; None if it cannot hold text or bytes."""
     if dialect == "sqlite":
         return "bytes"  # Any column of SQLite takes any value.
     while isinstance(type_, DOMAIN):
@@ -193,7 +194,7 @@ def _form(type_: TypeEngine[Any], dialect: str) -> Form | None:
 
 
 def _value(stored: ColumnElement[Any], form: Form, dialect: str) -> ColumnElement[Any]:
-    """Return a stored value as it is read: as the driver gives it, or as text."""
+    """Return the expression that reads a value: as the driver returns it, or as text."""
     if dialect == "sqlite":
         return cast(stored, LargeBinary)
     if form == "bytes" or (form == "text" and dialect in _MYSQL):
@@ -202,7 +203,7 @@ def _value(stored: ColumnElement[Any], form: Form, dialect: str) -> ColumnElemen
 
 
 def _may_hold_token(value: ColumnElement[Any], form: Form, dialect: str) -> ColumnElement[bool]:
-    """Return what holds where a value has the beginning of a token somewhere, and seldom elsewhere."""
+    """Return a condition that holds for every value with the beginning of a token, and for few others."""
     if dialect == "sqlite":
         return or_(*(func.instr(value, literal(one.encode(), LargeBinary)) > 0 for one in BEGINNINGS))
     if dialect in _MYSQL:

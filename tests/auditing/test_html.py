@@ -342,8 +342,8 @@ def test_findings_are_new_gone_changed_or_the_same() -> None:
         (report(), report(), []),
         (report(database="sqlite:///other.db"), report(), ["another database: sqlite:///other.db"]),
         (report(created=CREATED + timedelta(days=1)), report(), ["the later of the two"]),
-        (report(deep=True), report(), ["nobody looked for them."]),
-        (report(), report(deep=True), ["nobody looked for them then."]),
+        (report(deep=True), report(), ["this audit did not look for them."]),
+        (report(), report(deep=True), ["the last audit did not look for them."]),
         (report(deep=True, options={"sample": "5"}), report(deep=True), ["different options"]),
     ],
 )

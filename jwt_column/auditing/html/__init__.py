@@ -1,8 +1,8 @@
 """The report of an audit as one HTML file, for the person who signs it.
 
 The page is a Jinja2 template under ``templates/``: Jinja2 escapes every value that the template prints, so no part of
-the page depends on somebody remembering to. It has no script, loads nothing, and its Content-Security-Policy lets
-nothing in but its own style sheet, by hash.
+the page depends on an author who remembers to. It has no script, loads nothing, and its Content-Security-Policy admits
+its own style sheet only, by hash.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _STYLE: Final = "report.css"
 
 
 def render_html(report: AuditReport, *, baseline: AuditReport | None = None) -> str:
-    """Return a report as an HTML document: text to be written as UTF-8.
+    """Return a report as an HTML document, to write as UTF-8.
 
     The document needs no other file, no script and no network. The same reports give the same text.
 
     Args:
-        report: What an audit found. Names and key values in it may be hostile; they are escaped.
-        baseline: The report of an earlier audit of the same database. The page then also shows what has changed since.
+        report: The report. Names and key values in it may be hostile; they are escaped.
+        baseline: The report of an earlier audit of the same database, with which the page then compares.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.

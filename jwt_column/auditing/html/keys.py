@@ -1,4 +1,4 @@
-"""Rows per key as a bar: which segments it has and how wide each is."""
+"""The bar of rows per key: its segments and their widths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATES", "Segment", "rows_by_state", "segments", "tokens"]
 
-#: The states of the census in the order of a bar, from what is wanted to what is not.
+#: The states of the census in the order of a bar, the wanted ones first.
 STATES: Final = ("current", "unknown", "stale", "plaintext", "unreadable")
 
 #: Above this, keys are no longer told apart in a bar, and it has one segment for each state.
@@ -28,7 +28,7 @@ class Segment:
 
     Attributes:
         state: One of :data:`STATES`.
-        x: Where it begins, in percent of the bar.
+        x: Left edge, in percent of the bar.
         width: In percent of the bar.
     """
 
@@ -38,7 +38,7 @@ class Segment:
 
 
 def tokens(column: ColumnAudit) -> int:
-    """Return how many rows of a column hold a token, in whatever state."""
+    """Return how many rows of a column hold a token, in any state."""
     return sum(count.rows for count in column.keys)
 
 

@@ -1,4 +1,4 @@
-"""How the HTML report writes numbers, shares, times and key values."""
+"""Numbers, shares, names and key values as the HTML report writes them."""
 
 from __future__ import annotations
 
