@@ -234,7 +234,7 @@ def test_the_type_of_a_named_column_is_said(sqlite: sa.Engine) -> None:
         (("--model", "{}:Base", "--watch", "--deep"), "run the audit by itself"),
         (("--model", "{}:Base", "--watch", "--html", "x.html"), "run the audit by itself"),
         (("--model", "{}:Base", "--watch", "--active", "x"), "a key id is 8 lower-case hex digits"),
-        (("--model", "{}:Base", "--sample", "5"), "give deep=True"),
+        (("--model", "{}:Base", "--sample", "5"), "ask for a deep audit"),
         (
             ("--model", "{}:Base", "--deep", "--max-lifetime", "1w"),
             "--max-lifetime is a number and s, m, h or d",
