@@ -8,10 +8,10 @@ The operations are ``op.reencrypt_jwt_column``, ``op.encrypt_jwt_column``, ``op.
 
 from __future__ import annotations
 
+from . import operations as _operations
 from .engine.reencryption import reencrypt
 from .engine.report import ReencryptionReport
 from .formats import FernetReader, JWEReader, SQLAlchemyUtilsReader
-from .operations import autogenerate as _autogenerate
 from .operations.directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 from .operations.indexes import CreateIndexOp, DropIndexOp
 
@@ -29,5 +29,5 @@ __all__ = [
     "reencrypt",
 ]
 
-# Importing it registers rendering and comparison.
-del _autogenerate
+# Importing it registers the operations.
+del _operations

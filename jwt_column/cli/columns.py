@@ -15,7 +15,7 @@ from sqlalchemy import Column, MetaData, Table, inspect, select
 from sqlalchemy.exc import OperationalError
 
 from migrations_helpers.engine.reencryption import in_column
-from migrations_helpers.engine.table import find_target
+from migrations_helpers.engine.reflection import find_table
 
 from ..census import encrypted_type
 from ..column.header_sql import HeaderSQL
@@ -111,7 +111,7 @@ class ChosenColumn:
                 must not. Nothing was done.
         """
         try:
-            find_target(
+            find_table(
                 connection,
                 self.table,
                 self.column,

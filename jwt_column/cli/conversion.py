@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from migrations_helpers.engine.expired import ExpiredChoice
     from migrations_helpers.engine.progress import Progress
 
-    from ..column.types import EncryptedJWT
     from .columns import ChosenColumn, ColumnOptions
     from .summary import Census, Words
 
@@ -69,7 +68,7 @@ class RunOptions:
 def convert(
     column_options: ColumnOptions,
     options: RunOptions,
-    make_conversion: Callable[[EncryptedJWT], Conversion],
+    make_conversion: Callable[..., Conversion],
     words: Words,
 ) -> None:
     """Run a conversion and show what it did.
@@ -98,7 +97,7 @@ class _Run:
     def __init__(
         self,
         options: RunOptions,
-        make_conversion: Callable[[EncryptedJWT], Conversion],
+        make_conversion: Callable[..., Conversion],
         words: Words,
         interruptions: Interruptions,
     ) -> None:

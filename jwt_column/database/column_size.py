@@ -1,31 +1,20 @@
-"""What a column can hold, looked at before the first row is rewritten.
-
-A database that is given too much may cut it off: outside strict mode, and MariaDB in a multi-table UPDATE always. What
-is left of an envelope then opens nothing.
-"""
+"""The storage form and the length of values that a column of the database takes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import String, func, select
-
-from ..errors import JWTColumnError, KeyUnavailableError, ReencryptionError
+from sqlalchemy import String
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from sqlalchemy.types import TypeEngine
 
-    from sqlalchemy import Connection
+    from ..format.envelope import Storage
 
-    from migrations_helpers.engine.conversions import Conversion
-    from migrations_helpers.engine.table import Target
+__all__ = ["capacity_of", "storage_of"]
 
-    from ..column.types import EncryptedJWT
-
-__all__ = ["find_room"]
-
-# Bytes that a type of MySQL and MariaDB holds without saying so in its declaration.
-_MYSQL_ROOM: Final = {
+# Bytes that a type of MySQL and MariaDB holds although its declaration has no length.
+_MYSQL_CAPACITY: Final = {
     "TINYTEXT": 2**8 - 1,
     "TINYBLOB": 2**8 - 1,
     "TEXT": 2**16 - 1,
@@ -33,70 +22,23 @@ _MYSQL_ROOM: Final = {
     "MEDIUMTEXT": 2**24 - 1,
     "MEDIUMBLOB": 2**24 - 1,
 }
-# In a column of this many bytes it takes a very long token to find none, and a scan of the table to look for one.
-_AMPLE: Final = 2**16 - 1
-# Values whose new length is worked out beforehand. The longest is nearly always among the first.
-_PROBES: Final = 20
 
 
-def find_room(
-    connection: Connection,
-    target: Target,
-    type_: EncryptedJWT,
-    make_conversion: Callable[..., Conversion],
-) -> int | None:
-    """Refuse a column that cannot hold what is to be written, before the first row is.
-
-    Returns:
-        The bytes that a value of the column may have; None for no limit.
-
-    Raises:
-        ReencryptionError: It is of the other storage form, or too short for what its longest values become.
-    """
-    in_database = target.type_in_database
-    # An SQLite column holds both forms, and of any length.
-    if target.dialect not in ("postgresql", "mysql"):
+def storage_of(type_: TypeEngine[Any], dialect: str) -> Storage | None:
+    """Return the storage form that goes with a column's type in the database; None where both or neither do."""
+    # An SQLite column takes text and bytes.
+    if dialect not in ("postgresql", "mysql", "mariadb"):
         return None
-    where = f"{target.name}.{target.value.name}"
-    is_text = isinstance(in_database, String)
-    if is_text != (type_.storage == "text") and (is_text or in_database.python_type is bytes):
-        holds, storage = ("text", "text") if is_text else ("bytes", "binary")
-        raise ReencryptionError(
-            f"{where} is a column of {holds}, which goes with storage={storage!r} and not with {type_.storage!r}; "
-            "nothing was done",
-            context=type_.context,
-        )
-    room: int | None = getattr(in_database, "length", None)
-    if room is None and target.dialect == "mysql":
-        room = _MYSQL_ROOM.get(in_database.__visit_name__)
-    if room is None or room >= _AMPLE:
-        return room
-    needed = _longest(connection, target, make_conversion(type_))
-    if needed > room:
-        unit, better = ("characters", "TEXT") if is_text else ("bytes", "BLOB")
-        raise ReencryptionError(
-            f"{where} holds {room} {unit}, and what is to be written needs {needed}; change the column to {better} "
-            "first. Nothing was done",
-            context=type_.context,
-        )
-    return room
+    if isinstance(type_, String):
+        return "text"
+    return "binary" if type_.python_type is bytes else None
 
 
-def _longest(connection: Connection, target: Target, conversion: Conversion) -> int:
-    """Return the length of what the longest values become; 0 where there is nothing to do."""
-    statement = (
-        select(*target.bound, target.value)
-        .where(target.pending(conversion))
-        .order_by(func.length(target.value).desc())
-        .limit(_PROBES)
-    )
-    longest = 0
-    for *bound, stored in connection.execute(statement):
-        try:
-            longest = max(longest, len(conversion.convert(stored, *bound)))
-        except KeyUnavailableError:
-            raise
-        except JWTColumnError:
-            # The run lists it.
-            continue
-    return longest
+def capacity_of(type_: TypeEngine[Any], dialect: str) -> int | None:
+    """Return how many bytes or characters a value of a column's type may have; None for no limit."""
+    if dialect not in ("postgresql", "mysql", "mariadb"):
+        return None
+    length: int | None = getattr(type_, "length", None)
+    if length is None and dialect in ("mysql", "mariadb"):
+        return _MYSQL_CAPACITY.get(type_.__visit_name__)
+    return length

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import TableClause
 
-__all__ = ["Channel", "is_retryable"]
+__all__ = ["RunConnection", "is_retryable"]
 
 # serialization failure, deadlock, lock not available
 _SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
@@ -52,7 +52,7 @@ def mysql_code(error: BaseException | None) -> int | None:
     return code if isinstance(code, int) else None
 
 
-class Channel:
+class RunConnection:
     """The connection of one run, reopened when it is lost and the run has an engine to reopen it from.
 
     Args:
@@ -86,13 +86,14 @@ class Channel:
         self._restore: list[str] = []
         self._is_autocommit = False
         self._old_isolation: Any = None
-        self.connection: Connection
+        #: SQLAlchemy's connection; another one after :meth:`reopen`.
+        self.sqlalchemy: Connection
         self._open()
 
     @property
     def dialect(self) -> str:
         """``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's."""
-        name = self.connection.dialect.name
+        name = self.sqlalchemy.dialect.name
         return "mysql" if name == "mariadb" else name
 
     @property
@@ -102,21 +103,21 @@ class Channel:
 
     def _open(self) -> None:
         if self._engine is not None:
-            self.connection = self._engine.connect()
+            self.sqlalchemy = self._engine.connect()
         else:
             assert self._given is not None  # noqa: S101 - one of the two is there
-            self.connection = self._given
+            self.sqlalchemy = self._given
             self._old_isolation = self._isolation_of_options()
             self._is_autocommit = self._old_isolation == "AUTOCOMMIT"
-            if self.connection.in_transaction() and not self._is_autocommit:
+            if self.sqlalchemy.in_transaction() and not self._is_autocommit:
                 raise ConfigurationError(
                     "the connection is in a transaction, which a re-encryption would commit with its first batch; "
                     "commit it first, or give an engine"
                 )
         try:
             if not self._is_autocommit:
-                self._old_isolation = self._old_isolation or self.connection.get_isolation_level()
-                self.connection = self.connection.execution_options(isolation_level="AUTOCOMMIT")
+                self._old_isolation = self._old_isolation or self.sqlalchemy.get_isolation_level()
+                self.sqlalchemy = self.sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
             self._configure()
             self._take_lock()
         except BaseException:
@@ -125,29 +126,29 @@ class Channel:
 
     def _isolation_of_options(self) -> str | None:
         """Return the isolation level that the connection or its engine was told to have, or None."""
-        own = self.connection.get_execution_options().get("isolation_level")
+        own = self.sqlalchemy.get_execution_options().get("isolation_level")
         # A database cannot be asked whether its driver commits by itself.
-        return own or getattr(self.connection.dialect, "_on_connect_isolation_level", None)
+        return own or getattr(self.sqlalchemy.dialect, "_on_connect_isolation_level", None)
 
     def _configure(self) -> None:
         """Set what a well-behaved guest needs, and note how to set it back."""
         milliseconds = max(1, round(self._lock_timeout * 1000))
         if self.dialect == "postgresql":
             # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
-            old = self.connection.exec_driver_sql("SHOW lock_timeout").scalar()
-            self.connection.exec_driver_sql(f"SET lock_timeout = {milliseconds}")
+            old = self.sqlalchemy.exec_driver_sql("SHOW lock_timeout").scalar()
+            self.sqlalchemy.exec_driver_sql(f"SET lock_timeout = {milliseconds}")
             self._restore.append(f"SET lock_timeout = '{old}'")
         elif self.dialect == "mysql":
             name = self._isolation_variable()
-            old_wait, old_mode, old_level = self.connection.exec_driver_sql(
+            old_wait, old_mode, old_level = self.sqlalchemy.exec_driver_sql(
                 f"SELECT @@innodb_lock_wait_timeout, @@sql_mode, @@{name}"
             ).one()
             seconds = max(1, round(self._lock_timeout))
-            self.connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {seconds}")
+            self.sqlalchemy.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {seconds}")
             # Under REPEATABLE READ a batch sees old rows, and MariaDB's snapshot isolation refuses its writes.
-            self.connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            self.sqlalchemy.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             # Outside strict mode a value that is too long for its column is cut off, and only a warning says so.
-            self.connection.exec_driver_sql("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
+            self.sqlalchemy.exec_driver_sql("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
             level = str(old_level).replace("-", " ")
             self._restore += [
                 f"SET SESSION sql_mode = '{old_mode}'",
@@ -158,7 +159,7 @@ class Channel:
 
     def _isolation_variable(self) -> str:
         """MySQL 8 and MariaDB 11.1 call it transaction_isolation, and what is older tx_isolation."""
-        found = self.connection.exec_driver_sql("SHOW VARIABLES LIKE 'transaction_isolation'").first()
+        found = self.sqlalchemy.exec_driver_sql("SHOW VARIABLES LIKE 'transaction_isolation'").first()
         return "transaction_isolation" if found else "tx_isolation"
 
     def _read_from_all_nodes(self) -> None:
@@ -166,20 +167,20 @@ class Channel:
 
         A node that lags would count no stale rows where another one has just written some.
         """
-        found = self.connection.exec_driver_sql(
+        found = self.sqlalchemy.exec_driver_sql(
             "SHOW VARIABLES WHERE variable_name IN ('wsrep_on', 'wsrep_sync_wait')"
         )
         variables = {str(name).lower(): str(value) for name, value in found}
         if variables.get("wsrep_on") == "ON":
             old = int(variables["wsrep_sync_wait"])
-            self.connection.exec_driver_sql(f"SET SESSION wsrep_sync_wait = {old | 1}")
+            self.sqlalchemy.exec_driver_sql(f"SET SESSION wsrep_sync_wait = {old | 1}")
             self._restore.append(f"SET SESSION wsrep_sync_wait = {old}")
 
     def _default_schema(self) -> str | None:
         """Return what a table without a schema is looked up in: a named lock of MySQL is the whole server's."""
         functions = {"postgresql": "current_schema()", "mysql": "DATABASE()"}
         function = functions.get(self.dialect)
-        return self.connection.exec_driver_sql(f"SELECT {function}").scalar() if function else None
+        return self.sqlalchemy.exec_driver_sql(f"SELECT {function}").scalar() if function else None
 
     def _take_lock(self) -> None:
         """Take the advisory lock, which frees itself when the connection goes.
@@ -197,7 +198,7 @@ class Channel:
             name = f"jwt-column-{digest[:16].hex()}"
             take, free = f"SELECT GET_LOCK('{name}', 0)", f"SELECT RELEASE_LOCK('{name}')"
         try:
-            taken = self.connection.exec_driver_sql(take).scalar()
+            taken = self.sqlalchemy.exec_driver_sql(take).scalar()
         except DBAPIError as error:
             # Where a Galera cluster has named locks, each node has its own. The run is safe without them: of two
             # runs at once each takes the rows that the other left, and both are slower.
@@ -211,15 +212,15 @@ class Channel:
     def begin(self) -> None:
         """Begin a transaction: READ COMMITTED, and on SQLite with the write lock from the start."""
         if self.dialect == "postgresql":
-            self.connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
+            self.sqlalchemy.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
         elif self.dialect == "sqlite":
-            self.connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self.sqlalchemy.exec_driver_sql("BEGIN IMMEDIATE")
         else:
-            self.connection.exec_driver_sql("START TRANSACTION" if self.dialect == "mysql" else "BEGIN")
+            self.sqlalchemy.exec_driver_sql("START TRANSACTION" if self.dialect == "mysql" else "BEGIN")
 
     def commit(self) -> None:
         """End a transaction and keep what it did."""
-        self.connection.exec_driver_sql("COMMIT")
+        self.sqlalchemy.exec_driver_sql("COMMIT")
 
     @contextmanager
     def transaction(self, *, binary: bool = False) -> Iterator[Connection]:
@@ -230,14 +231,14 @@ class Channel:
         """
         self.begin()
         try:
-            with _binary_results(self.connection) if binary else nullcontext():
-                yield self.connection
+            with _binary_results(self.sqlalchemy) if binary else nullcontext():
+                yield self.sqlalchemy
             # SQLite refuses a commit while others read, and leaves the transaction open.
             self.commit()
         except BaseException:
             # The connection may be gone, and the transaction with it.
             with suppress(SQLAlchemyError):
-                self.connection.exec_driver_sql("ROLLBACK")
+                self.sqlalchemy.exec_driver_sql("ROLLBACK")
             raise
 
     def execute_pipelined(self, statement: str, parameters: Iterable[tuple[Any, ...]]) -> int:
@@ -250,8 +251,8 @@ class Channel:
         Raises:
             DBAPIError: The database refused one, and of the others takes none.
         """
-        dialect: Any = self.connection.dialect
-        driver_connection: Any = self.connection.connection
+        dialect: Any = self.sqlalchemy.dialect
+        driver_connection: Any = self.sqlalchemy.connection
         cursor = driver_connection.cursor()
         try:
             cursor.executemany(statement, parameters)
@@ -259,7 +260,7 @@ class Channel:
         except dialect.dbapi.Error as error:
             is_lost = dialect.is_disconnect(error, driver_connection, cursor)
             if is_lost:
-                self.connection.invalidate(error)
+                self.sqlalchemy.invalidate(error)
             raise DBAPIError.instance(
                 statement,
                 None,
@@ -274,13 +275,13 @@ class Channel:
 
     def vacuum(self, table: TableClause) -> None:
         """Let PostgreSQL reuse the space of a table's old rows, without waiting for anybody."""
-        name = self.connection.dialect.identifier_preparer.format_table(table)
-        self.connection.exec_driver_sql(f"VACUUM (SKIP_LOCKED, TRUNCATE FALSE) {name}")
+        name = self.sqlalchemy.dialect.identifier_preparer.format_table(table)
+        self.sqlalchemy.exec_driver_sql(f"VACUUM (SKIP_LOCKED, TRUNCATE FALSE) {name}")
 
     def reopen(self) -> None:
         """Replace a lost connection."""
         self._restore.clear()
-        self.connection.close()
+        self.sqlalchemy.close()
         time.sleep(0.1)
         self._open()
 
@@ -292,15 +293,15 @@ class Channel:
         while self._restore:
             statement = self._restore.pop()
             try:
-                self.connection.exec_driver_sql(statement)
+                self.sqlalchemy.exec_driver_sql(statement)
             except SQLAlchemyError:
                 # The connection is gone, and its settings and locks with it.
                 self._restore.clear()
         if self._engine is not None:
-            self.connection.close()
-        elif not self._is_autocommit and not self.connection.invalidated:
-            self.connection.commit()
-            self.connection.execution_options(isolation_level=self._old_isolation)
+            self.sqlalchemy.close()
+        elif not self._is_autocommit and not self.sqlalchemy.invalidated:
+            self.sqlalchemy.commit()
+            self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
 
 
 @contextmanager

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from jwt_column.column.header_sql import HeaderSQL
     from jwt_column.column.types import EncryptedJWT
 
-    from .table import Target
-
 __all__ = ["Expired", "ExpiredChoice", "choose_expired"]
 
 ExpiredChoice = Literal["keep", "skip", "null", "delete"]
@@ -59,15 +57,15 @@ class Expired:
         expires_at = stored.expires_at()
         return or_(expires_at.is_(None), expires_at > self.at)
 
-    def check(self, target: Target) -> None:
+    def check_column(self, name: str, *, is_nullable: bool) -> None:
         """Refuse a column that cannot be cleared.
 
         Raises:
             ConfigurationError: It is NOT NULL.
         """
-        if self.action == "null" and not target.is_nullable:
+        if self.action == "null" and not is_nullable:
             raise ConfigurationError(
-                f"{target.name}.{target.value.name} is NOT NULL, so expired='null' cannot clear it; make the column "
+                f"{name} is NOT NULL, so expired='null' cannot clear it; make the column "
                 "nullable first, or take expired='delete'. Nothing was done"
             )
 

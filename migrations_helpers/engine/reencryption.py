@@ -11,16 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jwt_column.column.types import EncryptedJWT
-from jwt_column.database.column_size import find_room
+from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError
 
-from .connection import Channel
+from .capacity import find_capacity
+from .connection import RunConnection
 from .conversions import Reencryption
 from .expired import choose_expired
+from .reflection import find_table
 from .report import ReencryptionReport
 from .run import Options, Run, check_options
 from .shards import work_in_shards
-from .table import KeyRange, find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,16 +127,16 @@ def convert_column(
 ) -> ReencryptionReport:
     """Run one conversion over a column; see :func:`reencrypt`. On an empty table no key is needed.
 
-    *make_conversion* takes the type and ``room=``, the bytes that a value of the column may have; that of a
-    re-encryption also ``expired=``.
+    *make_conversion* takes the type, the raw column and ``capacity=``, the bytes that a value of it may have; that of
+    a re-encryption also ``expired=``.
     """
     if expired is not None:
         make_conversion = partial(make_conversion, expired=expired)
     lock = None if options.dry_run else f"{table}.{column}"
-    channel = Channel(bind, lock_name=lock, schema=schema, lock_timeout=options.lock_timeout)
+    connection = RunConnection(bind, lock_name=lock, schema=schema, lock_timeout=options.lock_timeout)
     try:
-        target = find_target(
-            channel.connection,
+        run_table = find_table(
+            connection.sqlalchemy,
             table,
             column,
             type_,
@@ -144,21 +145,21 @@ def convert_column(
             preserve=options.preserve,
         )
         if expired is not None:
-            expired.check(target)
-        if channel.connection.execute(target.any_row()).first() is None:
+            expired.check_column(f"{run_table.name}.{column}", is_nullable=run_table.is_nullable)
+        if connection.sqlalchemy.execute(run_table.any_row()).first() is None:
             return ReencryptionReport(
-                table=target.name, column=column, dry_run=options.dry_run, finished=True
+                table=run_table.name, column=column, dry_run=options.dry_run, finished=True
             )
-        room = find_room(channel.connection, target, type_, make_conversion)
-        make_fitting = partial(make_conversion, room=room)
-        run = Run(channel, target, make_fitting(type_), options)
+        capacity = find_capacity(connection.sqlalchemy, run_table, type_, make_conversion)
+        make_fitting = partial(make_conversion, capacity=capacity)
+        run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
         run.survey()
         if options.shards > 1 and not options.dry_run:
-            work_in_shards(channel.connection, target, run, type_, make_fitting, schema)
+            work_in_shards(connection.sqlalchemy, run_table, run, type_, make_fitting, expired, schema)
             run.sweep()
         else:
             run.work(KeyRange())
         run.conclude()
     finally:
-        channel.close()
+        connection.close()
     return run.report

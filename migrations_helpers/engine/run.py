@@ -7,17 +7,16 @@ import math
 import random
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
 
-from .connection import Channel, is_retryable, mysql_code
-from .conversions import Reencryption
+from .connection import RunConnection, is_retryable, mysql_code
 from .report import ReencryptionReport
 from .strategies import Strategy, choose_removal, choose_strategy, read_batch
-from .table import KeyRange, Survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Row, Select
 
     from .conversions import Conversion
+    from .expired import Expired
     from .strategies import Batch
-    from .table import Target
+    from .table import RunTable
 
 __all__ = ["Options", "Run", "check_options"]
 
@@ -100,23 +100,39 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+class Survey(NamedTuple):
+    """Rows with a value: all of them, and those that need work, are plaintext, have expired and would need work."""
+
+    rows: int
+    pending: int
+    plaintext: int
+    expired: int
+
+
 class Run:
     """One run over one column, or over one shard of it."""
 
-    def __init__(self, channel: Channel, target: Target, conversion: Conversion, options: Options) -> None:
-        self._channel = channel
-        self._target = target
+    def __init__(
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        options: Options,
+        expired: Expired | None = None,
+    ) -> None:
+        self._connection = connection
+        self._table = table
         self.conversion = conversion
         self.options = options
         self._strategy = (
-            choose_strategy(channel.connection, target, options.strategy)
+            choose_strategy(connection.sqlalchemy, table, options.strategy)
             if isinstance(options.strategy, str)
             else options.strategy
         )
         self._removal: Strategy | None = None
-        if conversion.expired is not None and conversion.expired.removes:
-            self._removal = choose_removal(channel.connection, self._strategy, conversion.expired)
-        default_nice = 1.0 if channel.dialect == "sqlite" else 0.0
+        if expired is not None and expired.removes:
+            self._removal = choose_removal(connection.sqlalchemy, self._strategy, expired)
+        default_nice = 1.0 if connection.dialect == "sqlite" else 0.0
         self._nice = default_nice if options.nice is None else options.nice
         self._limit = options.batch_size
         self._row_seconds: float | None = None
@@ -127,7 +143,7 @@ class Run:
         #: How long the last count of the rows took.
         self.look_seconds = 0.0
         self.report = ReencryptionReport(
-            table=target.name, column=target.value.name, key_id=conversion.key_id, dry_run=options.dry_run
+            table=table.name, column=table.value.name, key_id=conversion.key_id, dry_run=options.dry_run
         )
 
     def survey(self) -> None:
@@ -137,7 +153,7 @@ class Run:
         report.total = found.pending + found.expired
         report.plaintext = found.plaintext
         # Re-encryption leaves plaintext alone: it is neither pending nor current. Nor are expired rows current.
-        untouched = found.plaintext if isinstance(self.conversion, Reencryption) else 0
+        untouched = found.plaintext if self.conversion.leaves_plaintext else 0
         report.already_current = found.rows - found.pending - found.expired - untouched
         if self.options.dry_run or self._removal is None:
             report.expired = found.expired
@@ -147,14 +163,15 @@ class Run:
     def look(self, keys: KeyRange) -> Survey:
         """Count the rows of a key range, by SQL."""
         began = time.monotonic()
-        statement = self._target.survey(self.conversion, keys)
+        rows = self.conversion.rows
+        statement = self._table.counts((rows.pending, rows.plaintext, rows.expired), keys)
         found = Survey._make(self.read(statement)[0])
         self.look_seconds = time.monotonic() - began
         return found
 
     def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         """Return the rows of a query, asked again where the database put it off or the connection was lost."""
-        return self._retry(lambda: self._channel.connection.execute(statement).all())
+        return self._retry(lambda: self._connection.sqlalchemy.execute(statement).all())
 
     def left_in(self, found: Survey) -> int:
         """Return how many rows something is still to be done with."""
@@ -215,7 +232,7 @@ class Run:
         self.report.forget_left()
         # Rows that are inserted behind the last key while we work are for the next pass: without an end that was
         # fixed before, a busy application could keep one pass going for ever.
-        end = self.read(self._target.last_key())
+        end = self.read(self._table.order.last())
         if not end:
             return
         window = KeyRange(keys.after, tuple(end[0]) if keys.up_to is None else keys.up_to)
@@ -242,7 +259,7 @@ class Run:
         """Do one batch, again if the database put it off or the connection was lost."""
         # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
         return self._retry(
-            lambda: run_batch(self._channel, self._target, self.conversion, window, self._limit)
+            lambda: run_batch(self._connection, self._table, self.conversion, window, self._limit)
         )
 
     def _retry(self, action: Callable[[], _Result]) -> _Result:
@@ -261,7 +278,7 @@ class Run:
                 self.report.retries += 1
                 logger.info("%s.%s: batch put off (%s)", self.report.table, self.report.column, _name(error))
                 if error.connection_invalidated:
-                    if not self._channel.can_reopen:
+                    if not self._connection.can_reopen:
                         raise self._failed(error) from None
                     self._reopen()
                 else:
@@ -281,7 +298,7 @@ class Run:
         attempt = 0
         while True:
             try:
-                return self._channel.reopen()
+                return self._connection.reopen()
             except (DBAPIError, ReencryptionError) as error:
                 if attempt >= self.options.max_retries:
                     raise self._failed(error) from None
@@ -329,11 +346,11 @@ class Run:
     def _vacuum(self) -> None:
         """Let PostgreSQL reuse the space of old rows, which autovacuum does not notice in time."""
         threshold = max(_VACUUM_ROWS, round(_VACUUM_SHARE * self.report.total))
-        if self._channel.dialect != "postgresql" or not self.options.vacuum or self._dead_rows < threshold:
+        if self._connection.dialect != "postgresql" or not self.options.vacuum or self._dead_rows < threshold:
             return
         self._dead_rows = 0
         try:
-            self._channel.vacuum(self._target.table)
+            self._connection.vacuum(self._table.clause)
         except DBAPIError as error:
             # Not the owner, or locked: the run is none the worse, the table a little larger.
             logger.info("%s: not vacuumed (%s)", self.report.table, _name(error))
@@ -342,21 +359,21 @@ class Run:
         """Open every row that needs no work; those that do and cannot be read are known by now."""
         window = KeyRange()
         while True:
-            statement = self._target.finished(self.conversion, window, _LARGEST_VERIFIED)
+            statement = self._table.rows(self.conversion.rows.finished, window, _LARGEST_VERIFIED)
             rows = self.read(statement)
             for row in rows:
                 try:
-                    self.conversion.check(row[-1], *self._target.bound_of(row))
+                    self.conversion.check(row[-1], *self._table.bound_of(row))
                 except KeyUnavailableError:
                     raise
                 except JWTColumnError:
-                    self.report.add_undecryptable(self._target.key_of(row))
+                    self.report.add_undecryptable(self._table.key_of(row))
                 else:
                     self.report.verified += 1
             if len(rows) < _LARGEST_VERIFIED:
                 return
             self.tell()
-            window = KeyRange(after=self._target.key_of(rows[-1]))
+            window = KeyRange(after=self._table.key_of(rows[-1]))
 
     def tell(self) -> None:
         """Bring the report up to date and show it to whoever watches."""

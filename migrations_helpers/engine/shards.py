@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import create_engine
 
+from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, ReencryptionError
 from jwt_column.keys.ring import KeyRing
 
-from .connection import Channel
+from .connection import RunConnection
+from .reflection import find_table
 from .report import ReencryptionReport
 from .run import Options, Run
-from .table import KeyRange, find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from jwt_column.column.types import EncryptedJWT
 
     from .conversions import Conversion
-    from .table import Target
+    from .expired import Expired
+    from .table import RunTable
 
 __all__ = ["Shard", "cut", "work_in_shards"]
 
@@ -69,7 +71,8 @@ class Shard:
     schema: str | None
     type_: EncryptedJWT
     key_id: str | None
-    make_conversion: Callable[[EncryptedJWT], Conversion]
+    make_conversion: Callable[..., Conversion]
+    expired: Expired | None
     keys: KeyRange
     options: Options
     rows: int
@@ -81,21 +84,22 @@ class Shard:
         Raises:
             ReencryptionError: This process's key ring writes under another key than the run.
         """
-        conversion = self.make_conversion(self._type_with_ring())
-        if conversion.key_id != self.key_id:
+        type_ = self._type_with_ring()
+        key_id = None if self.key_id is None else type_.ring().active
+        if key_id != self.key_id:
             raise ReencryptionError(
-                f"{self.table}.{self.column}: a shard's key ring writes under {conversion.key_id}, the run under "
+                f"{self.table}.{self.column}: a shard's key ring writes under {key_id}, the run under "
                 f"{self.key_id}; give every worker the same key ring",
                 reason="ring",
-                key_id=conversion.key_id,
+                key_id=key_id,
             )
         engine = self.make_engine()
         try:
             # Whoever cut the shards holds the lock.
-            channel = Channel(engine, lock_name=None, lock_timeout=self.options.lock_timeout)
+            connection = RunConnection(engine, lock_name=None, lock_timeout=self.options.lock_timeout)
             try:
-                target = find_target(
-                    channel.connection,
+                table = find_table(
+                    connection.sqlalchemy,
                     self.table,
                     self.column,
                     self.type_,
@@ -103,12 +107,13 @@ class Shard:
                     key_columns=self.options.key_columns,
                     preserve=self.options.preserve,
                 )
-                run = Run(channel, target, conversion, self.options)
+                conversion = self.make_conversion(type_, table.value)
+                run = Run(connection, table, conversion, self.options, self.expired)
                 run.report.total = self.rows
                 run.work(self.keys)
                 return run.report
             finally:
-                channel.close()
+                connection.close()
         finally:
             engine.dispose()
 
@@ -153,10 +158,11 @@ def cut(boundaries: Iterable[Sequence[Any]]) -> list[KeyRange]:
 
 def work_in_shards(
     connection: Connection,
-    target: Target,
+    table: RunTable,
     run: Run,
     type_: EncryptedJWT,
-    make_conversion: Callable[[EncryptedJWT], Conversion],
+    make_conversion: Callable[..., Conversion],
+    expired: Expired | None,
     schema: str | None,
 ) -> None:
     """Cut a run into shards, have them worked on, and add their reports to the run's.
@@ -171,12 +177,13 @@ def work_in_shards(
     make_shard = partial(
         Shard,
         make_engine=options.make_engine or _engine_maker(connection),
-        table=target.table.name,
-        column=target.value.name,
+        table=table.clause.name,
+        column=table.value.name,
         schema=schema,
         type_=_travelling(type_),
         key_id=run.conversion.key_id,
         make_conversion=make_conversion,
+        expired=expired,
         options=replace(options, shards=1, executor=None, make_engine=None, progress=None),
     )
     rows = run.left_in(run.begin)
@@ -185,7 +192,7 @@ def work_in_shards(
         with _pool(options.executor, max(1, min(options.shards, rows))) as executor:
             if shards is None:
                 # While the processes of the pool start.
-                ranges = cut(run.read(target.boundaries(run.conversion, rows, options.shards)))
+                ranges = cut(run.read(table.boundaries(run.conversion.rows.work, rows, options.shards)))
                 shards = [make_shard(keys=keys, rows=rows // len(ranges)) for keys in ranges]
             given_out = _Round(shards, executor, run)
             given_out.finish()

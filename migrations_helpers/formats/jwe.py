@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from jwt_column.errors import ConfigurationError, InvalidTokenError
 from jwt_column.format import base64url
 from jwt_column.format.token import JWT, Kind, classify
+from jwt_column.keys.providers.sdk import import_sdk
 
 from ._reader import Reader, ascii_text
 
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["JWEReader"]
 
+_ALG: Final = "dir"
+_ENC: Final = "A256GCM"
 _KEY: Final = 32
-_IV: Final = 12
-_TAG: Final = 16
+# Characters of a segment, above any max_length of a column.
+_LARGEST: Final = 2**24
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class JWEReader(Reader):
     """Reads a token that was nested in a JWE with ``"alg": "dir"`` and ``"enc": "A256GCM"`` (RFC 7519 section 5.2).
 
-    The JWE Encrypted Key must be empty, the IV have 12 bytes and the tag 16. Refused are ``zip``, ``crit``, and a
-    ``cty`` that is there and is not ``JWT``. The key is looked up by the header's ``kid``; where either the header or
+    Decrypts with joserfc: needs the extra ``jwe``. Refused are ``zip``, ``crit``, and a ``cty`` that is there and is
+    not ``JWT``. The key is looked up by the header's ``kid``; where either the header or
     the keys have none, a single key is taken as the one.
 
     A JWE is a compact JWT itself, so only the caller knows what one in the column is: a token that this application has
@@ -56,6 +58,7 @@ class JWEReader(Reader):
 
     Raises:
         ConfigurationError: Neither or both of ``key_from`` and ``key``, or no such key.
+        MissingExtraError: The extra ``jwe`` is not installed.
     """
 
     key: KeyText | Mapping[str, Any] | None = None
@@ -65,6 +68,8 @@ class JWEReader(Reader):
     def __post_init__(self) -> None:
         if self.other_jwe not in ("refuse", "adopt"):
             raise ConfigurationError("other_jwe is 'refuse' or 'adopt'")
+        # A missing extra is found where the reader is made, and not at the first row.
+        _jwk()
         super().__post_init__()
 
     def _is_plaintext(self, text: str) -> bool:
@@ -77,40 +82,44 @@ class JWEReader(Reader):
         return self.other_jwe == "adopt" and not _is_ours(JWT(text).unverified_header)
 
     def _opener(self, key: Any) -> Opener:
-        keys = {kid: AESGCM(material) for kid, material in _read_keys(key).items()}
+        keys = {kid: _jwk().OctKey.import_key(material) for kid, material in _read_keys(key).items()}
+        jwe = import_sdk("joserfc.jwe", "jwe")
+        registry = jwe.JWERegistry(algorithms=[_ALG, _ENC], strict_check_header=False)
+        # The column's own max_length is the limit.
+        registry.max_ciphertext_length = registry.max_protected_header_length = _LARGEST
+        refusals = (import_sdk("joserfc.errors", "jwe").JoseError, InvalidTag, ValueError)
 
         def open_token(text: str) -> str | None:
-            return _open(text, keys)
+            header = _header_of(text)
+            # No extension is understood here, so none may be critical (RFC 7516 section 4.1.13).
+            if header is None or "crit" in header or "zip" in header or not _is_nested(header):
+                return None
+            chosen = _choose(keys, header.get("kid"))
+            if chosen is None:
+                return None
+            try:
+                return ascii_text(jwe.decrypt_compact(text, chosen, registry=registry).plaintext)
+            except refusals:
+                return None
 
         return open_token
 
 
-def _is_ours(header: Mapping[str, Any]) -> bool:
-    return header.get("alg") == "dir" and header.get("enc") == "A256GCM"
+def _jwk() -> Any:
+    return import_sdk("joserfc.jwk", "jwe")
 
 
-def _open(text: str, keys: Mapping[Kid, AESGCM]) -> str | None:
-    """Return the token in a JWE, by the steps of RFC 7516 section 5.2; None where one of them fails."""
+def _header_of(text: str) -> Mapping[str, Any] | None:
+    """Return the header of a JWE with ``dir`` and A256GCM, None of anything else."""
     try:
         header = JWT(text).unverified_header
     except InvalidTokenError:
         return None
-    # Step 5: no extension is understood here, so none may be critical (section 4.1.13).
-    if not _is_ours(header) or "crit" in header or "zip" in header or not _is_nested(header):
-        return None
-    protected, encrypted_key, *rest = text.split(".")
-    iv, ciphertext, tag = (base64url.decode_canonical(segment) or b"" for segment in rest)
-    # Step 10: with direct encryption the JWE Encrypted Key is empty.
-    if encrypted_key or len(iv) != _IV or len(tag) != _TAG:
-        return None
-    cipher = _choose(keys, header.get("kid"))
-    if cipher is None:
-        return None
-    try:
-        # Steps 14 and 16: the header is authenticated in the characters in which it arrived.
-        return ascii_text(cipher.decrypt(iv, ciphertext + tag, protected.encode()))
-    except InvalidTag:
-        return None
+    return header if _is_ours(header) else None
+
+
+def _is_ours(header: Mapping[str, Any]) -> bool:
+    return header.get("alg") == _ALG and header.get("enc") == _ENC
 
 
 def _is_nested(header: Mapping[str, Any]) -> bool:
@@ -119,7 +128,7 @@ def _is_nested(header: Mapping[str, Any]) -> bool:
     return isinstance(cty, str) and cty.lower() in ("jwt", "application/jwt")
 
 
-def _choose(keys: Mapping[Kid, AESGCM], kid: object) -> AESGCM | None:
+def _choose(keys: Mapping[Kid, Any], kid: object) -> Any:
     """Return the key with this id. Without an id on either side, a single key must be the one."""
     if kid is None:
         return next(iter(keys.values())) if len(keys) == 1 else keys.get(None)

@@ -33,7 +33,7 @@ from jwt_column.cli.databases import DATABASE_VARIABLE
 from jwt_column.cli.signals import Interruptions
 from jwt_column.providers import write_key_file
 from migrations_helpers import ReencryptionReport
-from migrations_helpers.engine.connection import Channel
+from migrations_helpers.engine.connection import RunConnection
 from migrations_helpers.engine.conversions import Reencryption
 from migrations_helpers.engine.progress import WIDEST, line_progress, log_progress, report_progress
 from tests.cli.test_cli import command, environment, plain_display, run, run_in_terminal
@@ -414,9 +414,9 @@ def test_the_command_that_is_shown_says_all_but_the_ring(sqlite: sa.Engine, key_
 def test_a_run_beside_another_one_ends_with_1(postgresql_database: Database) -> None:
     engine = sa.create_engine(postgresql_database.url())
     create_sessions(engine, 1)
-    channel = Channel(engine, lock_name="sessions.token", lock_timeout=1)
+    connection = RunConnection(engine, lock_name="sessions.token", lock_timeout=1)
     done = invoke(engine.url, *TABLE)
-    channel.close()
+    connection.close()
     engine.dispose()
     assert (done.exit_code, done.stdout) == (ExitCode.FAILURE, "")
     assert "another run is at work" in done.stderr
@@ -739,10 +739,10 @@ def test_a_connection_that_is_lost_between_batches(
 def test_a_connection_that_is_lost_before_the_run(
     sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find_target(*_: Any, **__: Any) -> None:
+    def find_table(*_: Any, **__: Any) -> None:
         raise OperationalError("SELECT", {}, RuntimeError("it has gone away"))
 
-    monkeypatch.setattr("jwt_column.cli.columns.find_target", find_target)
+    monkeypatch.setattr("jwt_column.cli.columns.find_table", find_table)
     done = invoke(sqlite.url, *TABLE)
     assert (done.exit_code, done.stdout) == (ExitCode.DATABASE, "")
     assert done.stderr.endswith("refused: it has gone away\n")
@@ -755,8 +755,8 @@ def stop_at(row: int, number: int) -> type[Reencryption]:
     """Return a conversion during which a signal comes. SQLite swallows what is raised within it."""
 
     class Stopping(Reencryption):
-        def __init__(self, type_: EncryptedJWT, **options: Any) -> None:
-            super().__init__(type_, **options)
+        def __init__(self, type_: EncryptedJWT, value: Any, **options: Any) -> None:
+            super().__init__(type_, value, **options)
             convert, counter = self.convert, count(1)
 
             def convert_and_stop(*arguments: Any) -> Any:
@@ -801,8 +801,8 @@ def test_a_signal_that_arrives_nowhere_ends_the_run_all_the_same(
     """A library that swallows the exception: the run goes on, and is stopped when it next tells how far it is."""
 
     class Deaf(Reencryption):
-        def __init__(self, type_: EncryptedJWT, **options: Any) -> None:
-            super().__init__(type_, **options)
+        def __init__(self, type_: EncryptedJWT, value: Any, **options: Any) -> None:
+            super().__init__(type_, value, **options)
             convert = self.convert
 
             def convert_all_the_same(*arguments: Any) -> Any:
@@ -969,9 +969,9 @@ def test_every_format_has_a_reader(
     readers: list[Any] = []
     adoption = sys.modules["jwt_column.cli.reencrypt"].Adoption
 
-    def adopt(type_: EncryptedJWT, *, decrypt_with: Any, **options: Any) -> Any:
+    def adopt(type_: EncryptedJWT, value: Any, *, decrypt_with: Any, **options: Any) -> Any:
         readers.append(decrypt_with)
-        return adoption(type_, decrypt_with=decrypt_with, **options)
+        return adoption(type_, value, decrypt_with=decrypt_with, **options)
 
     monkeypatch.setattr("jwt_column.cli.reencrypt.Adoption", adopt)
     assert encrypt(sqlite.url, "--from", *arguments, "--from-key", "env:OLD_KEY").exit_code == ExitCode.OK

@@ -715,7 +715,9 @@ class TestDoubleEncryption:
     def test_reader_that_returns_an_envelope(self) -> None:
         """Whatever a reader says is checked as a bound value is."""
         envelope = str(encrypt_token(signed_token(sub="alice"), RING, context=CONTEXT, storage="text"))
-        conversion = Adoption(EncryptedJWT(RING, context=CONTEXT, allow_opaque=True), lambda _: envelope)
+        conversion = Adoption(
+            EncryptedJWT(RING, context=CONTEXT, allow_opaque=True), sa.column("token"), lambda _: envelope
+        )
         with pytest.raises(InvalidTokenError, match="encrypted already"):
             conversion.convert("what lies in the column")
         with pytest.raises(MalformedEnvelopeError):
@@ -725,7 +727,7 @@ class TestDoubleEncryption:
         def read(stored: str) -> str:
             raise ValueError(stored)
 
-        conversion = Adoption(EncryptedJWT(RING, context=CONTEXT), read)
+        conversion = Adoption(EncryptedJWT(RING, context=CONTEXT), sa.column("token"), read)
         with pytest.raises(JWTColumnError, match="ValueError") as caught:
             conversion.convert("what lies in the column")
         assert not revealed_by(caught.value, "what lies in the column")
@@ -738,7 +740,7 @@ class TestTheOnlyCopy:
         ring = KeyRing([NEW_KEY])
         key: Any = ring.snapshot().active
         key.aead = Forgetful(key.aead, lambda frame: frame[:-1])
-        conversion = Adoption(EncryptedJWT(ring, context=CONTEXT))
+        conversion = Adoption(EncryptedJWT(ring, context=CONTEXT), sa.column("token"))
         token = signed_token(sub="alice")
         with pytest.raises(DecryptionError, match="did not give its token back") as caught:
             conversion.convert(token.encode())
@@ -748,7 +750,7 @@ class TestTheOnlyCopy:
         assert decrypt_token(conversion.convert(token.encode()), RING, context=CONTEXT) == token
 
     def test_bytes_that_are_no_text_are_left(self) -> None:
-        conversion = Adoption(EncryptedJWT(RING, context=CONTEXT, allow_opaque=True))
+        conversion = Adoption(EncryptedJWT(RING, context=CONTEXT, allow_opaque=True), sa.column("token"))
         with pytest.raises(InvalidTokenError, match="neither an envelope nor text") as caught:
             conversion.convert(b"\xff\xfe a value of another program")
         assert caught.value.reason == "not UTF-8"
@@ -757,4 +759,4 @@ class TestTheOnlyCopy:
 def test_bound_column_is_not_adopted() -> None:
     """Its envelopes would not be bound, and none of them would open."""
     with pytest.raises(ConfigurationError, match="bound to id of its row"):
-        Adoption(EncryptedJWT(RING, context=CONTEXT, bound_to=["id"]))
+        Adoption(EncryptedJWT(RING, context=CONTEXT, bound_to=["id"]), sa.column("token"))

@@ -6,7 +6,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, String, create_engine, select, text
+from sqlalchemy import Engine, String, column, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from jwt_column import (
@@ -18,7 +18,7 @@ from jwt_column import (
     set_default_keyring,
 )
 from migrations_helpers import reencrypt
-from migrations_helpers.engine.conversions import Adoption, Removal
+from migrations_helpers.engine.conversions import Adoption, Decryption
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
 from tests.support.tokens import signed_token
@@ -115,7 +115,7 @@ def test_dry_run_opens_bound_rows(engine: Engine, tokens: dict[int, str]) -> Non
 
 def test_bound_rows_become_plaintext_again(engine: Engine, tokens: dict[int, str]) -> None:
     type_ = bound_type().in_context("logins.token")
-    report = convert_column(engine, "logins", "token", type_, Removal, Options(nice=0, verify="decrypt"))
+    report = convert_column(engine, "logins", "token", type_, Decryption, Options(nice=0, verify="decrypt"))
     assert report.reencrypted == len(tokens)
     with engine.connect() as connection:
         found = connection.execute(text("SELECT id, token FROM logins")).all()
@@ -124,7 +124,7 @@ def test_bound_rows_become_plaintext_again(engine: Engine, tokens: dict[int, str
 
 def test_adoption_of_a_bound_column_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="bound to user_id"):
-        Adoption(bound_type().in_context("logins.token"))
+        Adoption(bound_type().in_context("logins.token"), column("token"))
 
 
 def test_unknown_bound_column_is_named() -> None:

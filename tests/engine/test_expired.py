@@ -210,7 +210,7 @@ def test_a_batch_has_no_more_parameters_than_sqlite_takes(
     """Of a key of three columns, a third as many rows."""
     kind = KEY_KINDS[-2]
     sessions = create_expiring(engine, 30, kind)
-    monkeypatch.setattr("migrations_helpers.engine.strategies.removal._MOST_PARAMETERS", 9)
+    monkeypatch.setattr("jwt_column.database.key_order._KEY_PARAMETERS", 9)
     deleted: list[int] = []
 
     @sa.event.listens_for(engine, "after_cursor_execute")
@@ -275,8 +275,8 @@ def test_columns_that_mariadb_updates_by_itself_stay_as_they_are(mariadb_databas
 class Careless(ExpiredRemoval):
     """The control: reads which rows have expired, and then clears or deletes them by their key alone."""
 
-    def _is_meant(self, target: Any, conversion: Any, found: Any) -> Any:
-        return target.among(found)
+    def _is_meant(self, table: Any, expired: Any, found: Any) -> Any:
+        return table.order.among(found)
 
 
 def careless(_connection: object, _strategy: object, expired: Expired) -> ExpiredRemoval:

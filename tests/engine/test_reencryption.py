@@ -371,9 +371,9 @@ class Watched:
         self.limits: list[int] = []
         self.read: list[int] = []
 
-    def run_batch(self, channel: Any, target: Any, conversion: Any, keys: Any, limit: int) -> Any:
-        strategy = choose_strategy(channel.connection, target, "auto")
-        batch = strategy.run_batch(channel, target, conversion, keys, limit)
+    def run_batch(self, connection: Any, target: Any, conversion: Any, keys: Any, limit: int) -> Any:
+        strategy = choose_strategy(connection.sqlalchemy, target, "auto")
+        batch = strategy.run_batch(connection, target, conversion, keys, limit)
         self.limits.append(limit)
         self.read.append(batch.read)
         return batch

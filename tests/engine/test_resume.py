@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from jwt_column.errors import ReencryptionError
 from migrations_helpers import reencrypt
-from migrations_helpers.engine.connection import Channel
+from migrations_helpers.engine.connection import RunConnection
 from tests.support.workload import (
     NEW,
     OLD,
@@ -135,12 +135,12 @@ class CutOff(Interrupted):
         self._batches = batches
         self._number = 0
 
-    def run_batch(self, channel: Any, *arguments: Any) -> Any:
+    def run_batch(self, connection: Any, *arguments: Any) -> Any:
         self._number += 1
         # Asked before the batch: in its middle the connection may be busy.
-        self._end_connection = cut_off(self._engine, channel.connection)
+        self._end_connection = cut_off(self._engine, connection.sqlalchemy)
         self.happened = self._number not in self._batches
-        return super().run_batch(channel, *arguments)
+        return super().run_batch(connection, *arguments)
 
     def _cut_off(self) -> None:
         self._end_connection()
@@ -155,12 +155,12 @@ class Asking(Interrupted):
         super().__init__(strategy, self._ask)
         self.answers: list[object] = []
 
-    def run_batch(self, channel: Any, *arguments: Any) -> Any:
-        self._channel = channel
-        return super().run_batch(channel, *arguments)
+    def run_batch(self, connection: Any, *arguments: Any) -> Any:
+        self._connection = connection
+        return super().run_batch(connection, *arguments)
 
     def _ask(self) -> None:
-        self.answers.append(self._channel.connection.exec_driver_sql("SELECT 42").scalar())
+        self.answers.append(self._connection.sqlalchemy.exec_driver_sql("SELECT 42").scalar())
 
 
 @every_strategy
@@ -276,7 +276,7 @@ def test_a_server_that_keeps_the_lock_of_a_lost_connection_for_a_while_is_waited
     """As it does where the network failed and it has not noticed; another session stands for the lost one."""
     sessions = create_sessions(engine, 50)
     cut = CutOff("auto", engine, {2})
-    attempts: list[Channel] = []
+    attempts: list[RunConnection] = []
 
     with engine_on(engine.url) as elsewhere, engine_on(engine.url) as ours:
 
@@ -285,7 +285,7 @@ def test_a_server_that_keeps_the_lock_of_a_lost_connection_for_a_while_is_waited
             if not cut.happened or cut._number != 2:
                 return
             if not attempts:
-                attempts.append(Channel(elsewhere, lock_name="sessions.token", lock_timeout=1))
+                attempts.append(RunConnection(elsewhere, lock_name="sessions.token", lock_timeout=1))
             elif len(attempts) == 1:
                 attempts.append(attempts[0])
             else:

@@ -18,12 +18,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from jwt_column import JWT, EncryptedJWT, KeyRing, set_default_keyring
+from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, KeyUnavailableError, ReencryptionError
 from migrations_helpers import ReencryptionReport, reencrypt
 from migrations_helpers.engine import shards
 from migrations_helpers.engine.conversions import Reencryption
+from migrations_helpers.engine.reflection import find_table
 from migrations_helpers.engine.shards import Shard, cut
-from migrations_helpers.engine.table import KeyRange, find_target
 from tests.support.workload import (
     CONTEXT,
     KEY_KINDS,
@@ -135,16 +136,16 @@ def rows_of_ranges(engine: sa.Engine, sessions: Sessions, parts: int) -> list[in
     The ranges follow each other without a gap, and hold together what the whole table holds.
     """
     type_ = sessions.type_()
-    conversion = Reencryption(type_)
     with engine.connect() as connection:
-        target = find_target(connection, sessions.table.name, "token", type_, key_columns=sessions.key)
+        table = find_table(connection, sessions.table.name, "token", type_, key_columns=sessions.key)
+        pending = Reencryption(type_, table.value).rows.pending
 
         def keys_of(keys: KeyRange) -> list[Key]:
-            rows = connection.execute(target.batch(conversion, keys, 10_000)).all()
+            rows = connection.execute(table.rows(pending, keys, 10_000)).all()
             return [tuple(row[:-1]) for row in rows]
 
         rows = len(keys_of(KeyRange()))
-        ranges = cut(connection.execute(target.boundaries(conversion, rows, parts)))
+        ranges = cut(connection.execute(table.boundaries(pending, rows, parts)))
         found = [keys_of(keys) for keys in ranges]
         assert keys_of(KeyRange()) == [key for keys in found for key in keys]
     assert (ranges[0].after, ranges[-1].up_to) == (None, None)

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from jwt_column.errors import ConfigurationError, ReencryptionError
+from migrations_helpers.engine.reflection import find_table
 from migrations_helpers.engine.strategies import CompareAndSwap, choose_strategy
 from migrations_helpers.engine.strategies.mysql import MySQLSkipLocked
-from migrations_helpers.engine.table import find_target
 from tests.support.databases import DRIVER_MODULES
 from tests.support.workload import (
     BYTES,
@@ -180,10 +180,10 @@ def test_a_server_without_skip_locked_gets_compare_and_swap(
 
 def strategy_of(engine: sa.Engine, version: Any = (10, 6), is_mariadb: bool = True) -> type:
     with engine.connect() as connection:
-        target = find_target(connection, "sessions", "token", column_type())
+        table = find_table(connection, "sessions", "token", column_type())
         connection.dialect.server_version_info = version
         connection.dialect.is_mariadb = is_mariadb  # type: ignore[attr-defined]
-        return type(choose_strategy(connection, target, "auto"))
+        return type(choose_strategy(connection, table, "auto"))
 
 
 def test_a_table_that_locks_no_rows_gets_compare_and_swap_and_loses_nothing(

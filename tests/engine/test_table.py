@@ -424,8 +424,8 @@ def test_a_table_that_may_not_be_vacuumed_is_rotated_all_the_same(
 ) -> None:
     monkeypatch.setattr("migrations_helpers.engine.run._VACUUM_ROWS", 10)
     monkeypatch.setattr(
-        "migrations_helpers.engine.connection.Channel.vacuum",
-        lambda self, _table: self.connection.exec_driver_sql("VACUUM nowhere"),
+        "migrations_helpers.engine.connection.RunConnection.vacuum",
+        lambda self, _table: self.sqlalchemy.exec_driver_sql("VACUUM nowhere"),
     )
     caplog.set_level("INFO", "migrations_helpers")
     rotates(postgresql, create_sessions(postgresql, 60))

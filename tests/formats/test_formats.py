@@ -281,7 +281,7 @@ class TestAesEngine:
         stored = aes_value(naively_padded("visible noise"))
         assert reader_reads(self.reader, stored) == "visible noise"
         type_ = EncryptedJWT(KeyRing([RAW_KEY]), context="sessions.token", storage="text")
-        conversion = Adoption(type_, self.reader)
+        conversion = Adoption(type_, sa.column("token"), self.reader)
         with pytest.raises(InvalidTokenError):
             conversion.convert(stored)
 

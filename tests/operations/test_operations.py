@@ -25,7 +25,7 @@ from migrations_helpers import (
     ReencryptColumnOp,
     ReencryptionReport,
 )
-from migrations_helpers.engine.conversions import Adoption, Removal
+from migrations_helpers.engine.conversions import Adoption, Decryption
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
 from tests.support.tokens import signed_token
@@ -538,10 +538,10 @@ def test_adoption_and_removal_are_tried_and_verified_like_a_rotation(engine: sa.
     def convert(conversion: Any, **options: Any) -> ReencryptionReport:
         return convert_column(engine, "sessions", "token", type_, conversion, Options(**options))
 
-    tried = convert(Removal, dry_run=True)
+    tried = convert(Decryption, dry_run=True)
     assert (tried.total, tried.reencrypted, tried.key_id, tried.by_key_id) == (30, 30, None, {OLD: 30})
     assert tried.plaintext == 0
-    done = convert(Removal, verify="decrypt", batch_size=7)
+    done = convert(Decryption, verify="decrypt", batch_size=7)
     assert (done.reencrypted, done.remaining, done.by_key_id) == (30, 0, {OLD: 30})
     assert done.plaintext == 30
     clear = sessions.stored(engine)
@@ -577,7 +577,7 @@ def test_verification_after_a_removal_finds_an_envelope_that_is_left(engine: sa.
     sessions.put(engine, (3,), newer)
     type_ = sessions.type_()
     with pytest.raises(ReencryptionError, match="1 rows cannot be read") as caught:
-        convert_column(engine, "sessions", "token", type_, Removal, Options(verify="decrypt"))
+        convert_column(engine, "sessions", "token", type_, Decryption, Options(verify="decrypt"))
     report: Any = caught.value.report
     assert (report.reencrypted, report.undecryptable) == (4, [3])
     assert sessions.stored(engine)[3,] == newer

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection as Pipe
 
+    from jwt_column.database.key_order import KeyRange
     from migrations_helpers import ReencryptionReport
-    from migrations_helpers.engine.connection import Channel
+    from migrations_helpers.engine.connection import RunConnection
     from migrations_helpers.engine.conversions import Conversion
     from migrations_helpers.engine.strategies import Strategy
-    from migrations_helpers.engine.table import KeyRange, Target
+    from migrations_helpers.engine.table import RunTable
+
 
 AnyEngine = sa.Engine | AsyncEngine
 Key = tuple[Any, ...]
@@ -431,24 +433,24 @@ class Unprotected:
     """The control: reads, then writes by primary key, as most programs do. It must lose updates."""
 
     def run_batch(
-        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
-        rows = channel.connection.execute(target.batch(conversion, keys, limit)).all()
+        rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
         last_key = tuple(rows[-1][:-1]) if rows else None
         batch = Batch(read=len(rows), last_key=last_key, at_end=len(rows) < limit, written=len(rows))
-        names = [f"key_{i}" for i in range(len(target.keys))]
+        names = [f"key_{i}" for i in range(len(table.keys))]
         conditions = [
-            key == sa.bindparam(name, type_=key.type) for key, name in zip(target.keys, names, strict=True)
+            key == sa.bindparam(name, type_=key.type) for key, name in zip(table.keys, names, strict=True)
         ]
-        new = sa.bindparam("new_value", type_=target.value.type)
+        new = sa.bindparam("new_value", type_=table.value.type)
         parameters = [
             dict(zip(names, key, strict=True)) | {"new_value": conversion.convert(stored)}
             for *key, stored in rows
         ]
         if parameters:
-            with channel.transaction() as connection:
-                connection.execute(
-                    sa.update(target.table).where(*conditions).values({target.value: new}), parameters
+            with connection.transaction() as transaction:
+                transaction.execute(
+                    sa.update(table.clause).where(*conditions).values({table.value: new}), parameters
                 )
         return batch
 
@@ -494,12 +496,12 @@ class Interrupted:
         self.happened = False
 
     def run_batch(
-        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
         strategy = self._strategy
         if isinstance(strategy, str):
-            strategy = choose_strategy(channel.connection, target, strategy)
-        return strategy.run_batch(channel, target, _Interrupting(conversion, self), keys, limit)
+            strategy = choose_strategy(connection.sqlalchemy, table, strategy)
+        return strategy.run_batch(connection, table, _Interrupting(conversion, self), keys, limit)
 
     def happen(self) -> None:
         if not self.happened:
@@ -512,9 +514,9 @@ class _Interrupting:
 
     def __init__(self, conversion: Conversion, interrupted: Interrupted) -> None:
         self.key_id = conversion.key_id
-        self.expired = conversion.expired
         self.calls_out = interrupted.calls_out
-        self.is_pending = conversion.is_pending
+        self.rows = conversion.rows
+        self.leaves_plaintext = conversion.leaves_plaintext
         self.origins = conversion.origins
         self.check = conversion.check
         self._convert = conversion.convert

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..expired import Expired
-    from ..table import Target
+    from ..table import RunTable
 
 __all__ = ["Batch", "CompareAndSwap", "Strategy", "choose_removal", "choose_strategy", "read_batch"]
 
@@ -31,12 +31,12 @@ _AUTO: Final = "auto"
 _CAS: Final = "cas"
 
 
-def choose_strategy(connection: Connection, target: Target, name: str) -> Strategy:
+def choose_strategy(connection: Connection, table: RunTable, name: str) -> Strategy:
     """Return the fastest safe strategy of a table, or the one asked for.
 
     Args:
         connection: To the database.
-        target: The table.
+        table: The table.
         name: ``"auto"``; ``"cas"`` for compare-and-swap, which every database has.
 
     Raises:
@@ -49,7 +49,7 @@ def choose_strategy(connection: Connection, target: Target, name: str) -> Strate
     dialect = connection.dialect
     if dialect.name == "postgresql":
         return PostgreSQLSkipLocked(dialect)
-    if dialect.name in ("mysql", "mariadb") and MySQLSkipLocked.is_supported(connection, target):
+    if dialect.name in ("mysql", "mariadb") and MySQLSkipLocked.is_supported(connection, table):
         return MySQLSkipLocked(dialect)
     if dialect.name == "sqlite":
         return SQLiteFunction()

@@ -15,9 +15,11 @@ from ..conversions import was_read
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ..connection import Channel
+    from jwt_column.database.key_order import KeyRange
+
+    from ..connection import RunConnection
     from ..conversions import Conversion, Stored
-    from ..table import Key, KeyRange, Target
+    from ..table import Key, RunTable
 
 __all__ = ["Batch", "Changes", "Strategy", "convert_rows", "in_chunks", "read_batch"]
 
@@ -43,9 +45,9 @@ class Batch:
     origins: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, target: Target, rows: Sequence[Sequence[Any]], limit: int) -> Batch:
+    def of(cls, table: RunTable, rows: Sequence[Sequence[Any]], limit: int) -> Batch:
         """Return the batch of rows that were read, of which nothing has become yet; *limit* were asked for."""
-        last_key = target.key_of(rows[-1]) if rows else None
+        last_key = table.key_of(rows[-1]) if rows else None
         return cls(read=len(rows), last_key=last_key, at_end=len(rows) < limit)
 
     def leave(self, key: Key, error: JWTColumnError) -> None:
@@ -77,16 +79,16 @@ class Changes:
         """The values that the rows had when they were read."""
         return [row[-1] for row in self.rows]
 
-    def keys(self, target: Target) -> list[Key]:
+    def keys(self, table: RunTable) -> list[Key]:
         """Return the keys of the rows."""
-        return [target.key_of(row) for row in self.rows]
+        return [table.key_of(row) for row in self.rows]
 
 
 class Strategy(Protocol):
     """Reads, converts and writes one batch, in transactions of its own."""
 
     def run_batch(
-        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
         """Work on the next *limit* rows of a key range that need it.
 
@@ -95,16 +97,18 @@ class Strategy(Protocol):
         """
 
 
-def read_batch(channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int) -> Batch:
+def read_batch(
+    connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+) -> Batch:
     """Read and convert a batch without writing: a dry run."""
-    rows = channel.connection.execute(target.batch(conversion, keys, limit)).all()
-    batch = Batch.of(target, rows, limit)
-    batch.written = len(convert_rows(target, conversion, rows, batch))
+    rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
+    batch = Batch.of(table, rows, limit)
+    batch.written = len(convert_rows(table, conversion, rows, batch))
     return batch
 
 
 def convert_rows(
-    target: Target, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch
+    table: RunTable, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch
 ) -> Changes:
     """Convert rows of key, bound columns and value; return what is to be written, and tell their batch.
 
@@ -112,12 +116,12 @@ def convert_rows(
         KeyUnavailableError: A key server did not answer; this is no fault of the row.
     """
     changes = Changes()
-    convert, bound_of, is_bound = conversion.convert, target.bound_of, bool(target.bound)
+    convert, bound_of, is_bound = conversion.convert, table.bound_of, bool(table.bound)
     for row in rows:
         try:
             new = convert(row[-1], *bound_of(row)) if is_bound else convert(row[-1])
         except JWTColumnError as error:
-            batch.leave(target.key_of(row), error)
+            batch.leave(table.key_of(row), error)
         else:
             changes.rows.append(row)
             changes.new.append(new)

@@ -15,12 +15,14 @@ from .removal import ExpiredRemoval
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnClause, Connection, Dialect
+    from sqlalchemy import ColumnClause, ColumnElement, Connection, Dialect
 
-    from ..connection import Channel
+    from jwt_column.database.key_order import KeyRange
+
+    from ..connection import RunConnection
     from ..conversions import Conversion
     from ..expired import Expired
-    from ..table import Key, KeyRange, Target
+    from ..table import Key, RunTable
 
 __all__ = ["MySQLExpiredRemoval", "MySQLSkipLocked"]
 
@@ -35,7 +37,7 @@ class MySQLSkipLocked:
         self._writes_in_bulk = dialect.driver == "mariadbconnector"
 
     @staticmethod
-    def is_supported(connection: Connection, target: Target) -> bool:
+    def is_supported(connection: Connection, table: RunTable) -> bool:
         """Say whether rows can be locked and SKIP LOCKED is known: InnoDB, on MariaDB from 10.6, MySQL from 8.0.1."""
         dialect: Any = connection.dialect
         version: tuple[int, ...] = dialect.server_version_info or ()
@@ -44,63 +46,63 @@ class MySQLSkipLocked:
         engine = connection.exec_driver_sql(
             "SELECT engine FROM information_schema.tables WHERE table_name = %s "
             "AND table_schema = COALESCE(%s, DATABASE())",
-            (target.table.name, target.table.schema),
+            (table.clause.name, table.clause.schema),
         )
         # MyISAM and its kin take FOR UPDATE without a word, and lock nothing.
         return engine.scalar() == "InnoDB"
 
     def run_batch(
-        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
         """Lock, read, convert and write in one transaction; rows that somebody else has locked are left out."""
-        select = target.batch(conversion, keys, limit).with_for_update(skip_locked=True)
-        with channel.transaction() as connection:
-            rows = connection.execute(select).all()
-            batch = Batch.of(target, rows, limit)
-            changes = convert_rows(target, conversion, rows, batch)
+        select = table.rows(conversion.rows.pending, keys, limit).with_for_update(skip_locked=True)
+        with connection.transaction() as transaction:
+            rows = transaction.execute(select).all()
+            batch = Batch.of(table, rows, limit)
+            changes = convert_rows(table, conversion, rows, batch)
             for chunk in in_chunks(changes, with_old=False):
-                self._write(connection, target, chunk)
+                self._write(transaction, table, chunk)
                 batch.written += len(chunk)
         return batch
 
-    def _write(self, connection: Connection, target: Target, changes: Changes) -> None:
+    def _write(self, transaction: Connection, table: RunTable, changes: Changes) -> None:
         if not self._writes_in_bulk:
             try:
-                self._write_join(connection, target, changes)
+                self._write_join(transaction, table, changes)
             except DBAPIError as error:
                 # A text key with letters that the column's character set has and the join cannot compare.
                 if mysql_code(error.orig) != _ILLEGAL_MIX_OF_COLLATIONS:
                     raise
                 self._writes_in_bulk = True
         if self._writes_in_bulk:
-            self._write_bulk(connection, target, changes)
+            self._write_bulk(transaction, table, changes)
 
-    def _write_bulk(self, connection: Connection, target: Target, changes: Changes) -> None:
+    def _write_bulk(self, transaction: Connection, table: RunTable, changes: Changes) -> None:
         """Send one statement with many rows of parameters (COM_STMT_BULK_EXECUTE)."""
         quote = self._dialect.identifier_preparer.quote
-        columns = (target.value, *target.keys)
+        columns = (table.value, *table.keys)
         new, *keys = (_mark(self._dialect, column) for column in columns)
         is_it = " AND ".join(
-            f"{quote(key.name)} = {mark}" for key, mark in zip(target.keys, keys, strict=True)
+            f"{quote(key.name)} = {mark}" for key, mark in zip(table.keys, keys, strict=True)
         )
-        kept = "".join(f", {quote(column.name)} = {quote(column.name)}" for column in target.preserve)
-        table = self._dialect.identifier_preparer.format_table(target.table)
-        rows = [(new, *key) for key, new in zip(changes.keys(target), changes.new, strict=True)]
+        kept = "".join(f", {quote(column.name)} = {quote(column.name)}" for column in table.preserve)
+        name = self._dialect.identifier_preparer.format_table(table.clause)
+        rows = [(new, *key) for key, new in zip(changes.keys(table), changes.new, strict=True)]
         # Written out: what SQLAlchemy does for each row of parameters costs more than the encryption.
-        connection.exec_driver_sql(
-            f"UPDATE {table} SET {quote(target.value.name)} = {new}{kept} WHERE {is_it}",  # noqa: S608 - quoted identifiers
+        transaction.exec_driver_sql(
+            f"UPDATE {name} SET {quote(table.value.name)} = {new}{kept} WHERE {is_it}",  # noqa: S608 - quoted identifiers
             _to_driver(self._dialect, columns, rows),
         )
 
-    def _write_join(self, connection: Connection, target: Target, changes: Changes) -> None:
+    def _write_join(self, transaction: Connection, table: RunTable, changes: Changes) -> None:
         """Join the table with the new values: one round trip where an executemany has one for each row."""
         quote = self._dialect.identifier_preparer.quote
-        rows = [(*key, new) for key, new in zip(changes.keys(target), changes.new, strict=True)]
-        joined, parameters = _join(self._dialect, target, (*target.keys, target.value), rows)
-        new = f"d.c{len(target.keys)}"
-        kept = "".join(f", t.{quote(column.name)} = t.{quote(column.name)}" for column in target.preserve)
-        connection.exec_driver_sql(
-            f"UPDATE {joined} SET t.{quote(target.value.name)} = {new}{kept}",  # noqa: S608 - quoted identifiers
+        rows = [(*key, new) for key, new in zip(changes.keys(table), changes.new, strict=True)]
+        joined, parameters = _join(self._dialect, table, (*table.keys, table.value), rows)
+        new = f"d.c{len(table.keys)}"
+        kept = "".join(f", t.{quote(column.name)} = t.{quote(column.name)}" for column in table.preserve)
+        transaction.exec_driver_sql(
+            f"UPDATE {joined} SET t.{quote(table.value.name)} = {new}{kept}",  # noqa: S608 - quoted identifiers
             parameters,
         )
 
@@ -109,7 +111,7 @@ class MySQLExpiredRemoval(ExpiredRemoval):
     """The same for rows that are cleared or deleted; goes with :class:`MySQLSkipLocked`.
 
     ``DELETE ... WHERE id IN (...)`` may read more rows than it names, and then waits for those that somebody else has
-    locked. A join reads by the key. Nobody else can have changed the rows, which are locked since they were read.
+    locked. A join reads by the key. The rows cannot have changed: they are locked since they were read.
     """
 
     def __init__(self, expired: Expired, dialect: Dialect) -> None:
@@ -119,40 +121,40 @@ class MySQLExpiredRemoval(ExpiredRemoval):
 
     def _remove(
         self,
-        connection: Connection,
-        target: Target,
-        conversion: Conversion,  # noqa: ARG002
+        transaction: Connection,
+        table: RunTable,
+        expired: ColumnElement[bool],  # noqa: ARG002
         found: Sequence[Sequence[Any]],
     ) -> int:
-        keys = [target.key_of(row) for row in found]
+        keys = [table.key_of(row) for row in found]
         if keys and not self._in_bulk:
             try:
-                self._remove_join(connection, target, keys)
+                self._remove_join(transaction, table, keys)
             except DBAPIError as error:
                 if mysql_code(error.orig) != _ILLEGAL_MIX_OF_COLLATIONS:
                     raise
                 self._in_bulk = True
         if keys and self._in_bulk:
-            conditions = [key == bindparam(f"key_{i}", type_=key.type) for i, key in enumerate(target.keys)]
-            connection.execute(
-                self._statement(target, and_(*conditions)),
+            conditions = [key == bindparam(f"key_{i}", type_=key.type) for i, key in enumerate(table.keys)]
+            transaction.execute(
+                self._statement(table, and_(*conditions)),
                 [{f"key_{i}": value for i, value in enumerate(key)} for key in keys],
             )
         return len(keys)
 
-    def _remove_join(self, connection: Connection, target: Target, keys: list[Key]) -> None:
+    def _remove_join(self, transaction: Connection, table: RunTable, keys: list[Key]) -> None:
         quote = self._dialect.identifier_preparer.quote
-        joined, parameters = _join(self._dialect, target, target.keys, keys)
+        joined, parameters = _join(self._dialect, table, table.keys, keys)
         if self._expired.action == "delete":
             statement = f"DELETE t FROM {joined}"
         else:
-            kept = "".join(f", t.{quote(column.name)} = t.{quote(column.name)}" for column in target.preserve)
-            statement = f"UPDATE {joined} SET t.{quote(target.value.name)} = NULL{kept}"  # noqa: S608 - likewise
-        connection.exec_driver_sql(statement, parameters)
+            kept = "".join(f", t.{quote(column.name)} = t.{quote(column.name)}" for column in table.preserve)
+            statement = f"UPDATE {joined} SET t.{quote(table.value.name)} = NULL{kept}"  # noqa: S608 - likewise
+        transaction.exec_driver_sql(statement, parameters)
 
 
 def _join(
-    dialect: Dialect, target: Target, columns: Sequence[ColumnClause[Any]], rows: list[tuple[Any, ...]]
+    dialect: Dialect, table: RunTable, columns: Sequence[ColumnClause[Any]], rows: list[tuple[Any, ...]]
 ) -> tuple[str, tuple[Any, ...]]:
     """Return rows of values (``d``, with columns ``c0`` and so on) joined with the table (``t``) by its key.
 
@@ -164,12 +166,12 @@ def _join(
     first = "SELECT " + ", ".join(f"{mark} AS c{number}" for number, mark in enumerate(marks))
     values = " UNION ALL ".join([first] + ["SELECT " + ", ".join(marks)] * (len(rows) - 1))
     joined = " AND ".join(
-        f"t.{preparer.quote(key.name)} = d.c{number}" for number, key in enumerate(target.keys)
+        f"t.{preparer.quote(key.name)} = d.c{number}" for number, key in enumerate(table.keys)
     )
     parameters = itertools.chain.from_iterable(_to_driver(dialect, columns, rows))
-    table = preparer.format_table(target.table)
-    index = f" FORCE INDEX ({preparer.quote(target.key_index)})" if target.key_index else ""
-    return f"({values}) AS d STRAIGHT_JOIN {table} AS t{index} ON {joined}", tuple(parameters)
+    name = preparer.format_table(table.clause)
+    index = f" FORCE INDEX ({preparer.quote(table.key_index)})" if table.key_index else ""
+    return f"({values}) AS d STRAIGHT_JOIN {name} AS t{index} ON {joined}", tuple(parameters)
 
 
 def _to_driver(

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Dialect
 
-    from ..connection import Channel
+    from jwt_column.database.key_order import KeyRange
+
+    from ..connection import RunConnection
     from ..conversions import Conversion
-    from ..table import KeyRange, Target
+    from ..table import RunTable
 
     #: The parameters of one UPDATE: a list for each column of the key, and one of the new values.
     Columns = tuple[list[Any], ...]
@@ -39,33 +41,35 @@ class PostgreSQLSkipLocked:
         self._to_driver: list[Callable[[Any], Any] | None] = []
 
     def run_batch(
-        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
         """Lock, read, convert and write in one transaction; rows that somebody else has locked are left out."""
-        select = target.batch(conversion, keys, limit).with_for_update(key_share=True, skip_locked=True)
+        select = table.rows(conversion.rows.pending, keys, limit).with_for_update(
+            key_share=True, skip_locked=True
+        )
         if self._statement is None:
-            self._statement = self._compile(target)
+            self._statement = self._compile(table)
             self._to_driver = [
-                key.type.dialect_impl(self._dialect).bind_processor(self._dialect) for key in target.keys
+                key.type.dialect_impl(self._dialect).bind_processor(self._dialect) for key in table.keys
             ]
         statement = self._statement
-        with channel.transaction(binary=target.has_binary_form) as connection:
-            rows = connection.execute(select).all()
-            batch = Batch.of(target, rows, limit)
+        with connection.transaction(binary=table.has_binary_form) as transaction:
+            rows = transaction.execute(select).all()
+            batch = Batch.of(table, rows, limit)
             if self._can_pipeline and not conversion.calls_out:
-                parts = self._convert(target, conversion, rows, batch, _ROWS_UNDER_WAY)
-                batch.written = channel.execute_pipelined(statement, parts)
+                parts = self._convert(table, conversion, rows, batch, _ROWS_UNDER_WAY)
+                batch.written = connection.execute_pipelined(statement, parts)
             else:
-                parts = self._convert(target, conversion, rows, batch, limit)
-                batch.written = sum(connection.exec_driver_sql(statement, part).rowcount for part in parts)
+                parts = self._convert(table, conversion, rows, batch, limit)
+                batch.written = sum(transaction.exec_driver_sql(statement, part).rowcount for part in parts)
         return batch
 
     def _convert(
-        self, target: Target, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch, size: int
+        self, table: RunTable, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch, size: int
     ) -> Iterator[Columns]:
         """Yield what is to be written, each part of so many rows converted when it is asked for."""
         for start in range(0, len(rows), size):
-            changes = convert_rows(target, conversion, rows[start : start + size], batch)
+            changes = convert_rows(table, conversion, rows[start : start + size], batch)
             for chunk in in_chunks(changes, with_old=False):
                 yield self._columns(chunk)
 
@@ -76,26 +80,26 @@ class PostgreSQLSkipLocked:
             columns.append(values if convert is None else [convert(value) for value in values])
         return (*columns, changes.new)
 
-    def _compile(self, target: Target) -> str:
+    def _compile(self, table: RunTable) -> str:
         """Return the UPDATE in the driver's own placeholders.
 
         Through SQLAlchemy's, psycopg 3 sends a list of bytes as text, which costs four times as much.
         """
         quote = self._dialect.identifier_preparer.quote
-        types = [key.type.compile(self._dialect) for key in target.keys]
-        types.append(target.value.type.compile(self._dialect))
+        types = [key.type.compile(self._dialect) for key in table.keys]
+        types.append(table.value.type.compile(self._dialect))
         if self._dialect.driver == "asyncpg":
             marks = [f"${number}" for number in range(1, len(types) + 1)]
         else:
             marks = ["%b" if self._dialect.driver in ("psycopg", "psycopg_async") else "%s"] * len(types)
         arrays = ", ".join(f"{mark}::{type_}[]" for mark, type_ in zip(marks, types, strict=True))
-        names = [f"k{number}" for number in range(len(target.keys))]
+        names = [f"k{number}" for number in range(len(table.keys))]
         joined = " AND ".join(
-            f"t.{quote(key.name)} = d.{name}" for key, name in zip(target.keys, names, strict=True)
+            f"t.{quote(key.name)} = d.{name}" for key, name in zip(table.keys, names, strict=True)
         )
-        kept = "".join(f", {quote(column.name)} = t.{quote(column.name)}" for column in target.preserve)
-        table = self._dialect.identifier_preparer.format_table(target.table)
+        kept = "".join(f", {quote(column.name)} = t.{quote(column.name)}" for column in table.preserve)
+        name = self._dialect.identifier_preparer.format_table(table.clause)
         return (
-            f"UPDATE {table} AS t SET {quote(target.value.name)} = d.new{kept} "  # noqa: S608 - quoted identifiers
+            f"UPDATE {name} AS t SET {quote(table.value.name)} = d.new{kept} "  # noqa: S608 - quoted identifiers
             f"FROM unnest({arrays}) AS d({', '.join(names)}, new) WHERE {joined}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, null, update
 
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Delete, Update
 
-    from ..connection import Channel
+    from jwt_column.database.key_order import KeyRange
+
+    from ..connection import RunConnection
     from ..conversions import Conversion
     from ..expired import Expired
-    from ..table import Key, KeyRange, Target
+    from ..table import Key, RunTable
 
 __all__ = ["ExpiredRemoval"]
-
-# Parameters of one statement: SQLite before 3.32 takes 999.
-_MOST_PARAMETERS: Final = 900
 
 
 class ExpiredRemoval:
@@ -41,39 +40,47 @@ class ExpiredRemoval:
         self._skips_locked = skips_locked
 
     def run_batch(
-        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
         """Clear or delete the next *limit* rows of a key range that have expired."""
-        limit = min(limit, _MOST_PARAMETERS // len(target.keys))
-        select = target.expired_keys(conversion, self._expired, keys, limit)
+        limit = table.order.rows_at_once(limit)
+        condition = conversion.rows.expired
+        assert condition is not None  # noqa: S101 - such rows have a strategy only if they are told apart
+        select = table.keys_of(condition, keys, limit)
         if self._skips_locked:
-            with channel.transaction() as connection:
-                found = connection.execute(select.with_for_update(skip_locked=True)).all()
-                removed = self._remove(connection, target, conversion, found)
+            with connection.transaction() as transaction:
+                found = transaction.execute(select.with_for_update(skip_locked=True)).all()
+                removed = self._remove(transaction, table, condition, found)
         else:
             # Outside the transaction: to find the rows may take long, and SQLite would keep everybody else waiting.
-            found = channel.connection.execute(select).all()
-            with channel.transaction() as connection:
-                removed = self._remove(connection, target, conversion, found)
-        last_key = target.key_of(found[-1]) if found else None
+            found = connection.sqlalchemy.execute(select).all()
+            with connection.transaction() as transaction:
+                removed = self._remove(transaction, table, condition, found)
+        last_key = table.key_of(found[-1]) if found else None
         return Batch(read=len(found), last_key=last_key, at_end=len(found) < limit, removed=removed)
 
     def _remove(
-        self, connection: Connection, target: Target, conversion: Conversion, found: Sequence[Sequence[Any]]
+        self,
+        transaction: Connection,
+        table: RunTable,
+        expired: ColumnElement[bool],
+        found: Sequence[Sequence[Any]],
     ) -> int:
-        """Clear or delete what still has expired of these rows, and return how many these were."""
+        """Clear or delete those of these rows that are still expired, and return how many these were."""
         if not found:
             return 0
-        is_meant = self._is_meant(target, conversion, [target.key_of(row) for row in found])
-        return connection.execute(self._statement(target, is_meant)).rowcount
+        is_meant = self._is_meant(table, expired, [table.key_of(row) for row in found])
+        return transaction.execute(self._statement(table, is_meant)).rowcount
 
-    def _is_meant(self, target: Target, conversion: Conversion, found: Sequence[Key]) -> ColumnElement[bool]:
+    def _is_meant(
+        self, table: RunTable, expired: ColumnElement[bool], found: Sequence[Key]
+    ) -> ColumnElement[bool]:
         """Return the condition of the rows that were found, as long as they are as they were found."""
-        return and_(target.among(found), target.expired(conversion, self._expired))
+        return and_(table.order.among(found), expired)
 
-    def _statement(self, target: Target, condition: ColumnElement[bool]) -> Update | Delete:
+    def _statement(self, table: RunTable, condition: ColumnElement[bool]) -> Update | Delete:
         if self._expired.action == "delete":
-            return delete(target.table).where(condition)
-        values: dict[Any, Any] = {column: column for column in target.preserve}
-        values[target.value] = null()
-        return update(target.table).values(values).where(condition)
+            return delete(table.clause).where(condition)
+        values: dict[Any, Any] = {column: column for column in table.preserve}
+        values[table.value] = null()
+        return update(table.clause).values(values).where(condition)

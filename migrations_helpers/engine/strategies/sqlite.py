@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, update
 from sqlalchemy.exc import DBAPIError
 
+from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import JWTColumnError
 
-from ..table import KeyRange
 from .base import Batch
 
 if TYPE_CHECKING:
-    from ..connection import Channel
+    from ..connection import RunConnection
     from ..conversions import Conversion, Stored
-    from ..table import Key, Target
+    from ..table import Key, RunTable
 
 __all__ = ["SQLiteFunction"]
 
@@ -32,10 +32,10 @@ class SQLiteFunction:
     """
 
     def run_batch(
-        self, channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
         """Find the window, then convert its rows inside the database."""
-        end = self._find_end(channel, target, conversion, keys, limit)
+        end = self._find_end(connection, table, conversion, keys, limit)
         if end is None:
             return Batch(at_end=True)
         window = KeyRange(keys.after, end)
@@ -44,8 +44,8 @@ class SQLiteFunction:
         new_value = conversion.convert
         old_values: list[Stored] = []
         new_values: list[Stored] = []
-        arguments = (target.value, *target.keys, *target.bound)
-        key_length, is_bound = len(target.keys), bool(target.bound)
+        arguments = (table.value, *table.keys, *table.bound)
+        key_length, is_bound = len(table.keys), bool(table.bound)
 
         def convert(stored: Stored, *row: Any) -> Stored:
             try:
@@ -62,13 +62,15 @@ class SQLiteFunction:
             new_values.append(new)
             return new
 
-        driver_connection: Any = channel.connection.connection.dbapi_connection
+        driver_connection: Any = connection.sqlalchemy.connection.dbapi_connection
         driver_connection.create_function(_FUNCTION, len(arguments), convert)
-        values: dict[Any, Any] = {column: column for column in target.preserve}
-        values[target.value] = getattr(func, _FUNCTION)(*arguments)
+        values: dict[Any, Any] = {column: column for column in table.preserve}
+        values[table.value] = getattr(func, _FUNCTION)(*arguments)
         try:
-            channel.connection.execute(
-                update(target.table).values(values).where(target.pending(conversion), *target.within(window))
+            connection.sqlalchemy.execute(
+                update(table.clause)
+                .values(values)
+                .where(conversion.rows.pending, *table.order.within(window))
             )
         except DBAPIError:
             if fatal:
@@ -86,17 +88,18 @@ class SQLiteFunction:
 
     @staticmethod
     def _find_end(
-        channel: Channel, target: Target, conversion: Conversion, keys: KeyRange, limit: int
+        connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Key | None:
         """Return the key that ends a window of *limit* rows, the first of which needs work; None if none does.
 
         Rows in it that need none are left alone by the UPDATE; to count only those that do would read each twice.
         """
-        first = channel.connection.execute(target.first_pending(conversion, keys)).first()
+        first = connection.sqlalchemy.execute(table.keys_of(conversion.rows.pending, keys, 1)).first()
         if first is None:
             return None
         if limit == 1:
             return tuple(first)
         rest = replace(keys, after=tuple(first))
-        last = channel.connection.execute(target.row_after(rest, limit - 2)).first()
-        return keys.up_to if last is None else tuple(last)
+        last = connection.sqlalchemy.execute(table.order.row_after(rest, limit - 2)).first()
+        end = keys.up_to if last is None else last
+        return None if end is None else tuple(end)

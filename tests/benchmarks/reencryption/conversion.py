@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import column
 
 from migrations_helpers.engine.conversions import Reencryption
 from tests.benchmarks.measure import Figure, Table, Work, compare
@@ -22,7 +23,7 @@ _SAMPLES: Final = 25
 def measure_conversion() -> Table:
     """Open, seal and open again every different value, in this process, by CPU time."""
     stored = ENVELOPES.values()
-    convert = Reencryption(column_type(ring())).convert
+    convert = Reencryption(column_type(ring()), column("token")).convert
     gcm = AESGCM(os.urandom(32))
     # Header, nonce and tag are no message.
     messages = [(nonce := os.urandom(12), gcm.encrypt(nonce, value[46:], None)) for value in stored]

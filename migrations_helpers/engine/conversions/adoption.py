@@ -1,0 +1,145 @@
+"""Plaintext, or the ciphertext of another library, becomes envelopes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import not_, or_
+
+from jwt_column.errors import (
+    ConfigurationError,
+    DecryptionError,
+    InvalidTokenError,
+    JWTColumnError,
+    MalformedEnvelopeError,
+)
+from jwt_column.format import envelope
+
+from .base import Rows, limited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import ColumnClause, ColumnElement
+
+    from jwt_column.column.header_sql import HeaderSQL
+    from jwt_column.column.types import EncryptedJWT
+
+    from .base import Stored
+
+__all__ = ["Adoption"]
+
+# The longest header of an envelope, and the dot that follows it in the text form.
+_HEADER_AND_DOT: Final = envelope.Field(0, max(envelope.HEADER_LENGTHS.values()) + 1)
+_CUT_ENVELOPE: Final = re.compile(r"jc(?:[0-9a-f]{2}){6}")
+
+
+class Adoption:
+    """Plaintext, or the ciphertext of another library, becomes envelopes.
+
+    Args:
+        type_: The column's type.
+        value: The column, with its raw type.
+        decrypt_with: Reads a stored value of another format and returns the token; None reads plaintext.
+        capacity: Bytes that the column holds; a row that would need more is left as it is. None for no limit.
+
+    Raises:
+        ConfigurationError: The column is bound to values of its row, which a run over one column does not read.
+    """
+
+    leaves_plaintext = False
+
+    def __init__(
+        self,
+        type_: EncryptedJWT,
+        value: ColumnClause[Any],
+        decrypt_with: Callable[[Any], str] | None = None,
+        *,
+        capacity: int | None = None,
+    ) -> None:
+        if type_.bound_to:
+            raise ConfigurationError(
+                f"{type_.context} is bound to {', '.join(type_.bound_to)} of its row, and envelopes made here would "
+                "not be; write such rows through the ORM",
+                context=type_.context,
+            )
+        self._cipher = type_.cipher()
+        self._ring = type_.ring()
+        self._read = decrypt_with or _read_plaintext
+        self._reads_plaintext = decrypt_with is None
+        self.calls_out = decrypt_with is not None
+        self.key_id: str | None = self._ring.active
+        self.rows = Rows.of(value, type_, self._is_no_envelope)
+        #: Returns the envelope of the token that a value holds.
+        self.convert = limited(capacity, self._convert, self._cipher.context)
+
+    def _is_no_envelope(self, header: HeaderSQL) -> ColumnElement[bool]:
+        """Values that are no envelope.
+
+        The text form looks at the dot behind the header too. Formats of other libraries and opaque tokens are random
+        base64, of which one value in 16 million begins like an envelope.
+        """
+        if self._cipher.storage == "binary":
+            return not_(header.is_envelope())
+        return or_(
+            not_(header.is_envelope()), not_(header.field(_HEADER_AND_DOT, from_start=True).contains("."))
+        )
+
+    def _convert(self, stored: Stored, *_bound: Any) -> Stored:
+        token = self._token(stored)
+        new = self._cipher.encrypt(token, self._ring)
+        # It is about to replace the only copy of the token.
+        if self._cipher.decrypt(new, self._ring) != token:
+            raise DecryptionError(
+                f"{self._cipher.context}: a new envelope did not give its token back; it was not used. "
+                "This is a fault of the machine or of this package",
+                context=self._cipher.context,
+            )
+        return new
+
+    def origins(self, old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:
+        """Count plaintext values, and values that a reader decrypted."""
+        if self._reads_plaintext:
+            return Counter(plaintext=len(old))
+        return Counter(
+            "plaintext" if self._is_token_of(*pair) else "foreign" for pair in zip(old, new, strict=True)
+        )
+
+    def _is_token_of(self, stored: Stored, envelope_of_it: Stored) -> bool:
+        data = stored.encode() if isinstance(stored, str) else bytes(stored)
+        return data == self._cipher.decrypt(envelope_of_it, self._ring).encode()
+
+    def check(self, stored: Stored, *_bound: Any) -> None:
+        """Open the envelope of a row that was adopted before."""
+        self._cipher.decrypt(stored, self._ring)
+
+    def _token(self, stored: Stored) -> str:
+        if isinstance(stored, str) and _CUT_ENVELOPE.match(stored):
+            # Where the column takes opaque tokens, it would pass for one, and be encrypted a second time.
+            raise MalformedEnvelopeError(
+                f"{self._cipher.context}: the value ({len(stored)} characters) begins as an envelope and does not go "
+                "on as one",
+                reason="truncated",
+                context=self._cipher.context,
+            )
+        try:
+            return self._cipher.check(self._read(stored), keep_frame=True)
+        except JWTColumnError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            failure = type(error).__name__
+        # The exception of a reader may hold the value; only its class is passed on.
+        raise InvalidTokenError(
+            f"{self._cipher.context}: the value could not be read ({failure})",
+            reason="unreadable",
+            context=self._cipher.context,
+        )
+
+
+def _read_plaintext(stored: Stored) -> str:
+    try:
+        return stored if isinstance(stored, str) else stored.decode()
+    except UnicodeDecodeError:
+        raise InvalidTokenError("neither an envelope nor text", reason="not UTF-8") from None

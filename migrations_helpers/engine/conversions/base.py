@@ -1,0 +1,186 @@
+"""The parts that the conversions share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy import and_, not_, or_
+
+from jwt_column.column.cipher import bind_values
+from jwt_column.column.header_sql import HeaderSQL
+from jwt_column.errors import AuthenticationError, InvalidTokenError, JWTColumnError
+from jwt_column.format import envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import ColumnClause, ColumnElement
+
+    from jwt_column.column.types import EncryptedJWT
+
+    from ..expired import Expired
+
+__all__ = ["Conversion", "RowBinding", "Rows", "Stored", "count_key_ids", "limited", "was_read"]
+
+_Opened = TypeVar("_Opened")
+
+#: A value as the database has it.
+Stored = bytes | str
+
+_KEY_ID: Final = slice(
+    envelope.KEY_ID_FIELD.offset, envelope.KEY_ID_FIELD.offset + envelope.KEY_ID_FIELD.length
+)
+_TEXT_KEY_ID: Final = slice(
+    len(envelope.TEXT_PREFIX) + 2 * _KEY_ID.start, len(envelope.TEXT_PREFIX) + 2 * _KEY_ID.stop
+)
+# Why a token that was read is not written: it is longer than the column, or of a form that its type does not take.
+_REFUSED_BY_THE_COLUMN: Final = frozenset({"too long", "exp", "claim", "unsigned"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a column by the work that they need: SQL conditions that read a value's first bytes only.
+
+    Attributes:
+        pending: Rows to convert.
+        expired: Rows that would be converted, had their token not expired; None where that makes no difference.
+        removed: Whether those are cleared or deleted.
+        plaintext: Rows that hold a token in the clear.
+        finished: Rows that need no conversion and are no plaintext.
+    """
+
+    pending: ColumnElement[bool]
+    expired: ColumnElement[bool] | None
+    removed: bool
+    plaintext: ColumnElement[bool]
+    finished: ColumnElement[bool]
+
+    @classmethod
+    def of(
+        cls,
+        value: ColumnClause[Any],
+        type_: EncryptedJWT,
+        is_pending: Callable[[HeaderSQL], ColumnElement[bool]],
+        expired: Expired | None = None,
+    ) -> Rows:
+        """Return the conditions of a column, from the one that tells a conversion's rows from the others."""
+        header = HeaderSQL(value, type_)
+        pending, plaintext = is_pending(header), header.is_plaintext()
+        has_value = value.is_not(None)
+        spared = () if expired is None else (expired.spares(header),)
+        return cls(
+            pending=and_(has_value, pending, *spared),
+            expired=None if expired is None else and_(has_value, pending, expired.covers(header)),
+            removed=expired is not None and expired.removes,
+            plaintext=plaintext,
+            finished=and_(has_value, not_(or_(pending, plaintext))),
+        )
+
+    @property
+    def work(self) -> ColumnElement[bool]:
+        """Rows that a run changes."""
+        if self.expired is None or not self.removed:
+            return self.pending
+        return or_(self.pending, self.expired)
+
+
+class Conversion(Protocol):
+    """From one stored form to another, row by row; done when no row is pending."""
+
+    #: The key id that rows are written under; None where they become plaintext.
+    key_id: str | None
+    #: Whether it calls functions of the application's, which may use the connection of the run.
+    calls_out: bool
+    #: Whether plaintext is left as it is: such rows are neither pending nor current.
+    leaves_plaintext: bool
+    rows: Rows
+
+    @property
+    def convert(self) -> Callable[..., Stored]:
+        """The function that makes the new value of a row, from the old one and the bound values.
+
+        It raises JWTColumnError where the value cannot be read or its token not be written; the row is then left as
+        it is, and :func:`was_read` tells the two apart.
+        """
+
+    def origins(self, old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:
+        """Count converted rows by their form before: a key id, ``plaintext`` or ``foreign``."""
+
+    def check(self, stored: Stored, *bound: Any) -> None:
+        """Read a value that needs no work.
+
+        Raises:
+            JWTColumnError: The value cannot be read.
+        """
+
+
+def was_read(error: JWTColumnError) -> bool:
+    """Return True if the row decrypted but its token does not fit the column."""
+    return isinstance(error, InvalidTokenError) and error.reason in _REFUSED_BY_THE_COLUMN
+
+
+class RowBinding:
+    """The binding of an envelope to values of its row, as the database gives them back."""
+
+    def __init__(self, type_: EncryptedJWT) -> None:
+        self._names = type_.bound_to
+
+    def open(self, action: Callable[[bytes], _Opened], values: Sequence[Any]) -> _Opened:
+        """Call *action* with the binding of a row's values.
+
+        A UUID that the application bound comes back as text from a database without such a type. Under the wrong
+        binding nothing authenticates, so the one that does is the one that was meant.
+
+        Raises:
+            AuthenticationError: The values are not those that the envelope is bound to.
+        """
+        try:
+            return action(bind_values(zip(self._names, values, strict=True)))
+        except AuthenticationError:
+            read_as_uuids = [_as_uuid(value) for value in values]
+            if read_as_uuids == list(values):
+                raise
+        return action(bind_values(zip(self._names, read_as_uuids, strict=True)))
+
+
+def _as_uuid(value: Any) -> Any:
+    try:
+        return UUID(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def limited(capacity: int | None, convert: Callable[..., Stored], context: str) -> Callable[..., Stored]:
+    """Return a function that also refuses a new value of more than *capacity* bytes.
+
+    The database cannot be left to it. In the UPDATE with a join that is the fastest there, MariaDB stores the rest of
+    the value's length divided by the column's, without a warning and in strict mode too.
+    """
+    if capacity is None:
+        return convert
+
+    def convert_within(stored: Stored, *bound: Any) -> Stored:
+        new = convert(stored, *bound)
+        size = len(new if isinstance(new, bytes) else new.encode())
+        if size > capacity:
+            raise InvalidTokenError(
+                f"{context}: the new value has {size} bytes, and the column holds {capacity}",
+                reason="too long",
+                context=context,
+            )
+        return new
+
+    return convert_within
+
+
+def count_key_ids(stored: Sequence[Stored]) -> Counter[str]:
+    """Count envelopes by their key id."""
+    # Of many values few begin differently, and only those are written in hex.
+    counted = Counter([value[_KEY_ID] if type(value) is bytes else value[_TEXT_KEY_ID] for value in stored])
+    key_ids: Counter[str] = Counter()
+    for key_id, rows in counted.items():
+        key_ids[key_id.hex() if isinstance(key_id, bytes) else key_id] += rows
+    return key_ids

@@ -1,0 +1,167 @@
+"""Look up the table of a run in the database: its columns, and a key to page by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import LargeBinary, Text, column, inspect, or_, select, table
+from sqlalchemy.exc import NoSuchTableError
+
+from jwt_column.database.key_order import KeyOrder, key_type, sorts_as_it_compares
+from jwt_column.errors import ReencryptionError
+
+from .table import RunTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import ColumnClause, Connection, TableClause
+
+    from jwt_column.column.types import EncryptedJWT
+
+__all__ = ["find_table"]
+
+
+def find_table(
+    connection: Connection,
+    table_name: str,
+    column_name: str,
+    type_: EncryptedJWT,
+    *,
+    schema: str | None = None,
+    key_columns: Sequence[str] | None = None,
+    preserve: Sequence[str] = (),
+) -> RunTable:
+    """Look the table up in the database.
+
+    Args:
+        connection: To the database.
+        table_name: The table.
+        column_name: The encrypted column.
+        type_: Its type: the storage form says how the raw column is addressed.
+        schema: The table's schema, or None for the default.
+        key_columns: A unique NOT NULL key to page by; None takes the primary key, else finds one.
+        preserve: Columns that a rewrite must leave alone although the database updates them by itself.
+
+    Raises:
+        ReencryptionError: No such table or column, or no key to page by.
+    """
+    inspector = inspect(connection)
+    full_name = f"{schema}.{table_name}" if schema else table_name
+    try:
+        columns = {info["name"]: info for info in inspector.get_columns(table_name, schema=schema)}
+    except NoSuchTableError:
+        raise ReencryptionError(f"there is no table {full_name}; nothing was done") from None
+    for name in (column_name, *(key_columns or ()), *type_.bound_to, *preserve):
+        if name not in columns:
+            raise ReencryptionError(f"there is no column {full_name}.{name}; nothing was done")
+    wanted = tuple(key_columns) if key_columns else None
+    names, index = _find_key(connection, table(table_name, schema=schema), columns, wanted)
+    if column_name in names:
+        raise ReencryptionError(f"{full_name}.{column_name} is part of the key to page by; nothing was done")
+    dialect = _family(connection.dialect.name)
+    typed = tuple(
+        column(name, key_type(columns[name]["type"], dialect))
+        for name in dict.fromkeys((*names, *type_.bound_to))
+    )
+    value = column(column_name, Text() if type_.storage == "text" else LargeBinary())
+    automatic = _automatic_columns(connection, table_name, schema)
+    kept = tuple(dict.fromkeys((*preserve, *automatic)))
+    others: tuple[ColumnClause[Any], ...] = tuple(
+        column(name) for name in kept if name not in {known.name for known in typed}
+    )
+    clause = table(table_name, *typed, value, *others, schema=schema)
+    keys = tuple(clause.c[name] for name in names)
+    return RunTable(
+        clause=clause,
+        order=KeyOrder(clause, keys, dialect),
+        keys=keys,
+        value=clause.c[column_name],
+        type_in_database=columns[column_name]["type"],
+        bound=tuple(clause.c[name] for name in type_.bound_to),
+        dialect=dialect,
+        preserve=tuple(clause.c[name] for name in kept),
+        is_nullable=bool(columns[column_name]["nullable"]),
+        key_index=index,
+    )
+
+
+def _family(dialect: str) -> str:
+    return "mysql" if dialect == "mariadb" else dialect
+
+
+def _find_key(
+    connection: Connection,
+    clause: TableClause,
+    columns: dict[str, Any],
+    wanted: tuple[str, ...] | None,
+) -> tuple[tuple[str, ...], str | None]:
+    """Return the key asked for, else the primary key, else another, and its index.
+
+    It is unique, because rows are written by it.
+    """
+    for names, index in _unique_keys(connection, clause, columns):
+        has_order = sorts_as_it_compares(columns[name]["type"] for name in names)
+        if has_order and (wanted is None or set(names) <= set(wanted)):
+            return wanted or names, index
+    if wanted is not None:
+        raise ReencryptionError(
+            f"{', '.join(wanted)} is no unique key of {clause.fullname} without NULLs, so it cannot tell its rows "
+            "apart; nothing was done"
+        )
+    raise ReencryptionError(
+        f"{clause.fullname} has no primary key and no unique key without NULLs (and without ENUM or SET), so it cannot "
+        "be worked through in batches; add one"
+    )
+
+
+def _unique_keys(
+    connection: Connection, clause: TableClause, columns: dict[str, Any]
+) -> Iterator[tuple[tuple[str, ...], str | None]]:
+    """Yield the keys without NULLs: the primary key, then others, which are looked up only if it does not do."""
+    inspector = inspect(connection)
+    primary = tuple(inspector.get_pk_constraint(clause.name, schema=clause.schema)["constrained_columns"])
+    if primary and not _holds_null(connection, clause, columns, primary):
+        yield primary, "PRIMARY"
+    unique = [
+        (tuple(found["column_names"]), found["name"])
+        for found in inspector.get_unique_constraints(clause.name, schema=clause.schema)
+    ]
+    unique += [
+        (tuple(name for name in found["column_names"] if name is not None), found["name"])
+        for found in inspector.get_indexes(clause.name, schema=clause.schema)
+        if found["unique"] and None not in found["column_names"] and not _is_partial(found)
+    ]
+    for names, index in sorted(unique, key=lambda key: len(key[0])):
+        if not any(columns[name]["nullable"] for name in names):
+            yield names, index
+
+
+def _holds_null(
+    connection: Connection, clause: TableClause, columns: dict[str, Any], primary: tuple[str, ...]
+) -> bool:
+    """Return True if a primary key has NULLs: in SQLite it may, unless it is NOT NULL or the row id."""
+    if connection.dialect.name != "sqlite":
+        return False
+    nullable: list[ColumnClause[Any]] = [column(name) for name in primary if columns[name]["nullable"]]
+    if not nullable:
+        return False
+    a_row = select(*nullable).select_from(clause).where(or_(*(key.is_(None) for key in nullable))).limit(1)
+    return connection.execute(a_row).first() is not None
+
+
+def _is_partial(index: Any) -> bool:
+    options = index.get("dialect_options", {})
+    return any(name.endswith("_where") and value is not None for name, value in options.items())
+
+
+def _automatic_columns(connection: Connection, table_name: str, schema: str | None) -> tuple[str, ...]:
+    """Return the columns that MySQL and MariaDB update by themselves with every rewrite of their row."""
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        return ()
+    found = connection.exec_driver_sql(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = %s "
+        "AND table_schema = COALESCE(%s, DATABASE()) AND extra LIKE '%%on update%%'",
+        (table_name, schema),
+    )
+    return tuple(found.scalars())

@@ -1,0 +1,111 @@
+"""The effects of the operations on rows."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from alembic.operations import Operations
+from alembic.util import CommandError
+from sqlalchemy import not_
+
+from jwt_column.census import current_stamps
+from jwt_column.column.header_sql import HeaderSQL
+from jwt_column.errors import ConfigurationError, ReencryptionError
+
+from ..engine.conversions import Adoption, Decryption, Reencryption
+from ..engine.expired import choose_expired
+from ..engine.progress import report_progress
+from ..engine.reencryption import convert_column
+from ..engine.reflection import find_table
+from ..engine.run import Options, check_options
+from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..engine.conversions import Conversion
+    from ..engine.expired import Expired
+    from ..engine.report import ReencryptionReport
+    from .directives import ColumnOp
+
+__all__: list[str] = []
+
+
+@Operations.implementation_for(ReencryptColumnOp)
+def _reencrypt(operations: Operations, operation: ReencryptColumnOp) -> ReencryptionReport:
+    options = dict(operation.options)
+    expired = choose_expired(options.pop("expired", "keep"), operation.type_)
+    return _convert(operations, operation, Reencryption, options, expired)
+
+
+@Operations.implementation_for(EncryptColumnOp)
+def _encrypt(operations: Operations, operation: EncryptColumnOp) -> ReencryptionReport:
+    options = dict(operation.options)
+    decrypt_with = options.pop("decrypt_with", None)
+    return _convert(operations, operation, partial(Adoption, decrypt_with=decrypt_with), options)
+
+
+@Operations.implementation_for(DecryptColumnOp)
+def _decrypt(operations: Operations, operation: DecryptColumnOp) -> ReencryptionReport:
+    return _convert(operations, operation, Decryption, operation.options)
+
+
+def _convert(
+    operations: Operations,
+    operation: ColumnOp,
+    make_conversion: Callable[..., Conversion],
+    options: dict[str, Any],
+    expired: Expired | None = None,
+) -> ReencryptionReport:
+    """Run a conversion on Alembic's own connection, which has the search path and the role of the migration."""
+    _refuse_offline(operations, operation)
+    checked = check_options(dict(options))
+    if checked.get("dry_run"):
+        raise ConfigurationError(
+            f"op.{operation.name} takes no dry run: the revision would count as applied. Call "
+            "migrations_helpers.reencrypt(..., dry_run=True), or run 'jwt-column reencrypt --dry-run'"
+        )
+    with report_progress(operation.table, operation.column, checked.pop("progress", None)) as progress:
+        given = Options(progress=progress, **checked)
+        with operations.get_context().autocommit_block():
+            return convert_column(
+                operations.get_bind(),
+                operation.table,
+                operation.column,
+                operation.type_,
+                make_conversion,
+                given,
+                schema=operation.schema,
+                expired=expired,
+            )
+
+
+@Operations.implementation_for(EnsureCurrentOp)
+def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
+    _refuse_offline(operations, operation)
+    if operation.options:
+        raise ConfigurationError(f"op.{operation.name} has no option {', '.join(sorted(operation.options))}")
+    connection = operations.get_bind()
+    type_ = operation.type_
+    table = find_table(connection, operation.table, operation.column, type_, schema=operation.schema)
+    if connection.execute(table.any_row()).first() is None:
+        return
+    is_current = HeaderSQL(table.value, type_).has_stamp(*current_stamps(type_))
+    behind = connection.execute(table.count(not_(is_current))).scalar_one()
+    if behind:
+        raise ReencryptionError(
+            f"{table.name}.{operation.column}: {behind} rows are stale or in the clear; run "
+            f'op.reencrypt_jwt_column("{operation.table}", "{operation.column}") (or op.encrypt_jwt_column for '
+            "plaintext) first",
+            reason="rows",
+            context=type_.context,
+        )
+
+
+def _refuse_offline(operations: Operations, operation: ColumnOp) -> None:
+    if operations.get_context().as_sql:
+        raise CommandError(
+            f"op.{operation.name} cannot be written into a SQL script: it needs keys and rows. Run this revision "
+            "online, or run 'jwt-column reencrypt' and stamp it"
+        )
