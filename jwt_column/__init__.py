@@ -20,10 +20,10 @@ JWT(redacted, 54 characters)
 
 from __future__ import annotations
 
-from .auditing import AuditReport, Finding, Severity, audit
-from .census import key_usage
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from .column.cipher import decrypt_token, encrypt_token
-from .column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex
 from .column.orm import redact_errors
 from .column.sealed import SealedJWT
 from .column.types import EncryptedJWT
@@ -47,8 +47,13 @@ from .errors import (
 from .format.token import JWT
 from .keys.default import set_default_keyring
 from .keys.ring import KeyRing, generate_key
-from .purge import purge_expired
-from .scanning import ScanReport, find_plaintext_tokens
+
+if TYPE_CHECKING:
+    from .auditing import AuditReport, Finding, Severity, audit
+    from .census import key_usage
+    from .column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex
+    from .purge import purge_expired
+    from .scanning import ScanReport, find_plaintext_tokens
 
 __all__ = [
     "JWT",
@@ -87,3 +92,33 @@ __all__ = [
     "redact_errors",
     "set_default_keyring",
 ]
+
+#: Modules that an application does not need at run time are imported when one of their names is first used.
+_MODULES: Final = {
+    "AuditReport": "auditing",
+    "Finding": "auditing",
+    "Severity": "auditing",
+    "audit": "auditing",
+    "key_usage": "census",
+    "ExpiryIndex": "column.indexes",
+    "FingerprintIndex": "column.indexes",
+    "StaleIndex": "column.indexes",
+    "purge_expired": "purge",
+    "ScanReport": "scanning",
+    "find_plaintext_tokens": "scanning",
+}
+
+
+# A type checker would take a module with __getattr__ for one that has every name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        module = _MODULES.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
