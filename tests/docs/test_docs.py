@@ -244,7 +244,7 @@ def test_ci_finds_the_two_commands_of_readme() -> None:
 
 
 def test_readme_is_short() -> None:
-    assert len(text_of(ROOT / "README.md").splitlines()) < 150
+    assert len(text_of(ROOT / "README.md").splitlines()) < 120
 
 
 def slug(heading: str) -> str:

@@ -30,8 +30,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-import alembic.command
-import alembic.config
 from sqlalchemy import Engine
 from sybil import Document
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
     import pytest
     from sybil import Example, Region
 
-__all__ = ["ROOT", "Page", "make_migrations", "pages", "same_output"]
+__all__ = ["ROOT", "Page", "pages", "same_output"]
 
 ROOT: Final = Path(__file__).parent.parent.parent
 
@@ -80,25 +78,6 @@ def same_output(shown: str, given: str, key_ids: dict[str, str]) -> bool:
     shown, given = (_DURATION.sub("0 ", _KEY_ID.sub("<key id>", text)) for text in (shown, given))
     checker = doctest.OutputChecker()
     return checker.check_output(shown, given, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-
-
-_ENV_PY: Final = """\
-from alembic import context
-
-import migrations_helpers
-from app import engine
-
-with engine.connect() as connection:
-    context.configure(connection, transaction_per_migration=True)
-    with context.begin_transaction():
-        context.run_migrations()
-"""
-
-
-def make_migrations() -> None:
-    """Make an Alembic environment for ``app.py``, on a page that has no room to show one."""
-    alembic.command.init(alembic.config.Config("alembic.ini"), "migrations")
-    Path("migrations/env.py").write_text(_ENV_PY, encoding="utf-8")
 
 
 class Page:
