@@ -68,7 +68,8 @@ def on_missing_reference(
     if node.get("refdomain") != "py":
         return None
     found = resolve_public(app, env, node, content) or resolve_elsewhere(env, node, content)
-    if found is None and ("refwarn" not in node or is_private(node["reftarget"])):
+    is_text = "refwarn" not in node or is_private(node["reftarget"]) or is_field(node)
+    if found is None and is_text:
         return content
     return found
 
@@ -83,3 +84,13 @@ def is_private(target: str) -> bool:
     except ImportError:
         return False
     return hasattr(found, name)
+
+
+def is_field(node: pending_xref) -> bool:
+    """Return True for a field of the class whose docstring refers to it; it has a description and no anchor."""
+    owner = PUBLIC.get(str(node.get("py:class", "")).rpartition(".")[2])
+    if owner is None:
+        return False
+    module, _, name = owner.rpartition(".")
+    class_ = getattr(import_module(module), name)
+    return node["reftarget"].lstrip(".") in getattr(class_, "__annotations__", {})
