@@ -1,4 +1,4 @@
-"""One data key: 32 secret bytes, their key id, and the keys that are derived from them."""
+"""A data key: 32 secret bytes, its key id, and the keys that are derived from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decode_key(key: bytes | str) -> bytes:
     """Return the 32 bytes of a key given as bytes or as text.
 
     Raises:
-        KeyRingError: Anything else. The message says what is wrong with the form, never what the key is.
+        KeyRingError: The key is malformed. The message describes the form and shows nothing of the key.
     """
     if isinstance(key, bytes):
         if len(key) != KEY_LENGTH:
@@ -46,14 +46,14 @@ def decode_key(key: bytes | str) -> bytes:
 
 @final
 class DataKey:
-    """One data key: 32 secret bytes, and what envelope-v1 derives from them by HKDF-SHA256 (RFC 5869).
+    """A data key of 32 secret bytes and the keys that envelope-v1 derives from it by HKDF-SHA256 (RFC 5869).
 
     Attributes:
         id: The key id, 8 lower-case hex digits. Not secret.
-        id_bytes: The same as 4 bytes, as an envelope holds it.
+        id_bytes: The key id as 4 bytes, as an envelope holds it.
         stamp_prefix: The first 5 bytes of every envelope under this key.
         aead: The cipher under the derived encryption key.
-        tenant: The tenant whose rows alone it encrypts, or None.
+        tenant: The only tenant whose rows it encrypts, or None.
     """
 
     __slots__ = ("_fingerprint_keys", "_secret", "aead", "id", "id_bytes", "stamp_prefix", "tenant")
@@ -68,7 +68,7 @@ class DataKey:
         self._fingerprint_keys: dict[tuple[str, str], bytes] = {}
 
     def __repr__(self) -> str:
-        # A traceback shows a key whose construction failed, too.
+        # A traceback also shows a key whose construction failed.
         return f"DataKey({getattr(self, 'id', '')})"
 
     def __reduce__(self) -> str:
@@ -83,11 +83,11 @@ class DataKey:
         return key
 
     def integrity_key(self) -> bytes:
-        """Return the 32-byte key by which a key-ring file that holds this key is authenticated. Secret."""
+        """Return the 32-byte key that authenticates a key-ring file which holds this key. Secret."""
         return self._derive(b"jwt-column/key-ring/v1/integrity", 32)
 
     def secret_material(self) -> bytes:
-        """Return the 32 secret bytes: the one door for key material, for those who wrap or store it."""
+        """Return the 32 secret bytes, to wrap or store them. Key material leaves the object here only."""
         return self._secret
 
     def _derive(self, info: bytes, length: int) -> bytes:

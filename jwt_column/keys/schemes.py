@@ -1,10 +1,10 @@
-"""The one table of URI schemes: which private module serves which, and the way in for those of others.
+"""The table of URI schemes and the modules that serve them.
 
-A provider is such a module, or what another distribution offers as an entry point of the group
-``jwt_column.providers``, named as its scheme. It has ``open_source(rest)``, ``open_wrapper(rest)`` or both, where
-*rest* is what follows the scheme and its colon, and neither reaches anything yet.
+A provider is such a module, or an entry point of another distribution in the group ``jwt_column.providers`` with the
+name of its scheme. It has ``open_source(rest)``, ``open_wrapper(rest)`` or both, where *rest* is the URI without its
+scheme and colon. Neither function does any I/O.
 
-Modules are imported when a URI first names them: most need an extra, and a process needs one or two of them.
+A module is imported when a URI first names it: most need an extra, and a process needs one or two of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODULE_OF_SCHEME", "PROVIDER_GROUP", "open_source", "open_wrapper"]
 
-#: Where the providers of this distribution are.
+#: The providers of this distribution, by scheme.
 MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
     "aws-kms": "aws_kms",
     "azure-keyvault": "azure_keyvault",
@@ -35,47 +35,47 @@ MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
     "vault-transit": "vault_transit",
 }
 
-#: The group of entry points by which another distribution brings a provider.
+#: The group of entry points for providers of other distributions.
 PROVIDER_GROUP: Final = "jwt_column.providers"
 
 
 def open_source(uri: str) -> KeySource:
-    """Return the source of keys that a URI names. Nothing is read yet.
+    """Return the key source that a URI names. Nothing is read yet.
 
     Raises:
-        ConfigurationError: No scheme, one that nobody serves, or one that wraps keys and holds none. The message
-            holds nothing of the URI, which may hold a PIN.
+        ConfigurationError: No scheme, an unknown one, or one that wraps keys and holds none. The message shows
+            nothing of the URI, which may hold a PIN.
         MissingExtraError: The provider's extra is not installed.
     """
     scheme, rest = _split(uri, "key ring")
     make_source = getattr(_provider(scheme, "key ring"), "open_source", None)
     if make_source is None:
         raise ConfigurationError(
-            f"{scheme}: names a key that wraps keys, and no key ring; make a key-ring file with 'jwt-column keys init "
-            "--file PATH --wrapped-by URI', and name that file as the ring, as in file:/etc/app/ring.json"
+            f"{scheme}: names a KEK, not a key ring; make a key-ring file with 'jwt-column keys init --file PATH "
+            "--wrapped-by URI', and name that file as the ring, as in file:/etc/app/ring.json"
         )
     source: KeySource = make_source(rest)
     return source
 
 
 def open_wrapper(uri: str) -> KeyWrapper:
-    """Return the wrapper of the KEK that a URI names. Nothing is reached yet.
+    """Return the wrapper of the KEK that a URI names. Nothing is sent yet.
 
     Raises:
-        ConfigurationError: No scheme, one that nobody serves, or one that wraps no keys. The message holds nothing
-            of the URI, which may hold a PIN.
+        ConfigurationError: No scheme, an unknown one, or one that wraps no keys. The message shows nothing of the
+            URI, which may hold a PIN.
         MissingExtraError: The provider's extra is not installed.
     """
     scheme, rest = _split(uri, "KEK")
     make_wrapper = getattr(_provider(scheme, "KEK"), "open_wrapper", None)
     if make_wrapper is None:
-        raise ConfigurationError(f"the provider of {scheme}: holds keys and wraps none")
+        raise ConfigurationError(f"the provider of {scheme}: holds keys and cannot wrap any")
     wrapper: KeyWrapper = make_wrapper(rest)
     return wrapper
 
 
 def _split(uri: str, kind: str) -> tuple[str, str]:
-    """Return the scheme and what follows it."""
+    """Return the scheme and the rest of a URI."""
     if not isinstance(uri, str):
         raise ConfigurationError(f"a {kind} URI is a str, not {type(uri).__name__}")
     scheme, colon, rest = uri.partition(":")
@@ -85,7 +85,7 @@ def _split(uri: str, kind: str) -> tuple[str, str]:
 
 
 def _provider(scheme: str, kind: str) -> Any:
-    """Return the module or object that serves a scheme. Ours come first: nobody else can take their place."""
+    """Return the module or object that serves a scheme. An entry point cannot replace a scheme of the table."""
     module = MODULE_OF_SCHEME.get(scheme)
     if module is not None:
         return import_module(f".providers.{module}", __package__)
@@ -108,6 +108,6 @@ def _provider(scheme: str, kind: str) -> Any:
 
 
 def _known() -> str:
-    """Return the schemes there are, as an error lists them."""
+    """Return the known schemes, for an error."""
     others = {point.name for point in entry_points(group=PROVIDER_GROUP)} - set(MODULE_OF_SCHEME)
     return ", ".join(f"{name}:" for name in (*MODULE_OF_SCHEME, *sorted(others)))

@@ -1,7 +1,7 @@
-"""Who wraps data keys: what a key-encryption key (KEK) can do, whichever system holds it.
+"""The protocol of a key-encryption key (KEK), the same for every system that holds one.
 
-A wrapped key is bound to its ring and to its key id by associated data, so that a wrapped key that was moved to
-another place of the key-ring file, or into the file of another ring, does not unwrap.
+Associated data binds a wrapped key to its ring and to its key id. A wrapped key that was moved to another entry of the
+key-ring file, or into the file of another ring, does not unwrap.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["AssociatedData", "KeyWrapper", "Rewrapper", "WrappedKey"]
 
 
 class AssociatedData(NamedTuple):
-    """What a wrapped key is bound to. Not secret; providers may log it.
+    """The ring and the key id that a wrapped key is bound to. Not secret; providers may log it.
 
     Attributes:
         ring: Name of the key ring: 1 to 64 of the characters ``A-Z a-z 0-9 . _ -``.
@@ -38,8 +38,8 @@ class WrappedKey(NamedTuple):
     """A data key under a KEK.
 
     Attributes:
-        ciphertext: What :meth:`KeyWrapper.wrap` returned. Opaque, at most 4,096 bytes.
-        associated_data: What it was wrapped with.
+        ciphertext: The result of :meth:`KeyWrapper.wrap`. Opaque, at most 4,096 bytes.
+        associated_data: The ring and the key id that it was wrapped with.
     """
 
     ciphertext: bytes
@@ -47,31 +47,31 @@ class WrappedKey(NamedTuple):
 
 
 class KeyWrapper(Protocol):
-    """One KEK, named by a URI. Making one reaches nothing yet; threads may share it.
+    """One KEK, named by a URI. Its constructor does no I/O, and threads may share it.
 
     Every call ends within the wrapper's time-out, retries included. Errors of both calls:
 
     Raises:
         KeyUnavailableError: The system was not reached, is sealed, refuses this caller, or has disabled the
-            KEK. ``retryable`` says whether the same call may work later without anyone's doing.
-        KeyRingError: It was reached, and this is not a key that the KEK wrapped with this associated data.
-        ConfigurationError: The URI, or what it refers to (a PIN file, a variable), is wrong.
+            KEK. ``retryable`` is True if the same call may work later without a change.
+        KeyRingError: The KEK did not wrap this key with this associated data.
+        ConfigurationError: The URI, or a PIN file or variable that it names, is wrong.
     """
 
     @property
     def uri(self) -> str:
-        """The URI of the KEK as a key-ring file keeps it. Holds no secret."""
+        """The URI of the KEK, as a key-ring file stores it. Holds no secret."""
 
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
         """Return the data key of 32 bytes under the KEK."""
 
     def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
-        """Return the data keys of 32 bytes each, in order, by one login and as few calls as there can be."""
+        """Return the data keys of 32 bytes each, in order, with one login and as few calls as possible."""
 
 
 @runtime_checkable
 class Rewrapper(Protocol):
-    """A wrapper whose system can put a wrapped key under the newest version of its KEK by itself."""
+    """A wrapper whose system moves a wrapped key to the newest version of its KEK by itself."""
 
     def rewrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
-        """Return the keys wrapped anew, in order; no data key leaves the system. Errors as of ``unwrap``."""
+        """Return the keys wrapped again, in order; no data key leaves the system. Errors are those of ``unwrap``."""

@@ -218,8 +218,8 @@ class TestPIN:
             (b"", "holds no PIN"),
             (b"\n", "holds no PIN"),
             (b"x" * 1025, "too long"),
-            (b"hidden\xff", "no text"),
-            (b"hidden\0", "no text"),
+            (b"hidden\xff", "not a text"),
+            (b"hidden\0", "not a text"),
         ],
     )
     def test_file_without_a_pin(self, tmp_path: Path, content: bytes, problem: str) -> None:
@@ -416,7 +416,7 @@ class TestKEK:
         token.new_kek(**attributes)
         error = failure_of(open_wrapper(token.rest()))
         assert isinstance(error, ConfigurationError)
-        assert "is no KEK" in str(error)
+        assert "cannot be a KEK" in str(error)
 
     def test_one_that_may_neither_encrypt_nor_wrap(self, hsm: HSM) -> None:
         token = hsm.new_token()
@@ -494,7 +494,7 @@ class TestModule:
 
     def test_from_the_environment(self, token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
         wrapper = open_wrapper(token.rest(**{"module-path": ""}))
-        assert "which PKCS#11 module?" in str(failure_of(wrapper))
+        assert "no PKCS#11 module is named" in str(failure_of(wrapper))
         monkeypatch.setenv("JWT_COLUMN_PKCS11_MODULE", str(token.hsm.module))
         assert len(wrapper.wrap(KEY, BOUND)) == 61
 
@@ -528,7 +528,7 @@ class TestLogin:
         wrapper = open_wrapper(token.rest(**{"pin-source": ""}))
         error = failure_of(wrapper)
         assert isinstance(error, ConfigurationError)
-        assert "where is the PIN?" in str(error)
+        assert "no PIN source" in str(error)
         monkeypatch.setenv("JWT_COLUMN_PKCS11_PIN_SOURCE", "env:HSM_PIN")
         monkeypatch.setenv("HSM_PIN", token.pin)
         assert len(wrapper.wrap(KEY, BOUND)) == 61
@@ -541,10 +541,10 @@ class TestLogin:
         first = failure_of(wrapper)
         assert isinstance(first, KeyUnavailableError)
         assert not first.retryable
-        assert "it refused the PIN (PinIncorrect)" in str(first)
+        assert "refused the PIN (PinIncorrect)" in str(first)
         second = failure_of(open_wrapper(token.rest()))
         assert isinstance(second, KeyUnavailableError)
-        assert "did not try again" in str(second)
+        assert "does not repeat it" in str(second)
         for error in (first, second):
             assert set() == revealed_by(error, "secret-pin-4711")
             assert "secret-pin-4711" not in locals_shown_by(error)
@@ -564,7 +564,7 @@ class TestLogin:
                 raise AssertionError("it was tried")
 
         wrapper = open_wrapper(token.rest())
-        with pytest.raises(KeyUnavailableError, match="the next wrong PIN would lock the token"):
+        with pytest.raises(KeyUnavailableError, match="one more wrong PIN would lock the token"):
             wrapper._open(pkcs11, LastTry(), "module", login=True)
 
     def test_trouble_at_the_login_is_not_taken_for_a_wrong_pin(self, token: Token) -> None:

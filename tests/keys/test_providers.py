@@ -154,7 +154,7 @@ class TestOthers:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.syspath_prepend(third_party.install(tmp_path, target="tests.support.standin"))
-        with pytest.raises(ConfigurationError, match="wraps none"):
+        with pytest.raises(ConfigurationError, match="cannot wrap any"):
             open_wrapper("standin:kek")
 
     def test_what_it_raises_by_mistake_becomes_ours_and_shows_nothing(self, standin: Standin) -> None:

@@ -470,7 +470,7 @@ class TestWrapping:
     @pytest.mark.parametrize(
         ("garble", "what"),
         [
-            (lambda secrets: [secrets[1], secrets[0]], "is another key"),
+            (lambda secrets: [secrets[1], secrets[0]], "holds another key"),
             (lambda secrets: [secrets[0], secrets[1][:31]], "32 bytes"),
         ],
         ids=["exchanged", "short"],
@@ -793,7 +793,7 @@ class TestWriting:
         keys = ring.unwrap()
         self.change(ring_path)
         after = ring_path.read_bytes()
-        with pytest.raises(ConfigurationError, match="changed by somebody else"):
+        with pytest.raises(ConfigurationError, match="changed while this command ran"):
             ring.write(_changes.removed(ring.file, [THIRD_ID]), keys)
         assert after == ring_path.read_bytes()
 
@@ -848,7 +848,7 @@ with open(path, "rb") as file:
             other.stdin.write(b"\n")
             other.stdin.flush()
             other.wait()
-            with pytest.raises(ConfigurationError, match="changed by somebody else"):
+            with pytest.raises(ConfigurationError, match="changed while this command ran"):
                 change.result(60)
 
     def test_full_disk_leaves_the_old_file_and_no_part_of_a_new_one(self, ring_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A call to another system, tried again when that may help, and never for longer than one deadline.
+"""Calls of another system, retried after transient errors within one deadline.
 
-Between two attempts lies a random pause from zero up to a limit that doubles ("full jitter"), so that a fleet that
-lost its server together does not come back to it together.
+The pause between two attempts is random, from zero up to a limit that doubles ("full jitter"), so that the processes
+of a fleet do not come back to a recovering server at the same moment.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["attempt_within"]
 
 Result = TypeVar("Result")
 
-#: The first try and three more. A server that needs longer than that is not back within seconds.
+#: The first attempt and three more. A server that needs longer is not back within seconds.
 _ATTEMPTS: Final = 4
-#: Longest pause, in seconds, before the second, third, ... attempt; and where the doubling ends.
+#: Longest pause before the second attempt, in seconds, and the limit of its doubling.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -32,21 +32,20 @@ _LONGEST_PAUSE: Final = 2.0
 def attempt_within(
     seconds: float, call: Callable[[float], Result], *, late: str, attempts: int = _ATTEMPTS
 ) -> Result:
-    """Return what *call* returns, after as many attempts as it takes and the deadline allows.
+    """Return the result of *call*, retried while its errors are retryable and the deadline allows.
 
-    An attempt runs in a thread of its own, because no time-out of a library bounds everything: not the lookup of a
-    host name, not a server that sends a byte now and then, not a PKCS#11 module. An attempt that is still
-    running at the deadline is left to end by itself, and what it returns is dropped.
+    Each attempt runs in a thread of its own, because the time-outs of libraries do not cover the lookup of a host name,
+    a server that sends a byte now and then, or a PKCS#11 module. An attempt that still runs at the deadline is
+    abandoned, and its result is dropped.
 
     Args:
-        seconds: How long all attempts may take together, pauses included.
-        call: Makes one attempt. It is given the seconds that are left, for time-outs of its own.
-        late: Message of the error where the deadline comes first.
-        attempts: How often it is tried at most.
+        seconds: Time limit of all attempts together, pauses included.
+        call: Makes one attempt. Its argument is the number of seconds left, for time-outs of its own.
+        late: Message of the error at the deadline.
+        attempts: The largest number of attempts.
 
     Raises:
-        KeyUnavailableError: The last attempt's, or *late* with ``retryable=True``. Only an error that is
-            ``retryable`` leads to another attempt.
+        KeyUnavailableError: The error of the last attempt, or *late* with ``retryable=True``.
         Exception: Any other error of *call*, at once.
     """
     return _attempt_within(
@@ -55,7 +54,7 @@ def attempt_within(
         late=late,
         attempts=attempts,
         sleep=time.sleep,
-        uniform=random.uniform,  # It spreads load and guards nothing.
+        uniform=random.uniform,  # It spreads load; no secret depends on it.
         clock=time.monotonic,
     )
 
@@ -85,7 +84,7 @@ def _attempt_within(
 
 
 def _in_thread(call: Callable[[float], Result], seconds: float, late: str) -> Result:
-    """Make one attempt, and wait for it no longer than *seconds*."""
+    """Make one attempt in a thread, and wait for it at most *seconds*."""
     future: Future[Result] = Future()
     arguments = (_settle, future, call, seconds)
     threading.Thread(target=copy_context().run, args=arguments, name="jwt-column-keys", daemon=True).start()
@@ -94,7 +93,7 @@ def _in_thread(call: Callable[[float], Result], seconds: float, late: str) -> Re
             raise KeyUnavailableError(late, retryable=True)
         return future.result()
     finally:
-        # An error's traceback holds this frame. Without the two names, nothing in it leads back to the error.
+        # The traceback of an error holds this frame. Without the two names the frame does not refer to the error.
         del future, arguments
 
 
@@ -102,7 +101,7 @@ def _settle(future: Future[Result], call: Callable[[float], Result], seconds: fl
     try:
         future.set_result(call(seconds))
     except JWTColumnError as error:
-        # Without its frames: they hold keys and PINs in local variables, which error reporters show.
+        # Drop the frames: error reporters show local variables, and theirs are keys and PINs.
         error.__context__ = None
         future.set_exception(error.with_traceback(None))
     except BaseException as error:  # noqa: BLE001 - it is raised where the caller waits.

@@ -1,7 +1,7 @@
 """``aws-kms:KEY``: a symmetric key of AWS KMS wraps data keys, and never leaves it.
 
-The wrapped key is bound to its ring and key id by the encryption context, which CloudTrail logs and key policies can
-ask for. Credentials, proxies and endpoints are boto3's own affair.
+The encryption context binds a wrapped key to its ring and key id. CloudTrail logs it, and key policies can require
+it. boto3 finds credentials, proxies and endpoints by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from ..process import PerProcess
 from .cloud import CloudWrapper
 from .parameters import split_parameters
 from .sdk import import_sdk
@@ -31,7 +32,7 @@ _ARN: Final = re.compile(
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9-]+|alias/[A-Za-z0-9/_-]+")
 _REGION: Final = re.compile(r"[a-z0-9-]+")
 
-#: Error codes of KMS and of AWS in general after which the same call may work.
+#: Transient error codes, of KMS and of AWS in general.
 _PASSING: Final = frozenset(
     {
         "DependencyTimeoutException",
@@ -47,11 +48,11 @@ _PASSING: Final = frozenset(
         "TooManyRequestsException",
     }
 )
-#: Error codes that say that the key which was named is no key for this.
+#: Error codes for a KEK that is not a symmetric encryption key.
 _WRONG_KEY: Final = frozenset({"InvalidArnException", "InvalidKeyUsageException", "ValidationException"})
 #: Error codes of Decrypt and ReEncrypt about the wrapped key itself.
 _WRONG_CIPHERTEXT: Final = frozenset({"IncorrectKeyException", "InvalidCiphertextException"})
-#: What to do about the others.
+#: Remedies for the other error codes.
 _REMEDIES: Final[Mapping[str, str]] = {
     "AccessDeniedException": "allow this caller kms:Encrypt and kms:Decrypt for the key",
     "DisabledException": "the key is disabled; enable it",
@@ -59,12 +60,12 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "KMSInvalidStateException": "the key is pending deletion, or its key store is not connected; cancel the deletion "
     "while there is time",
     "NotFoundException": "there is no such key or alias in this account and region",
-    "UnrecognizedClientException": "the credentials are none that AWS knows",
+    "UnrecognizedClientException": "AWS does not know these credentials",
 }
 
 
 class _Client(Protocol):
-    """What is used of boto3's client of KMS, which has no types."""
+    """The methods that this module uses of boto3's KMS client, which has no types."""
 
     def encrypt(self, **parameters: Any) -> dict[str, Any]: ...
     def decrypt(self, **parameters: Any) -> dict[str, Any]: ...
@@ -72,26 +73,20 @@ class _Client(Protocol):
     def close(self) -> None: ...
 
 
-def open_wrapper(rest: str) -> AWSKMSWrapper:
-    """Return the wrapper of what follows ``aws-kms:``. Nothing is reached yet.
-
-    Raises:
-        ConfigurationError: It names no key.
-    """
-    return AWSKMSWrapper(rest)
-
-
 class AWSKMSWrapper(CloudWrapper[_Client]):
     """One symmetric key of AWS KMS.
 
     Args:
-        rest: The ARN of a key or alias, or a key id or ``alias/NAME`` with ``?region=`` behind it; without a region
-            it is boto3's. ``timeout=`` is how many seconds a call may take, retries included.
+        rest: The ARN of a key or alias, or a key id or ``alias/NAME``. ``region=`` is the region of the latter, by
+            default boto3's. ``timeout=`` limits a call, in seconds, retries included.
+
+    Raises:
+        ConfigurationError: The URI names no key.
     """
 
     scheme = "aws-kms"
     system = "AWS KMS"
-    # They write bodies at DEBUG.
+    # At DEBUG they log bodies.
     loggers = ("botocore.endpoint", "botocore.parsers")
 
     def __init__(self, rest: str) -> None:
@@ -111,7 +106,7 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
             raise ConfigurationError("the ARN names another region than region= does; leave region= out")
         self._key = key
         self._region = region if arn is None else arn["region"]
-        self._session: Any = None
+        self._session: PerProcess[Any] = PerProcess(self._open_session)
 
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
         """Return the data key under the KEK, by Encrypt."""
@@ -136,7 +131,7 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
 
     def _decrypt(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
         answer = client.decrypt(
-            # Without it KMS takes the key that the ciphertext names, also one of somebody else.
+            # Without it KMS takes any key that the ciphertext names, also one of another account.
             KeyId=self._key,
             CiphertextBlob=ciphertext,
             EncryptionContext=associated_data.to_mapping(),
@@ -157,17 +152,18 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         )
         return bytes(answer["CiphertextBlob"])
 
+    def _open_session(self) -> Any:
+        # Kept for later calls: it takes longer to make than a call. It holds credentials, locks and no connections.
+        return import_sdk("boto3.session", self.scheme).Session(region_name=self._region)
+
     def _open_client(self, stack: ExitStack) -> _Client:
-        if self._session is None:
-            # It holds credentials and no connections, and takes longer to make than the rest of a call.
-            self._session = import_sdk("boto3.session", self.scheme).Session(region_name=self._region)
         config = import_sdk("botocore.config", self.scheme).Config(
             connect_timeout=self._patience,
             read_timeout=self._patience,
-            # The attempts are ours, and boto3's would multiply them.
+            # attempt_within() retries; boto3's retries would multiply that.
             retries={"total_max_attempts": 1, "mode": "standard"},
         )
-        client: _Client = self._session.client("kms", config=config)
+        client: _Client = self._session.get().client("kms", config=config)
         stack.callback(client.close)
         return client
 
@@ -189,13 +185,11 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         )
         if isinstance(error, misconfigured):
             return ConfigurationError(
-                f"{self.uri}: boto3 is set up wrongly ({name}); put the key's ARN, or ?region=, into the URI, and "
-                "look at AWS_PROFILE and the configuration file of AWS"
+                f"{self.uri}: boto3 is misconfigured ({name}); put the key's ARN, or ?region=, into the URI, and check "
+                "AWS_PROFILE and the configuration file of AWS"
             )
         if isinstance(error, exceptions.SSLError):
-            return KeyUnavailableError(
-                f"{self.uri}: the certificate of AWS KMS is not trusted here; look at AWS_CA_BUNDLE and at proxies"
-            )
+            return self._untrusted("AWS_CA_BUNDLE")
         unreached = (
             exceptions.ConnectionError,
             exceptions.HTTPClientError,
@@ -203,24 +197,26 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
             exceptions.MetadataRetrievalError,
         )
         if isinstance(error, unreached):
-            return KeyUnavailableError(f"{self.uri}: AWS KMS was not reached ({name})", retryable=True)
-        return KeyUnavailableError(f"{self.uri}: boto3 could not ask AWS KMS ({name})")
+            return self._unreached(name)
+        return KeyUnavailableError(f"{self.uri}: boto3 could not call AWS KMS ({name})")
 
     def _refusal(self, response: Any, key_id: str | None) -> JWTColumnError:
-        """Return our error for an answer of KMS that is one."""
+        """Translate an error response of KMS."""
         code = str(response.get("Error", {}).get("Code", ""))
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in _WRONG_CIPHERTEXT:
             return KeyRingError(
-                f"{self.uri}: AWS KMS says that this KEK did not wrap key {key_id} for this key ring ({code}); the "
-                "key-ring file was changed, or an alias leads to another KEK than it did",
+                f"{self.uri}: AWS KMS answers that this KEK did not wrap key {key_id} for this key ring ({code}); the "
+                "key-ring file was changed, or the alias now leads to another KEK",
                 key_id=key_id,
             )
         if code in _WRONG_KEY:
             return ConfigurationError(
-                f"{self.uri}: AWS KMS says that this is not the name of a symmetric encryption key ({code})"
+                f"{self.uri}: AWS KMS answers that this is not a symmetric encryption key ({code})"
             )
         if code in _PASSING or status >= 500:
-            return KeyUnavailableError(f"{self.uri}: AWS KMS cannot answer now ({code})", retryable=True)
-        remedy = _REMEDIES.get(code, "somebody has to act before a retry helps")
-        return KeyUnavailableError(f"{self.uri}: AWS KMS refuses ({code}): {remedy}")
+            return self._busy(code)
+        return self._refused(code, _REMEDIES.get(code))
+
+
+open_wrapper = AWSKMSWrapper

@@ -1,13 +1,13 @@
 """``azure-keyvault:KEY``: a key of Azure Key Vault, or of a Managed HSM, wraps data keys and never leaves it.
 
-Key Vault has RSA keys, and RSA-OAEP-256 takes no associated data. What is wrapped is therefore the data key and the
-SHA-256 of its associated data, 64 bytes together, and the second half must be right when it is unwrapped. The AES keys
-of a Managed HSM authenticate associated data themselves (``?algorithm=A256GCM``).
+Key Vault has RSA keys, and RSA-OAEP-256 takes no associated data. The plaintext is therefore the data key and the
+SHA-256 of its associated data, 64 bytes together; unwrapping checks the second half. The AES keys of a Managed HSM
+authenticate associated data themselves (``?algorithm=A256GCM``).
 
-What :meth:`~AzureKeyVaultWrapper.wrap` returns is one byte with the length of the KEK's version, the version in ASCII,
-and then either the RSA ciphertext or a nonce of 12 bytes, 32 bytes of ciphertext and a tag of 16 bytes.
+A wrapped key is one byte with the length of the KEK's version, the version in ASCII, and then either the RSA ciphertext
+or a nonce of 12 bytes, 32 bytes of ciphertext and a tag of 16 bytes.
 
-Credentials and proxies are azure-identity's own affair.
+azure-identity finds credentials and proxies by itself.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ _AES: Final = "A256GCM"
 _NONCE_LENGTH: Final = 12
 _TAG_LENGTH: Final = 16
 
-#: What to do about a refusal, by its status in HTTP.
+#: Remedies by HTTP status.
 _REMEDIES: Final[Mapping[int, str]] = {
     401: "the vault does not accept the credentials of this process",
-    403: "give this caller the role 'Key Vault Crypto User' (on a Managed HSM 'Managed HSM Crypto User'), and look "
-    "whether the key is enabled and the vault's firewall lets this machine in",
+    403: "give this caller the role 'Key Vault Crypto User' (on a Managed HSM 'Managed HSM Crypto User'), and check "
+    "that the key is enabled and that the vault's firewall admits this machine",
     404: "there is no such key, or it is deleted; recover it while there is time",
 }
 
 
 class _Client(Protocol):
-    """What is used of azure-keyvault-keys."""
+    """The methods that this module uses of azure-keyvault-keys."""
 
     def get_key(self, name: str) -> Any: ...
     def send_request(self, request: Any) -> Any: ...
@@ -64,27 +64,21 @@ class _Wrapped(NamedTuple):
     payload: bytes
 
 
-def open_wrapper(rest: str) -> AzureKeyVaultWrapper:
-    """Return the wrapper of what follows ``azure-keyvault:``. Nothing is reached yet.
-
-    Raises:
-        ConfigurationError: It names no key.
-    """
-    return AzureKeyVaultWrapper(rest)
-
-
 class AzureKeyVaultWrapper(CloudWrapper[_Client]):
     """One key of Azure Key Vault, or of a Managed HSM.
 
     Args:
-        rest: The key's identifier. With its version that version wraps, and only what it wrapped unwraps; without,
-            the newest wraps, and the version that wrapped unwraps. ``algorithm=`` is ``RSA-OAEP-256``, unless
-            given, or ``A256GCM``; ``timeout=`` is how many seconds a call may take, retries included.
+        rest: The key's identifier. With a version, only that version wraps and unwraps; without, the newest version
+            wraps, and each key is unwrapped by the version that wrapped it. ``algorithm=`` is ``RSA-OAEP-256``, the
+            default, or ``A256GCM``; ``timeout=`` limits a call, in seconds, retries included.
+
+    Raises:
+        ConfigurationError: The URI names no key.
     """
 
     scheme = "azure-keyvault"
     system = "Key Vault"
-    # Bodies are logged where a client asks for it, and this one does not.
+    # The SDK logs bodies on request only (logging_enable).
     loggers = ()
 
     def __init__(self, rest: str) -> None:
@@ -120,7 +114,7 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
         version, payload = self._unpack(ciphertext, associated_data)
         content = self._post(client, version, "unwrapkey", value=payload)["value"]
         digest = hashlib.sha256(associated_data.to_bytes()).digest()
-        # Not a secret, but a length of its own is checked by it too.
+        # The digest is no secret. The comparison also checks the length.
         if not compare_digest(content[KEY_LENGTH:], digest):
             raise self._not_wrapped_here(associated_data)
         return content[:KEY_LENGTH]
@@ -146,14 +140,14 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
         )["value"]
 
     def _newest_version(self, client: _Client) -> str:
-        """Return the version that wraps where the URI names none: what unwraps must be known by name."""
+        """Return the newest version of the KEK: a wrapped key must name the version that unwraps it."""
         return str(client.get_key(self._name).properties.version)
 
     def _post(self, client: _Client, version: str, operation: str, **parts: bytes) -> dict[str, bytes]:
-        """Return the parts in the answer to one operation with the key.
+        """Return the parts of the response to one operation with the key.
 
-        By the client's own pipeline, and not by its CryptographyClient: that asks for the key before it uses it, which
-        is a second call and another permission.
+        It uses the client's own pipeline. CryptographyClient would fetch the key first, which costs a second call and
+        needs another permission.
         """
         request = import_sdk("azure.core.rest", self.scheme).HttpRequest(
             "POST",
@@ -168,10 +162,10 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
         }
 
     def _unpack(self, ciphertext: bytes, associated_data: AssociatedData) -> _Wrapped:
-        """Return the parts of what :func:`_pack` made."""
+        """Return the parts of a wrapped key, the inverse of :func:`_pack`."""
         end = 1 + ciphertext[0] if ciphertext else 1
         version = ciphertext[1:end].decode("latin-1")
-        # It becomes part of a path, and an URI's version is the only one that may unwrap.
+        # The version becomes part of a path; and if the URI names one, no other may unwrap.
         if not _VERSION.fullmatch(version) or self._version not in (None, version):
             raise self._not_wrapped_here(associated_data)
         return _Wrapped(version, ciphertext[end:])
@@ -191,7 +185,7 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
             credential,
             connection_timeout=self._patience,
             read_timeout=self._patience,
-            # The attempts are ours, and the pipeline's would multiply them.
+            # attempt_within() retries; the pipeline's retries would multiply that.
             retry_total=0,
             logging_enable=False,
         )
@@ -212,39 +206,39 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
             )
         inner = getattr(error, "inner_exception", None)
         if isinstance(inner, import_sdk("requests.exceptions", self.scheme).SSLError):
-            return KeyUnavailableError(
-                f"{self.uri}: the certificate of Key Vault is not trusted here; look at REQUESTS_CA_BUNDLE and proxies"
-            )
+            return self._untrusted("REQUESTS_CA_BUNDLE")
         if isinstance(error, answers.ServiceRequestError | answers.ServiceResponseError):
-            return KeyUnavailableError(f"{self.uri}: Key Vault was not reached ({name})", retryable=True)
-        return KeyUnavailableError(f"{self.uri}: azure-keyvault-keys could not ask Key Vault ({name})")
+            return self._unreached(name)
+        return KeyUnavailableError(f"{self.uri}: azure-keyvault-keys could not call Key Vault ({name})")
 
     def _refusal(self, status: int, key_id: str | None) -> JWTColumnError:
-        """Return our error for an answer that is one."""
+        """Translate an error response."""
         if status == 400 and key_id is not None:
             return KeyRingError(
-                f"{self.uri}: Key Vault says that this KEK did not wrap key {key_id} (400); the key-ring file was "
-                "changed, or the KEK is no key for this algorithm",
+                f"{self.uri}: Key Vault answers that this KEK did not wrap key {key_id} (400); the key-ring file was "
+                "changed, or the KEK is not a key for this algorithm",
                 key_id=key_id,
             )
         if status == 400:
             return ConfigurationError(
-                f"{self.uri}: Key Vault cannot wrap with this key by {self._algorithm} (400); look at its type and at "
-                "the operations it permits"
+                f"{self.uri}: Key Vault cannot wrap with this key by {self._algorithm} (400); check its type and its "
+                "permitted operations"
             )
         if status in (408, 409, 429) or status >= 500:
-            return KeyUnavailableError(f"{self.uri}: Key Vault cannot answer now ({status})", retryable=True)
-        remedy = _REMEDIES.get(status, "somebody has to act before a retry helps")
-        return KeyUnavailableError(f"{self.uri}: Key Vault refuses ({status}): {remedy}")
+            return self._busy(str(status))
+        return self._refused(str(status), _REMEDIES.get(status))
+
+
+open_wrapper = AzureKeyVaultWrapper
 
 
 def _pack(version: str, payload: bytes) -> bytes:
-    """Return a wrapped key with the version of the KEK that wrapped it."""
+    """Return a wrapped key: the version of the KEK, then the payload."""
     return bytes([len(version)]) + version.encode() + payload
 
 
 def _bytes_of(text: str) -> bytes:
-    """Return the bytes of a text in base64url."""
+    """Decode base64url."""
     data = base64url.decode(text)
     if data is None:
         raise ValueError("the answer is not in base64url")

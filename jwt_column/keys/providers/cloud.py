@@ -1,4 +1,4 @@
-"""What the wrappers of the clouds share: one key to a call, several calls at a time, and no error but ours."""
+"""The base class of cloud KMS wrappers: one key per call, several calls in parallel, errors translated to ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CloudWrapper"]
 
-#: Calls at a time. An SDK keeps ten connections open, and a thousand keys at 10 ms each take 1.3 s this way.
+#: Parallel calls. An SDK keeps ten connections open, and a thousand keys at 10 ms each take 1.3 s this way.
 _LANES: Final = 8
 
 Client = TypeVar("Client")
@@ -29,24 +29,24 @@ Answer = TypeVar("Answer")
 
 
 class CloudWrapper(ABC, Generic[Client]):
-    """A KEK that an SDK reaches, and that takes one data key to a call.
+    """A KEK behind an SDK that takes one data key per call.
 
     Args:
         rest: The URI without its scheme and colon.
-        parameters: What stands behind its question mark.
+        parameters: The parameters of the URI.
     """
 
-    #: The URI's scheme, which is the extra's name too.
+    #: The URI's scheme, which is also the name of the extra.
     scheme: ClassVar[str]
-    #: What errors call the system.
+    #: The name of the system in errors.
     system: ClassVar[str]
-    #: The loggers to which the SDK writes requests or responses.
+    #: The loggers to which the SDK writes requests and responses.
     loggers: ClassVar[tuple[str, ...]]
 
     def __init__(self, rest: str, parameters: dict[str, str]) -> None:
         self._rest = rest
         self._timeout = seconds_of(parameters)
-        #: Seconds that the SDK may wait for the system once: one that hangs leaves time for a second attempt.
+        #: Time limit of one request, in seconds: a request that hangs leaves time for a second attempt.
         self._patience = self._timeout / 2
 
     @property
@@ -56,33 +56,48 @@ class CloudWrapper(ABC, Generic[Client]):
 
     @abstractmethod
     def _open_client(self, stack: ExitStack) -> Client:
-        """Make a client for one attempt: one that is kept would share its connections with forked children.
+        """Make a client for one attempt. A cached client would share its connections with forked children.
 
         Args:
-            stack: Closes what is put on it after the attempt.
+            stack: For the clean-up after the attempt.
         """
 
     @abstractmethod
     def _error_of(self, error: Exception, key_id: str | None) -> JWTColumnError:
-        """Return our error for one of the SDK's.
+        """Translate an error of the SDK.
 
         Args:
-            error: What the SDK raised.
-            key_id: The wrapped key that was asked about; None where there was none.
+            error: The exception that the SDK raised.
+            key_id: Key id of the wrapped key of the call; None if the call had none.
         """
+
+    def _unreached(self, name: str) -> KeyUnavailableError:
+        return KeyUnavailableError(f"{self.uri}: {self.system} was not reached ({name})", retryable=True)
+
+    def _untrusted(self, variable: str) -> KeyUnavailableError:
+        return KeyUnavailableError(
+            f"{self.uri}: the certificate of {self.system} is not trusted here; check {variable} and proxies"
+        )
+
+    def _busy(self, answer: str) -> KeyUnavailableError:
+        return KeyUnavailableError(f"{self.uri}: {self.system} cannot answer now ({answer})", retryable=True)
+
+    def _refused(self, answer: str, remedy: str | None) -> KeyUnavailableError:
+        remedy = remedy or "not retryable; check the key's policy and state"
+        return KeyUnavailableError(f"{self.uri}: {self.system} refuses ({answer}): {remedy}")
 
     def _each(
         self,
         operation: Callable[[Client, bytes, AssociatedData], bytes],
         items: Sequence[tuple[bytes, AssociatedData]],
     ) -> list[bytes]:
-        """Return what an operation gives for each item, in order.
+        """Return the results of an operation for each item, in order.
 
-        An attempt that failed is repeated as :func:`attempt_within` says, for those items that are still missing.
+        A retry (:func:`attempt_within`) repeats only the items without a result.
 
         Args:
-            operation: One call of the system, with a key or wrapped key and what it is bound to.
-            items: Wrapped keys, or keys with what each is to be bound to.
+            operation: One call of the system, with a key or wrapped key and its associated data.
+            items: Wrapped keys, or keys, each with its associated data.
         """
         done: dict[int, bytes] = {}
 
@@ -108,19 +123,19 @@ class CloudWrapper(ABC, Generic[Client]):
         return f"{self.uri}: {self.system} did not answer within {self._timeout:g} s"
 
     def _ask(self, call: Callable[[], Answer], key_id: str | None) -> Answer:
-        """Return what a call of the SDK gives. Its errors are ours, and hold nothing of its frames."""
+        """Return the result of an SDK call. Errors are translated, and hold no frame of the SDK."""
         try:
             with unlogged(*self.loggers):
                 return call()
         except JWTColumnError:
             raise
-        except Exception as error:  # noqa: BLE001 - nobody above may see a foreign error.
+        except Exception as error:  # noqa: BLE001 - the text of a foreign error may show a key.
             failure = self._error_of(error, key_id)
         raise failure
 
 
 def _in_lanes(work: Callable[[int], None], numbers: Sequence[int]) -> None:
-    """Do work for each number, several at a time, up to the first failure, which is raised."""
+    """Call *work* for each number, several at a time. Stop at the first failure and raise it."""
     waiting = iter(numbers)
     lock = threading.Lock()
     failures: list[Exception] = []

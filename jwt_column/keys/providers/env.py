@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def open_source(rest: str) -> EnvironmentSource:
-    """Return the source of what follows ``env:``."""
+    """Return the source of an ``env:`` URI, given without its scheme."""
     return EnvironmentSource(rest)
 
 
 def open_wrapper(rest: str) -> KeyWrapper:
-    """Return the wrapper under the first key of a variable."""
+    """Return the wrapper whose KEK is the first key of a variable."""
     return LocalWrapper(EnvironmentSource(rest))
 
 
@@ -40,7 +40,7 @@ class EnvironmentSource:
 
     @property
     def name(self) -> str:
-        """The URI: it holds no secret."""
+        """The URI. It holds no secret."""
         return f"env:{self._variable}"
 
     def load(self) -> tuple[DataKey, ...]:
@@ -56,15 +56,15 @@ class EnvironmentSource:
 
 
 def split(text: str) -> list[str]:
-    """Return what stands between commas."""
+    """Split a text at its commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def keys_of(parts: Iterable[str], where: str) -> tuple[DataKey, ...]:
-    """Return keys that stand behind each other in one text.
+    """Return the keys of these texts.
 
     Raises:
-        KeyRingError: One of them is none; the message says which by its number.
+        KeyRingError: One of them is malformed; the message gives its number.
     """
     keys = []
     for number, part in enumerate(parts, 1):

@@ -1,9 +1,9 @@
 """``gcp-kms:KEY``: a symmetric key of Google Cloud KMS wraps data keys, and never leaves it.
 
-The wrapped key is bound to its ring and key id by additional authenticated data. Requests and responses carry
-checksums, as Google's guidelines for data integrity ask for. Credentials and proxies are google-auth's own affair.
+Additional authenticated data binds a wrapped key to its ring and key id. Requests and responses carry checksums, as
+Google's guidelines for data integrity require. google-auth finds credentials and proxies by itself.
 
-Over REST and not gRPC, whose threads do not survive ``fork``: rings are loaded before and after it.
+The transport is REST, not gRPC, whose threads do not survive ``fork``: rings are loaded before and after it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _NAME: Final = re.compile(
 )
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
-#: What to do about a refusal, by its status in HTTP.
+#: Remedies by HTTP status.
 _REMEDIES: Final[Mapping[int, str]] = {
     401: "Google does not accept the credentials of this process",
-    403: "give this caller the role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key, and look whether the API "
-    "of Cloud KMS is enabled",
+    403: "give this caller the role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key, and check that the API of "
+    "Cloud KMS is enabled",
     404: "there is no such key",
 }
 
 
 class _Client(Protocol):
-    """What is used of Google's client of Cloud KMS."""
+    """The methods that this module uses of Google's client of Cloud KMS."""
 
     transport: Any
 
@@ -48,27 +48,21 @@ class _Client(Protocol):
     def decrypt(self, *, request: dict[str, Any], retry: None, timeout: float) -> Any: ...
 
 
-def open_wrapper(rest: str) -> GCPKMSWrapper:
-    """Return the wrapper of what follows ``gcp-kms:``. Nothing is reached yet.
-
-    Raises:
-        ConfigurationError: It names no key.
-    """
-    return GCPKMSWrapper(rest)
-
-
 class GCPKMSWrapper(CloudWrapper[_Client]):
     """One symmetric key of Google Cloud KMS.
 
     Args:
-        rest: The resource name of a key, without a version: Cloud KMS wraps with the primary one, and finds by itself
-            the one that unwraps. ``endpoint=`` is the host of a regional or private endpoint, ``timeout=`` is how
-            many seconds a call may take, retries included.
+        rest: The resource name of a key, without a version: Cloud KMS wraps with the primary version and finds the one
+            that unwraps by itself. ``endpoint=`` is the host of a regional or private endpoint, ``timeout=`` limits
+            a call, in seconds, retries included.
+
+    Raises:
+        ConfigurationError: The URI names no key.
     """
 
     scheme = "gcp-kms"
     system = "Cloud KMS"
-    # They write bodies at DEBUG; google-auth only those that are given as bytes.
+    # At DEBUG they log bodies; google-auth only those that are given as bytes.
     loggers = (
         "google.auth.transport.requests",
         "google.cloud.kms_v1.services.key_management_service.transports.rest",
@@ -136,10 +130,10 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
         return int(import_sdk("google_crc32c", self.scheme).value(data))
 
     def _check_transport(self, intact: bool) -> None:
-        """Raise unless what was sent and what came back have their checksums."""
+        """Raise if a checksum of the request or of the response is wrong."""
         if not intact:
             raise KeyUnavailableError(
-                f"{self.uri}: a request or response of Cloud KMS was damaged on its way, by its checksum",
+                f"{self.uri}: the checksum of a request or response of Cloud KMS is wrong; it was damaged on its way",
                 retryable=True,
             )
 
@@ -162,16 +156,14 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
             )
         transport = import_sdk("requests.exceptions", self.scheme)
         if isinstance(error, transport.SSLError):
-            return KeyUnavailableError(
-                f"{self.uri}: the certificate of Cloud KMS is not trusted here; look at REQUESTS_CA_BUNDLE and proxies"
-            )
+            return self._untrusted("REQUESTS_CA_BUNDLE")
         unreached = (transport.ConnectionError, transport.Timeout, credentials.TransportError)
         if isinstance(error, unreached) or getattr(error, "retryable", False):
-            return KeyUnavailableError(f"{self.uri}: Cloud KMS was not reached ({name})", retryable=True)
-        return KeyUnavailableError(f"{self.uri}: google-cloud-kms could not ask Cloud KMS ({name})")
+            return self._unreached(name)
+        return KeyUnavailableError(f"{self.uri}: google-cloud-kms could not call Cloud KMS ({name})")
 
     def _refusal(self, error: Any, key_id: str | None) -> JWTColumnError:
-        """Return our error for an answer of Cloud KMS that is one."""
+        """Translate an error response of Cloud KMS."""
         code, status = int(error.code or 0), _status_of(error.response)
         answer = f"{code} {status}".strip()
         if status == "FAILED_PRECONDITION":
@@ -181,25 +173,27 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
             )
         if code == 400 and key_id is not None:
             return KeyRingError(
-                f"{self.uri}: Cloud KMS says that this KEK did not wrap key {key_id} for this key ring ({answer}); the "
-                "key-ring file was changed, or the KEK is no symmetric key",
+                f"{self.uri}: Cloud KMS answers that this KEK did not wrap key {key_id} for this key ring ({answer}); "
+                "the key-ring file was changed, or the KEK is not a symmetric key",
                 key_id=key_id,
             )
         if code == 400:
             return ConfigurationError(
-                f"{self.uri}: Cloud KMS says that this is not the name of a symmetric key that encrypts ({answer})"
+                f"{self.uri}: Cloud KMS answers that this is not a symmetric encryption key ({answer})"
             )
         if code in (408, 409, 429) or code >= 500:
-            return KeyUnavailableError(f"{self.uri}: Cloud KMS cannot answer now ({answer})", retryable=True)
-        remedy = _REMEDIES.get(code, "somebody has to act before a retry helps")
-        return KeyUnavailableError(f"{self.uri}: Cloud KMS refuses ({answer}): {remedy}")
+            return self._busy(answer)
+        return self._refused(answer, _REMEDIES.get(code))
+
+
+open_wrapper = GCPKMSWrapper
 
 
 def _status_of(response: Any) -> str:
-    """Return the name of the error in an answer, as in ``PERMISSION_DENIED``; of HTTP alone 400 is several."""
+    """Return the name of the error, as in ``PERMISSION_DENIED``: HTTP status 400 alone has several meanings."""
     try:
         status = response.json()["error"]["status"]
     except (AttributeError, KeyError, TypeError, ValueError):
         return ""
-    # The code goes into a message; anything else that a proxy says does not.
+    # The name goes into a message; other text, as of a proxy, does not.
     return status if isinstance(status, str) and re.fullmatch(r"[A-Z_]{1,40}", status) else ""

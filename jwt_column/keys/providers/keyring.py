@@ -22,12 +22,12 @@ __all__ = ["KeyringSource", "open_source", "open_wrapper"]
 
 
 def open_source(rest: str) -> KeyringSource:
-    """Return the source of what follows ``keyring:``."""
+    """Return the source of a ``keyring:`` URI, given without its scheme."""
     return KeyringSource(rest)
 
 
 def open_wrapper(rest: str) -> KeyWrapper:
-    """Return the wrapper under the first key of an entry."""
+    """Return the wrapper whose KEK is the first key of an entry."""
     return LocalWrapper(KeyringSource(rest))
 
 
@@ -45,7 +45,7 @@ class KeyringSource:
 
     @property
     def name(self) -> str:
-        """The URI: it holds no secret."""
+        """The URI. It holds no secret."""
         return f"keyring:{quote(self._service, safe='')}/{quote(self._user, safe='')}"
 
     def load(self) -> tuple[DataKey, ...]:
@@ -68,7 +68,7 @@ class KeyringSource:
                 return keys_of(parts, self.name)
             reason, retryable = "it holds no key under this name", False
         raise KeyUnavailableError(
-            f"the operating system's key store gives nothing for {self.name} ({reason}); 'jwt-column keys generate | "
-            "keyring set SERVICE USER' puts a key there",
+            f"the operating system's key store has no usable key for {self.name} ({reason}); 'jwt-column keys generate "
+            "| keyring set SERVICE USER' stores one",
             retryable=retryable,
         )

@@ -1,9 +1,9 @@
 """A KEK in this process: the first key that a file, a variable or the operating system's key store holds.
 
-For development, and for tests without an HSM: whoever reads the KEK and the key-ring file has the data keys.
+For development, and for tests without an HSM: a reader of the KEK and of the key-ring file has the data keys.
 A wrapped key is one byte ``01``, the KEK's key id (4 bytes), and the data key sealed with XAES-256-GCM under a key
-derived from the KEK: 77 bytes. The id says which of several KEKs it was, so that a KEK can be replaced: put the new
-one first, rewrap, take the old one away.
+derived from the KEK: 77 bytes. The id tells several KEKs apart, so that a KEK can be replaced: put the new one first,
+rewrap, and remove the old one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LocalWrapper:
     """Wraps under the first key of a source, and unwraps under any of its keys.
 
     Args:
-        source: Where the KEKs are. It is asked at each call, so a KEK is in memory no longer than that.
+        source: The source of the KEKs. Each call loads it, so a KEK stays in memory only during a call.
     """
 
     def __init__(self, source: KeySource) -> None:
@@ -63,8 +63,8 @@ class LocalWrapper:
         kek = keks.get(header)
         if kek is None:
             raise KeyRingError(
-                f"{self.uri} does not hold the key that wrapped {key_id}; put it back there, or rewrap from a version "
-                "of the key-ring file whose KEK is at hand",
+                f"{self.uri} does not hold the key that wrapped {key_id}; put it back, or rewrap from a version of the "
+                "key-ring file whose KEK is available",
                 key_id=key_id,
             )
         try:
@@ -80,6 +80,6 @@ class LocalWrapper:
 
 
 def _cipher(kek: DataKey) -> XAES256GCM:
-    """Return the cipher of a KEK. Derived: a key that also encrypted tokens would not meet itself here."""
+    """Return the cipher of a KEK. Its key is derived, so it differs from the one that would encrypt tokens."""
     derived = HKDF(algorithm=SHA256(), length=KEY_LENGTH, salt=None, info=_INFO).derive(kek.secret_material())
     return XAES256GCM(derived)

@@ -1,4 +1,4 @@
-"""What a KEK's URI says behind its question mark: ``?region=eu-central-1&timeout=5``."""
+"""The parameters behind the question mark of a KEK's URI: ``?region=eu-central-1&timeout=5``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ...errors import ConfigurationError
 
 __all__ = ["DEFAULT_TIMEOUT", "seconds_of", "split_parameters"]
 
-#: Seconds that a call may take, retries included, where the URI does not say.
+#: Default time limit of a call in seconds, retries included.
 DEFAULT_TIMEOUT: Final = 10.0
 _LONGEST_TIMEOUT: Final = 300.0
 
 
 def split_parameters(rest: str, scheme: str, *allowed: str) -> tuple[str, dict[str, str]]:
-    """Return what stands before the question mark, and the parameters behind it.
+    """Split a URI at its question mark; return the first part and the parameters.
 
     Raises:
-        ConfigurationError: A parameter that the scheme does not have, one without a value, or one twice. The
-            message does not show it: it may be a secret in the wrong place.
+        ConfigurationError: An unknown parameter, one without a value, or one twice. The message does not show it: it
+            may be a secret in the wrong place.
     """
     path, mark, query = rest.partition("?")
     if not mark:
@@ -42,7 +42,7 @@ def seconds_of(parameters: dict[str, str]) -> float:
     """Return the ``timeout``, in seconds.
 
     Raises:
-        ConfigurationError: It is not above 0 and at most 300.
+        ConfigurationError: It is not a number above 0 and at most 300.
     """
     try:
         seconds = float(parameters.get("timeout", DEFAULT_TIMEOUT))

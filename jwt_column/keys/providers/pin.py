@@ -1,4 +1,4 @@
-"""A PIN out of the file or environment variable that a ``pin-source`` names."""
+"""Reading a PIN from the file or environment variable of a ``pin-source``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...errors import ConfigurationError
 
 __all__ = ["read_pin"]
 
-#: A longer file is a wrong path.
+#: The size limit of a PIN file.
 _MAX_BYTES: Final = 1024
 
 
@@ -19,10 +19,10 @@ def read_pin(source: str) -> str:
     """Return the PIN, without a line feed at its end. Secret.
 
     Args:
-        source: ``file:/PATH``, of a file that only its owner may read, or ``env:NAME``.
+        source: ``file:/PATH`` of a file that only its owner may read, or ``env:NAME``.
 
     Raises:
-        ConfigurationError: There is no PIN, or others can read its file.
+        ConfigurationError: There is no PIN, or others may read its file.
     """
     kind, _, name = source.partition(":")
     pin = _read(Path(name)) if kind == "file" else os.environ.get(name, "")
@@ -53,5 +53,5 @@ def _read(path: Path) -> str:
             text = "\0"
         if "\0" not in text:
             return text
-        problem = "it is no text, or too long for a PIN"
+        problem = "it is not a text, or too long for a PIN"
     raise ConfigurationError(f"the PIN file {path} cannot be read: {problem}")

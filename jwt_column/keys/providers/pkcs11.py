@@ -1,7 +1,7 @@
 """``pkcs11:...``: an AES-256 key of an HSM wraps data keys, and never leaves it (RFC 7512 URIs, python-pkcs11).
 
-Each call has a session of its own, so there is none that could be lost, or that a fork could share. Where the
-application is logged in to the token already, that login is used and left as it is.
+Each call opens a session of its own, so none can be lost, or shared by a fork. If the application is logged in to the
+token already, that login is used and left as it is.
 """
 
 from __future__ import annotations
@@ -28,35 +28,29 @@ __all__ = ["PKCS11Wrapper", "open_wrapper"]
 
 Result = TypeVar("Result")
 
-#: Where module and PIN are, if the URI does not say. The URI can then be the same on every host.
+#: Module and PIN source for a URI that names none. The URI can then be the same on every host.
 MODULE_VARIABLE: Final = "JWT_COLUMN_PKCS11_MODULE"
 PIN_SOURCE_VARIABLE: Final = "JWT_COLUMN_PKCS11_PIN_SOURCE"
 
-#: Errors after which somebody has to act: another try with the same PIN would lock the token.
+#: Errors about the PIN. Another attempt with the same PIN would lock the token.
 _OF_THE_PIN: Final = frozenset(
     {"PinExpired", "PinIncorrect", "PinInvalid", "PinLenRange", "PinLocked", "UserPinNotInitialized"}
 )
 
-#: PINs that a token refused: module, serial number of the token, PIN. This process does not try them again.
+#: Refused logins: module, serial number of the token, PIN. This process does not repeat them.
 _refused: Final[set[tuple[str, bytes, str]]] = set()
-
-
-def open_wrapper(rest: str) -> PKCS11Wrapper:
-    """Return the wrapper of what follows ``pkcs11:``. Nothing is reached yet.
-
-    Raises:
-        ConfigurationError: It is no URI by RFC 7512, names no key, or holds a PIN.
-    """
-    return PKCS11Wrapper(rest)
 
 
 class PKCS11Wrapper:
     """One AES-256 key of a PKCS#11 token.
 
     Args:
-        rest: What follows ``pkcs11:``: ``token=``, ``manufacturer=``, ``model=``, ``serial=`` and ``slot-id=`` name the
-            token, ``object=`` and ``id=`` the key; behind ``?`` may be ``module-path=``, ``pin-source=`` and
-            ``timeout=``.
+        rest: The URI without its scheme: ``token=``, ``manufacturer=``, ``model=``, ``serial=`` and ``slot-id=`` name
+            the token, ``object=`` and ``id=`` the key; ``module-path=``, ``pin-source=`` and ``timeout=`` may follow
+            a ``?``.
+
+    Raises:
+        ConfigurationError: It is not a URI by RFC 7512, names no key, or holds a PIN.
     """
 
     def __init__(self, rest: str) -> None:
@@ -65,7 +59,7 @@ class PKCS11Wrapper:
 
     @property
     def uri(self) -> str:
-        """The URI: it holds no PIN."""
+        """The URI. It holds no PIN."""
         return f"pkcs11:{self._rest}"
 
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
@@ -80,7 +74,7 @@ class PKCS11Wrapper:
         return self._with_kek(lambda kek: [kek.unwrap(one) for one in wrapped])
 
     def _with_kek(self, use: Callable[[KEK], Result]) -> Result:
-        """Return what *use* makes of the KEK."""
+        """Open the KEK and return the result of *use*."""
         seconds = self._name.timeout
         late = f"{self.uri}: the PKCS#11 module did not answer within {seconds:g} s"
 
@@ -105,17 +99,16 @@ class PKCS11Wrapper:
         raise failure
 
     def _module_path(self) -> str:
-        """Return the module. What runs in a process is for its environment to say, before any key-ring file."""
+        """Return the path of the module. The environment decides before any key-ring file."""
         given, named = os.environ.get(MODULE_VARIABLE), self._name.module_path
         if given and named not in (None, given):
             raise ConfigurationError(
-                f"{self.uri}: module-path= is not the module of {MODULE_VARIABLE}, and no other is loaded; correct "
-                "one of the two"
+                f"{self.uri}: module-path= differs from {MODULE_VARIABLE}; no module was loaded; correct one of them"
             )
         path = given or named
         if not path:
             raise ConfigurationError(
-                f"{self.uri}: which PKCS#11 module? Set {MODULE_VARIABLE}, or add module-path= behind ?"
+                f"{self.uri}: no PKCS#11 module is named; set {MODULE_VARIABLE}, or add module-path= behind the ?"
             )
         return path
 
@@ -139,8 +132,8 @@ class PKCS11Wrapper:
         if not found:
             _pkcs11_module.initialize_again(library.so)
             raise KeyUnavailableError(
-                f"{self.uri}: there is no such token now; 'pkcs11-tool --module {library.so} --list-token-slots' shows "
-                "those there are",
+                f"{self.uri}: there is no such token now; 'pkcs11-tool --module {library.so} --list-token-slots' lists "
+                "the tokens",
                 retryable=True,
             )
         if len(found) > 1:
@@ -149,8 +142,8 @@ class PKCS11Wrapper:
 
     @contextmanager
     def _kek(self, pkcs11: Any, token: Any, path: str) -> Iterator[KEK]:
-        """Open a session in which the KEK can be used."""
-        # A login counts for the whole process. If the KEK is seen without one of ours, then the application is
+        """Open a session that sees the KEK."""
+        # A login holds for the whole process. A KEK that is visible without our login means that the application is
         # logged in: another login would fail, and our logout would end the application's.
         for login in (False, True):
             with _closed(pkcs11, self._open(pkcs11, token, path, login=login)) as session:
@@ -166,10 +159,10 @@ class PKCS11Wrapper:
         pin = self._pin()
         attempted = (path, token.serial, pin)
         if attempted in _refused:
-            raise self._refusal("this process was refused with the same PIN before, and did not try again")
+            raise self._refusal("the token refused the same PIN before, and this process does not repeat it")
         if pkcs11.TokenFlag.USER_PIN_FINAL_TRY in token.flags:
             raise self._refusal(
-                "the next wrong PIN would lock the token, so it was not tried; log in by hand first"
+                "one more wrong PIN would lock the token, so none was sent; log in by hand first"
             )
         try:
             return token.open(user_pin=pin)
@@ -180,13 +173,13 @@ class PKCS11Wrapper:
                 raise
             reason = _named(error)
         _refused.add(attempted)
-        raise self._refusal(f"it refused the PIN ({reason})")
+        raise self._refusal(f"the token refused the PIN ({reason})")
 
     def _pin(self) -> str:
         source = self._name.pin_source or os.environ.get(PIN_SOURCE_VARIABLE)
         if not source:
             raise ConfigurationError(
-                f"{self.uri}: where is the PIN? Add pin-source=file:/PATH or pin-source=env:NAME behind ?, or set "
+                f"{self.uri}: no PIN source; add pin-source=file:/PATH or pin-source=env:NAME behind the ?, or set "
                 f"{PIN_SOURCE_VARIABLE}"
             )
         return read_pin(_pkcs11_uri.pin_source(source))
@@ -197,13 +190,13 @@ class PKCS11Wrapper:
     def _no_such_key(self, path: str) -> KeyUnavailableError:
         return KeyUnavailableError(
             f"{self.uri}: the token has no such private AES key; 'pkcs11-tool --module {path} --login --list-objects "
-            "--type secrkey' shows those there are"
+            "--type secrkey' lists its keys"
         )
 
 
 @contextmanager
 def _closed(pkcs11: Any, session: Any) -> Iterator[Any]:
-    """Close a session at the end, and log out if it logged in. One that was lost needs neither."""
+    """Close a session, which also ends its login. A session that was lost needs no closing."""
     try:
         yield session
     finally:
@@ -212,5 +205,8 @@ def _closed(pkcs11: Any, session: Any) -> Iterator[Any]:
 
 
 def _named(error: Exception) -> str:
-    """Return how the binding calls an error; for some it has a text only."""
+    """Return the name of a PKCS#11 error, or its text if the binding has no class for it."""
     return type(error).__name__ if type(error).__name__ != "PKCS11Error" else str(error)
+
+
+open_wrapper = PKCS11Wrapper

@@ -1,13 +1,13 @@
-"""A KEK in an open session of a PKCS#11 token, and the form of what it wraps.
+"""A KEK in an open session of a PKCS#11 token, and the form of a wrapped key.
 
-The first byte of a wrapped key says what follows:
+The first byte of a wrapped key is its form:
 
 ======  =======================================================================  ========
 ``01``  AES-GCM: IV (12 bytes), encrypted data key (32), tag (16)                61 bytes
-``02``  AES key wrap (RFC 3394) of data key (32) and SHA-256 of what is bound    73 bytes
+``02``  AES key wrap (RFC 3394) of data key (32) and SHA-256 of the bound data   73 bytes
 ======  =======================================================================  ========
 
-What is bound is that first byte and the associated data. To AES-GCM it is the additional authenticated data; AES key
+The bound data is that first byte and the associated data. For AES-GCM it is the additional authenticated data; AES key
 wrap has none, so there its hash is wrapped beside the key and compared afterwards.
 """
 
@@ -38,7 +38,7 @@ _LENGTHS: Final = {_GCM: 1 + IV_LENGTH + _KEY_LENGTH + 16, _KEY_WRAP: 1 + 2 * _K
 def find(pkcs11: Any, session: Any, label: str | None, key_id: bytes | None, uri: str) -> KEK | None:
     """Return the KEK that a session sees, or None.
 
-    Only private keys count: they are seen after a login alone, so nobody without the PIN can put one there.
+    Only private keys count: they are visible after a login only, so creating one takes the PIN.
 
     Raises:
         ConfigurationError: Several keys have this label and id; labels and ids need not be unique.
@@ -63,9 +63,9 @@ def find(pkcs11: Any, session: Any, label: str | None, key_id: bytes | None, uri
 
 
 class KEK:
-    """An AES-256 key of a token, as long as its session is open.
+    """An AES-256 key of a token, usable while its session is open.
 
-    Its methods let ``PKCS11Error`` through where the token fails.
+    Its methods let the token's ``PKCS11Error`` through.
     """
 
     def __init__(self, pkcs11: Any, session: Any, key: Any, uri: str) -> None:
@@ -75,15 +75,15 @@ class KEK:
         self._uri = uri
 
     def wrap(self, key: bytes, associated_data: AssociatedData, iv: bytes) -> bytes:
-        """Return a data key in the wrapped form.
+        """Return a wrapped data key.
 
         Args:
             key: The data key, 32 bytes. Secret.
-            associated_data: What it is bound to.
-            iv: 12 random bytes for AES-GCM; AES key wrap has no use for them.
+            associated_data: The ring and the key id that it is bound to.
+            iv: 12 random bytes for AES-GCM; AES key wrap ignores them.
 
         Raises:
-            ConfigurationError: The KEK is none that wraps, or could be taken out of the token.
+            ConfigurationError: The KEK cannot wrap, or could be extracted from the token.
         """
         form = self._form()
         bound = form + associated_data.to_bytes()
@@ -100,7 +100,7 @@ class KEK:
         ciphertext, associated_data = wrapped
         form, rest = ciphertext[:1], ciphertext[1:]
         bound = form + associated_data.to_bytes()
-        # The binding gives a key no methods for what it may not do.
+        # The binding gives a key only the methods that its attributes allow.
         if len(ciphertext) == _LENGTHS.get(form) and hasattr(self._key, _METHODS[form][1]):
             try:
                 if form == _GCM:
@@ -109,7 +109,7 @@ class KEK:
                 if compare_digest(unwrapped[_KEY_LENGTH:], sha256(bound).digest()):
                     return unwrapped[:_KEY_LENGTH]
             except self._pkcs11.PKCS11Error:
-                # Tokens say "general error" to a wrapped key that was changed, as they say it of their own troubles.
+                # Tokens report "general error" both for a changed wrapped key and for errors of their own.
                 if not self._works(form):
                     raise
         raise KeyRingError(
@@ -123,8 +123,8 @@ class KEK:
         key = self._key
         if key[names.VALUE_LEN] != _KEY_LENGTH or key[names.EXTRACTABLE] or not key[names.SENSITIVE]:
             raise ConfigurationError(
-                f"{self._uri} is no KEK: it needs 256 bits, CKA_SENSITIVE and not CKA_EXTRACTABLE, so that nobody "
-                "can take it out of the token"
+                f"{self._uri} cannot be a KEK: it needs 256 bits, CKA_SENSITIVE and not CKA_EXTRACTABLE, so that it "
+                "cannot leave the token"
             )
         mechanisms = self._session.token.slot.get_mechanisms()
         known = self._pkcs11.Mechanism
@@ -138,11 +138,11 @@ class KEK:
         )
 
     def _works(self, form: bytes) -> bool:
-        """Say whether the KEK unwraps what it wraps, and so whether a failure was that of a wrapped key."""
+        """Return True if the KEK unwraps a probe, so that a failure was the fault of the wrapped key."""
         probe, iv = os.urandom(2 * _KEY_LENGTH), os.urandom(IV_LENGTH)
         try:
             if not hasattr(self._key, _METHODS[form][0]):
-                # A KEK that was retired may unwrap only; then it has to do that the token answers.
+                # A retired KEK may only unwrap, and cannot make a probe. An answer of the token must do.
                 return bool(self._key[self._pkcs11.Attribute.VALUE_LEN] == _KEY_LENGTH)
             if form == _GCM:
                 return self._decrypt(self._encrypt(probe, iv, b""), iv, b"") == probe
@@ -161,7 +161,7 @@ class KEK:
         return bytes(self._key.decrypt(ciphertext, **self._gcm(iv, bound)))
 
     def _wrap(self, secret: bytes) -> bytes:
-        """Return a secret under AES key wrap. The token wraps objects, so it becomes one for that long."""
+        """Return a secret under AES key wrap. Tokens wrap objects only, so it becomes one for the call."""
         template = {self._pkcs11.Attribute.VALUE: secret, **self._passing()}
         passing = self._session.create_object(template)
         try:
@@ -183,7 +183,7 @@ class KEK:
             passing.destroy()
 
     def _passing(self) -> dict[Any, Any]:
-        """Return the attributes of an object of this session alone, whose value can be read."""
+        """Return the attributes of a session object whose value can be read."""
         names = self._pkcs11.Attribute
         return {
             names.CLASS: self._pkcs11.ObjectClass.SECRET_KEY,

@@ -1,7 +1,7 @@
-"""PKCS#11 modules in this process: one call at a time, and made anew after a fork and after trouble.
+"""PKCS#11 modules in this process: one call at a time, initialized again after a fork and after an error.
 
-The binding promises each module that this process has one thread (``C_Initialize(NULL)``) and then lets threads run
-during calls, so that modules crash. Every call of ours therefore holds one lock.
+The binding tells each module that this process has one thread (``C_Initialize(NULL)``), but releases the GIL during
+calls, so that modules crash under threads. Every call therefore holds one lock.
 """
 
 from __future__ import annotations
@@ -12,36 +12,27 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import KeyUnavailableError
+from ..process import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["initialize_again", "load", "turn"]
 
-_lock = threading.Lock()
+_lock: Final = PerProcess(threading.Lock)
 
-#: In which process each module works, by its path; None where it had trouble.
+#: The process that initialized each module, by path; None after an error.
 _process_of: Final[dict[str, int | None]] = {}
-
-
-def _unlock_after_fork() -> None:
-    """Make a new lock: one that another thread held during the fork is never released in the child."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows only, where nothing forks
-    os.register_at_fork(after_in_child=_unlock_after_fork)
 
 
 @contextmanager
 def turn(seconds: float, late: str) -> Iterator[None]:
-    """Wait until no other thread calls a module, for so long at most.
+    """Hold the lock of all modules; wait for it at most *seconds*.
 
     Raises:
         KeyUnavailableError: Another call still runs: the module hangs, or the system behind it is slow.
     """
-    lock = _lock
+    lock = _lock.get()
     if not lock.acquire(timeout=max(seconds, 0.0)):
         raise KeyUnavailableError(late, retryable=True)
     try:
@@ -51,16 +42,16 @@ def turn(seconds: float, late: str) -> Iterator[None]:
 
 
 def load(pkcs11: Any, path: str) -> Any:
-    """Return the binding's object of a module, ready for calls. To be called in one's :func:`turn`.
+    """Return the binding's object of a module, ready for calls. Call it within :func:`turn`.
 
-    In a child of the process that used it, and after :func:`initialize_again`, the module is finalized and
-    initialized: what it has is of another process, or of a token that was away. An application that uses the same
-    module in the same process loses its sessions by that.
+    In a forked child, and after :func:`initialize_again`, the module is finalized and initialized: its state belongs to
+    another process, or to a token that was removed. An application that uses the same module in the same process
+    loses its sessions by that.
     """
     library = pkcs11.lib(path)
     process = os.getpid()
     if _process_of.setdefault(path, process) != process:
-        # In a child some modules refuse to be finalized, p11-kit for one. The binding takes it for done.
+        # In a child some modules, such as p11-kit, refuse to be finalized. The binding regards them as finalized.
         with suppress(pkcs11.PKCS11Error):
             library.finalize()
         library.initialize()
@@ -69,5 +60,5 @@ def load(pkcs11: Any, path: str) -> Any:
 
 
 def initialize_again(path: str) -> None:
-    """Have a module initialized again before its next use. To be called in one's :func:`turn`."""
+    """Mark a module to be initialized again before its next use. Call it within :func:`turn`."""
     _process_of[path] = None

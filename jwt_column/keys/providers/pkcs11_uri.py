@@ -1,6 +1,6 @@
-"""``pkcs11:`` URIs (RFC 7512), read exactly: what names one secret key of one token, and where module and PIN are.
+"""``pkcs11:`` URIs (RFC 7512), parsed strictly: one secret key of one token, its module, and the source of its PIN.
 
-A URI stands in key-ring files and in logs, so one that holds a PIN (``pin-value``) is refused.
+URIs appear in key-ring files and in logs, so one that holds a PIN (``pin-value``) is refused.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _OF_QUERY: Final = ("module-path", "pin-source", "timeout")
 
 @dataclass(frozen=True)
 class KEKName:
-    """What a URI says. None stands for what it leaves out, which matches anything.
+    """A parsed URI. None stands for an absent attribute, which matches anything.
 
     Attributes:
-        token: Label of the token. So are the other three, of the token too.
-        manufacturer: Who made it.
-        model: Of which model it is.
-        serial: Its serial number.
-        slot_id: Number of the slot that it is in.
+        token: Label of the token.
+        manufacturer: Manufacturer of the token.
+        model: Model of the token.
+        serial: Serial number of the token.
+        slot_id: Number of the token's slot.
         label: Label of the key, its CKA_LABEL.
         id: Identifier of the key, its CKA_ID.
         module_path: The PKCS#11 module: a path, or a name that the dynamic linker finds.
-        pin_source: ``file:/PATH`` or ``env:NAME``: where the PIN is, never the PIN.
-        timeout: Seconds that a call may take, retries included.
+        pin_source: ``file:/PATH`` or ``env:NAME``, the place of the PIN and never the PIN.
+        timeout: Time limit of a call in seconds, retries included.
     """
 
     token: str | None
@@ -55,7 +55,7 @@ class KEKName:
     timeout: float
 
     def matches(self, token: Any) -> bool:
-        """Say whether a token of the binding is the one, as far as the URI says."""
+        """Return True if the URI matches a token of the binding."""
         pairs = (
             (self.token, token.label),
             (self.manufacturer, token.manufacturer_id),
@@ -67,11 +67,11 @@ class KEKName:
 
 
 def parse(rest: str) -> KEKName:
-    """Return what stands behind ``pkcs11:``.
+    """Parse a ``pkcs11:`` URI, given without its scheme.
 
     Raises:
-        ConfigurationError: It breaks the grammar, has an attribute that is not known here, or names no key. Values
-            are not shown: a PIN may be among them.
+        ConfigurationError: It breaks the grammar, has an unknown attribute, or names no key. Values are not shown: a
+            PIN may be among them.
     """
     path, mark, query = rest.partition("?")
     of_path = _attributes(path, ";", _OF_PATH, _PATH_VALUE) if path else {}
@@ -111,8 +111,8 @@ def _attributes(
         name, equals, value = attribute.partition("=")
         if name == "pin-value":
             raise ConfigurationError(
-                "a pkcs11: URI is kept in files and logs and holds no PIN; say where the PIN is: "
-                "pin-source=file:/PATH or pin-source=env:NAME in place of pin-value"
+                "a pkcs11: URI appears in files and logs and must not hold a PIN; replace pin-value by "
+                "pin-source=file:/PATH or pin-source=env:NAME"
             )
         if not equals or name not in known:
             where = "behind ?" if separator == "&" else "before ?"
@@ -136,21 +136,21 @@ def _text(name: str, value: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise ConfigurationError(f"{name}= of a pkcs11: URI is no text in UTF-8")
+        raise ConfigurationError(f"{name}= of a pkcs11: URI is not a text in UTF-8")
     return text
 
 
 def pin_source(source: str) -> str:
-    """Return where a PIN is, as ``file:/PATH`` or ``env:NAME``.
+    """Return the source of a PIN as ``file:/PATH`` or ``env:NAME``.
 
     Raises:
-        ConfigurationError: It is something else. RFC 7512 also has programs, but a file shall not make us run one.
+        ConfigurationError: Another form. RFC 7512 also allows programs, but a key-ring file must not start one.
     """
     path = source.removeprefix("file:").removeprefix("//")
     if path.startswith("/") and not path.startswith("//"):
         return f"file:{path}"
     if not _VARIABLE.fullmatch(source):
         raise ConfigurationError(
-            "the pin-source of a pkcs11: URI is file:/PATH or env:NAME; what was given may be the PIN and is not shown"
+            "the pin-source of a pkcs11: URI is file:/PATH or env:NAME; the given value may be the PIN and is not shown"
         )
     return source

@@ -1,4 +1,4 @@
-"""Vendors' SDKs: imported when a call needs them, and kept from writing data keys into logs."""
+"""Vendors' SDKs: imported when a call needs them, with their debug logs of data keys suppressed."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def import_sdk(module: str, extra: str) -> Any:
 
 
 def _is_not_ours(_record: logging.LogRecord) -> bool:
-    """Drop what is logged while a call of ours runs; calls of the application are logged as ever."""
+    """Drop records logged within :func:`unlogged`; the application's own calls are still logged."""
     return not _in_a_call.get()
 
 
 @contextmanager
 def unlogged(*names: str) -> Iterator[None]:
-    """Let these loggers say nothing about what is called inside, in this thread.
+    """Silence these loggers for the calls of a ``with`` block, in this thread.
 
-    At level DEBUG some SDKs write the bodies of requests and responses, and in those stands the data key.
+    At level DEBUG some SDKs log the bodies of requests and responses, which hold the data key.
 
     Args:
-        names: Full names of the loggers that do. A filter does not reach a logger's children.
+        names: Full names of the loggers. A filter does not reach a logger's children.
     """
     for name in names:
-        # A filter is there once, however often it is added.
+        # Adding a filter twice has no effect.
         logging.getLogger(name).addFilter(_is_not_ours)
     token = _in_a_call.set(True)
     try:

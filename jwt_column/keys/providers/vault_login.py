@@ -1,4 +1,4 @@
-"""How a process becomes somebody for Vault: with a token that it was given, or by AppRole."""
+"""Logging in to Vault, with a given token or by AppRole."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["log_in"]
 def log_in(name: KEKName, client: Any) -> str:
     """Return a token. Secret.
 
-    A given one is read each time, because agents put a new one in the place of one that expires. Without any, AppRole
-    gives one for a role id and a secret id. One URI so serves hosts that log in differently.
+    A given token is read each time, because agents replace one that expires. Without one, AppRole exchanges a role id
+    and a secret id for a token. One URI thus serves hosts that log in differently.
 
     Raises:
-        ConfigurationError: There is nothing to log in with.
+        ConfigurationError: There are no credentials.
     """
     has_token = name.token_file or os.environ.get("VAULT_TOKEN")
     has_role = name.role_id_file or os.environ.get("VAULT_ROLE_ID")
@@ -33,19 +33,19 @@ def log_in(name: KEKName, client: Any) -> str:
         answer = client.auth.approle.login(role_id, secret_id, use_token=False, mount_point=name.auth_mount)
         return str(answer["auth"]["client_token"])
     raise ConfigurationError(
-        "Vault asks who this is: set VAULT_TOKEN, or VAULT_ROLE_ID and VAULT_SECRET_ID, or name files of them behind ? "
-        "of the URI by token_file=, or by role_id_file= and secret_id_file="
+        "no credentials for Vault: set VAULT_TOKEN, or VAULT_ROLE_ID and VAULT_SECRET_ID, or name their files behind "
+        "the ? of the URI by token_file=, or by role_id_file= and secret_id_file="
     )
 
 
 def _secret(file: str | None, variable: str, parameter: str) -> str:
-    """Return what is in a file, or else in an environment variable."""
+    """Return the text of a file, or else of an environment variable. Secret."""
     if file is not None:
         return _read(Path(file), parameter)
     text = os.environ.get(variable, "").strip()
     if not text:
         raise ConfigurationError(
-            f"Vault asks who this is: set {variable}, or add {parameter}=/PATH behind ? of the URI"
+            f"no credentials for Vault: set {variable}, or add {parameter}=/PATH behind the ? of the URI"
         )
     return text
 
@@ -57,7 +57,7 @@ def _read(path: Path, parameter: str) -> str:
     except OSError as error:
         text, problem = "", str(error.strerror)
     except UnicodeDecodeError:
-        text, problem = "", "it holds other characters than ASCII"
+        text, problem = "", "it is not in ASCII"
     if not text:
         raise ConfigurationError(f"{parameter}= names {path}, which cannot be used: {problem}")
     return text

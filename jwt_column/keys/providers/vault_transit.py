@@ -1,11 +1,11 @@
 """``vault-transit:...``: a key of Vault's or OpenBao's secrets engine transit wraps data keys, and never leaves it.
 
-The wrapped key is the ciphertext that the server gives, ``vault:v1:...``. It is bound to its ring and key id:
+A wrapped key is the server's ciphertext, ``vault:v1:...``. Its ring and key id are bound to it:
 
-* under a key that was made with ``derived=true`` by the context, from which the server derives the key that encrypts;
-* under any other key (``?derived=false``) by associated data, which the server's ``rewrap`` does not take.
+* under a key that was made with ``derived=true`` as the context, from which the server derives the encryption key;
+* under any other key (``?derived=false``) as associated data, which the server's ``rewrap`` does not take.
 
-Each attempt has connections of its own, so a fork shares none.
+Each attempt opens connections of its own, so a fork shares none.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _BATCH: Final = 100
 
 
 def open_wrapper(rest: str) -> TransitWrapper:
-    """Return the wrapper of what follows ``vault-transit:``. Nothing is reached yet.
+    """Return the wrapper of a ``vault-transit:`` URI, given without its scheme. Nothing is sent yet.
 
     Raises:
-        ConfigurationError: It names no key.
+        ConfigurationError: The URI names no key.
     """
     name = parse(rest)
     return DerivedTransitWrapper(name, rest) if name.is_derived else TransitWrapper(name, rest)
@@ -51,8 +51,8 @@ class TransitWrapper:
     """A key of transit that was made without ``derived=true``.
 
     Args:
-        name: What the URI says.
-        rest: What follows ``vault-transit:``.
+        name: The parsed URI.
+        rest: The URI without its scheme.
     """
 
     #: The parameter of transit that binds a wrapped key.
@@ -65,7 +65,7 @@ class TransitWrapper:
 
     @property
     def uri(self) -> str:
-        """The URI: it holds no secret."""
+        """The URI. It holds no secret."""
         return f"{SCHEME}:{self._rest}"
 
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
@@ -79,13 +79,13 @@ class TransitWrapper:
         return self._ask(encrypt)
 
     def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
-        """Return the data keys, by one request for each hundred."""
+        """Return the data keys, with one request per hundred."""
         return self._ask(
             lambda server: [server.key(text) for text in self._batch(server, "decrypt", wrapped)]
         )
 
     def _batch(self, server: _Server, what: str, wrapped: Sequence[WrappedKey]) -> list[Any]:
-        """Return what the server makes of each wrapped key."""
+        """Return the result of an operation for each wrapped key."""
         items = [
             {"ciphertext": self._text_of(one), self._binding: _encoded(one.associated_data)}
             for one in wrapped
@@ -104,11 +104,11 @@ class TransitWrapper:
         return wrapped.ciphertext.decode()
 
     def _refused(self, key_id: str, reason: str) -> JWTColumnError:
-        """Return the error for one wrapped key. The server's words are not shown, they only choose ours."""
+        """Translate the error of one wrapped key. The server's text only selects our message."""
         if "too old" in reason:
             return KeyUnavailableError(
                 f"{self.uri}: key {key_id} is wrapped by a version of the KEK below its min_decryption_version; lower "
-                "that, rewrap, and raise it again",
+                "that version, rewrap, and raise it again",
                 key_id=key_id,
             )
         return self._request_error(reason) or KeyRingError(
@@ -118,32 +118,32 @@ class TransitWrapper:
         )
 
     def _request_error(self, reason: str) -> JWTColumnError | None:
-        """Return the error for what the server says about the KEK, whichever wrapped key it was asked for."""
+        """Translate an error that concerns the KEK, not one wrapped key; None if the text is unknown."""
         if "encryption key not found" in reason:
-            return KeyUnavailableError(f"{self.uri}: there is no such key; make it, or correct the URI")
+            return KeyUnavailableError(f"{self.uri}: there is no such key; create it, or correct the URI")
         if "key derivation" in reason:
             return ConfigurationError(
-                f"{self.uri}: the key was made with derived=true; take derived=false away"
+                f"{self.uri}: the key was made with derived=true; remove derived=false from the URI"
             )
         if "non-AEAD" in reason or "unsupported operation" in reason or "does not support" in reason:
             return ConfigurationError(
-                f"{self.uri}: a key of this type wraps no data keys; make one of type aes256-gcm96"
+                f"{self.uri}: a key of this type cannot wrap data keys; create one of type aes256-gcm96"
             )
         return None
 
     def _ask(self, use: Callable[[_Server], Result]) -> Result:
-        """Return what *use* makes of the server, logged in."""
+        """Log in and return the result of *use*."""
         seconds = self._name.timeout
 
         def attempt(left: float) -> Result:
             hvac = import_sdk("hvac", "vault")
             try:
-                # A server that hangs leaves time for a second attempt.
+                # A request that hangs leaves time for a second attempt.
                 with self._client(hvac, left / 2) as client:
                     return self._use(hvac, client, use)
             except JWTColumnError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a column must never see a foreign error.
+            except Exception as error:  # noqa: BLE001 - the text of a foreign error may show a key.
                 failure = self._error_of(hvac, error)
             raise failure
 
@@ -160,7 +160,7 @@ class TransitWrapper:
         except hvac.exceptions.Forbidden:
             if not had_token:
                 raise
-        # An expired token is refused with the same words as one that may not do this. A new one tells which it was.
+        # Vault refuses an expired token and one without permission with the same words. A new token tells them apart.
         client.token = self._token = self._log_in(hvac, client)
         return use(server)
 
@@ -175,7 +175,7 @@ class TransitWrapper:
         ) as error:
             reason = type(error).__name__
         raise KeyUnavailableError(
-            f"{self.uri}: Vault refuses the login by AppRole ({reason}); look at role id, secret id and auth_mount"
+            f"{self.uri}: Vault refuses the login by AppRole ({reason}); check role id, secret id and auth_mount"
         )
 
     @contextmanager
@@ -184,10 +184,10 @@ class TransitWrapper:
         name = self._name
         ca = name.ca or os.environ.get("VAULT_CACERT")
         if ca is not None and not Path(ca).is_file():
-            raise ConfigurationError(f"{self.uri}: there is no file {ca} of certificates to trust")
+            raise ConfigurationError(f"{self.uri}: the file of trusted certificates {ca} does not exist")
         client = hvac.Client(
             url=name.address(),
-            token="",  # Without one, hvac would look for a token itself.
+            token="",  # Otherwise hvac would search for a token by itself.
             verify=ca or True,
             timeout=max(seconds, 0.001),
             namespace=name.namespace or os.environ.get("VAULT_NAMESPACE"),
@@ -198,7 +198,7 @@ class TransitWrapper:
             client.adapter.close()
 
     def _error_of(self, hvac: Any, error: Exception) -> JWTColumnError:
-        """Return our error for one of hvac or requests."""
+        """Translate an error of hvac or requests."""
         requests = import_sdk("requests", "vault").exceptions
         answers = hvac.exceptions
         name = type(error).__name__
@@ -223,14 +223,14 @@ class TransitWrapper:
             return self._request_error(str(error)) or KeyUnavailableError(
                 f"{self.uri}: Vault refuses the request; its log says why"
             )
-        # What is left is of the server (429, 5xx and statuses of a standby), or no answer of Vault at all.
+        # The rest are errors of the server (429, 5xx, a standby's statuses), or responses of something else.
         return KeyUnavailableError(
             f"{self.uri}: Vault cannot answer now ({name})", retryable=isinstance(error, answers.VaultError)
         )
 
 
 class DerivedTransitWrapper(TransitWrapper):
-    """A key of transit that was made with ``derived=true``; the server rewraps what is under it."""
+    """A key of transit that was made with ``derived=true``; the server can rewrap keys under it."""
 
     _binding = "context"
 
@@ -253,19 +253,19 @@ class DerivedTransitWrapper(TransitWrapper):
         )
 
     def _check_derivation(self, server: _Server) -> None:
-        """Refuse a key that does not derive: it ignores the context, and so would bind nothing."""
+        """Refuse a key that does not derive: it would ignore the context and bind nothing."""
         try:
             server.data("encrypt", {"plaintext": b64encode(bytes(_KEY_LENGTH)).decode()})
         except server.hvac.exceptions.InvalidRequest:
             return
         raise ConfigurationError(
             f"{self.uri}: the key was not made with derived=true, so nothing would bind a wrapped key to its ring; "
-            "make one that was, or add derived=false behind ? to bind by associated data"
+            "create one that is, or add derived=false behind the ? to bind by associated data"
         )
 
 
 class _Server:
-    """Transit as an open client reaches it."""
+    """Requests to transit through an open client."""
 
     def __init__(self, hvac: Any, client: Any, name: KEKName, uri: str) -> None:
         self.hvac = hvac
@@ -274,17 +274,17 @@ class _Server:
         self._uri = uri
 
     def data(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the data of an answer."""
+        """Return the data of a response."""
         return self._data_of(
             self._client.adapter.post(f"/v1/{self._name.mount}/{what}/{self._name.key}", json=body)
         )
 
     def batch(self, what: str, items: list[dict[str, str]]) -> list[dict[str, Any]]:
-        """Return what the server says about each item: of some an answer, of others an ``error``."""
+        """Return the server's result for each item; a failed item has an ``error``."""
         try:
             data = self.data(what, {"batch_input": items})
         except self.hvac.exceptions.InvalidRequest as error:
-            # Where some items fail the status may be 400, and the answers are there nevertheless.
+            # If some items fail the status may be 400, and the response holds the results nevertheless.
             if not isinstance(error.json, dict) or error.json.get("data") is None:
                 raise
             data = self._data_of(error.json)
@@ -296,13 +296,13 @@ class _Server:
         return results
 
     def ciphertext(self, text: Any) -> bytes:
-        """Return a ciphertext as a key-ring file keeps it."""
+        """Return a ciphertext as a key-ring file stores it."""
         if not isinstance(text, str) or not text.startswith("vault:v") or not text.isascii():
             raise self._strange()
         return text.encode()
 
     def key(self, text: Any) -> bytes:
-        """Return a data key of an answer."""
+        """Return the data key of a response."""
         try:
             key = b64decode(text, validate=True)
         except (Base64Error, TypeError, ValueError):
@@ -318,7 +318,9 @@ class _Server:
         return data
 
     def _strange(self) -> KeyUnavailableError:
-        return KeyUnavailableError(f"{self._uri}: what answers there is not transit of Vault or OpenBao")
+        return KeyUnavailableError(
+            f"{self._uri}: the response is not one of Vault's or OpenBao's transit engine"
+        )
 
 
 def _encoded(associated_data: AssociatedData) -> str:

@@ -1,6 +1,6 @@
-"""``vault-transit:`` URIs: a key of Vault's secrets engine transit, the server that holds it, and how to log in there.
+"""``vault-transit:`` URIs: a key of Vault's secrets engine transit, its server, and the login.
 
-``vault-transit://HOST[:PORT]/MOUNT/keys/NAME`` names the server; ``vault-transit:MOUNT/keys/NAME`` leaves it to
+``vault-transit://HOST[:PORT]/MOUNT/keys/NAME`` names the server; ``vault-transit:MOUNT/keys/NAME`` takes that of
 ``VAULT_ADDR``.
 """
 
@@ -44,22 +44,22 @@ _CHOICES: Final = {"auth": ("token", "approle"), "derived": ("true", "false"), "
 
 @dataclass(frozen=True)
 class KEKName:
-    """What a URI says.
+    """A parsed URI.
 
     Attributes:
         host: Host and port of the server, or None for ``VAULT_ADDR``.
-        mount: Where transit is mounted.
+        mount: Mount point of transit.
         key: Name of the key.
-        is_derived: Whether the key was made with ``derived=true``.
-        allows_http: Whether plain HTTP is good enough, also to another machine.
-        ca: File of the certificates to trust, or None for ``VAULT_CACERT``, else those of the system.
+        is_derived: True if the key was made with ``derived=true``.
+        allows_http: True if plain HTTP is allowed, also to another machine.
+        ca: File of trusted certificates, or None for ``VAULT_CACERT``, else those of the system.
         namespace: Vault's namespace, or None for ``VAULT_NAMESPACE``.
-        auth: ``token`` or ``approle``, or None for whichever there is something for.
-        auth_mount: Where AppRole is mounted.
+        auth: ``token`` or ``approle``, or None for the one that has credentials.
+        auth_mount: Mount point of AppRole.
         token_file: File of the token, or None for ``VAULT_TOKEN``.
         role_id_file: File of the role id, or None for ``VAULT_ROLE_ID``.
         secret_id_file: File of the secret id, or None for ``VAULT_SECRET_ID``.
-        timeout: Seconds that a call may take, retries included.
+        timeout: Time limit of a call in seconds, retries included.
     """
 
     host: str | None
@@ -79,41 +79,40 @@ class KEKName:
     def address(self) -> str:
         """Return the server's URL.
 
-        A token is a secret of one server. So where ``VAULT_ADDR`` says which, a URI, which may come from a file that
-        others can write, does not send the token elsewhere.
+        A token is a secret of one server. If ``VAULT_ADDR`` is set, a URI cannot send the token to another server.
 
         Raises:
-            ConfigurationError: Nothing names the server, two things name different ones, or it is reached in the
-                clear over a network.
+            ConfigurationError: No server is named, the URI and ``VAULT_ADDR`` name different ones, or the connection
+                would be unencrypted over a network.
         """
         given = os.environ.get("VAULT_ADDR", "").rstrip("/")
         named = f"{'http' if self.allows_http else 'https'}://{self.host}" if self.host else None
         if given and named not in (None, given):
             raise ConfigurationError(
-                f"the URI names the server {named}, and VAULT_ADDR another; correct one of the two, or leave the host "
-                "out of the URI"
+                f"the URI names the server {named}, and VAULT_ADDR names another; correct one of them, or remove the "
+                "host from the URI"
             )
         address = given or named
         if not address:
             raise ConfigurationError(
-                f"which Vault server? Set VAULT_ADDR, or name it as in {SCHEME}://vault.example:8200/transit/keys/kek"
+                f"no Vault server is named; set VAULT_ADDR, or name it as in {SCHEME}://vault.example:8200/transit/keys/kek"
             )
         url = urlsplit(address)
         if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
             raise ConfigurationError("VAULT_ADDR is a URL such as https://vault.example:8200")
         if url.scheme == "http" and not self.allows_http and not _is_loopback(url.hostname):
             raise ConfigurationError(
-                f"{address} is not encrypted, so everybody on the way would read data keys and tokens; use https, or "
-                "add tls=off behind ? of the URI if the way is safe"
+                f"the connection to {address} is not encrypted and would show data keys and tokens; use https, or add "
+                "tls=off behind the ? of the URI if the network is safe"
             )
         return address
 
 
 def parse(rest: str) -> KEKName:
-    """Return what stands behind ``vault-transit:``.
+    """Parse a ``vault-transit:`` URI, given without its scheme.
 
     Raises:
-        ConfigurationError: It names no key, or has parameters that are not known here.
+        ConfigurationError: It names no key, or has unknown parameters.
     """
     path, given = split_parameters(rest, SCHEME, *_PARAMETERS)
     found = _PATH.fullmatch(path)
@@ -127,7 +126,9 @@ def parse(rest: str) -> KEKName:
             raise ConfigurationError(f"{name}= of a {SCHEME}: URI is {' or '.join(choices)}")
     auth_mount = given.get("auth_mount", "approle")
     if not _MOUNT.fullmatch(auth_mount):
-        raise ConfigurationError(f"auth_mount= of a {SCHEME}: URI is where AppRole is mounted, as in approle")
+        raise ConfigurationError(
+            f"auth_mount= of a {SCHEME}: URI is the mount point of AppRole, as in approle"
+        )
     host = found["host"]
     return KEKName(
         host=None if host is None else f"{host}:{found['port'] or _DEFAULT_PORT}",

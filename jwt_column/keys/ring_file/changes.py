@@ -1,6 +1,6 @@
-"""What an operator can do to a key-ring file: each change is a new :class:`RingFile`, one revision on.
+"""The changes of a key-ring file. Each returns a new :class:`RingFile` with the next revision.
 
-Nothing is read or written here, and nothing is wrapped: keys come in wrapped, and the new file is still to be sealed.
+Nothing is read, written or wrapped here: keys come wrapped, and :meth:`RingFile.sealed` authenticates the result.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def created(
     *,
     tenants: Mapping[str, str] | None = None,
 ) -> RingFile:
-    """Return a new file of keys by id and wrapped; *tenants* has the tenants of key ids.
+    """Return a new file of wrapped keys by id; *tenants* maps key ids to tenants.
 
-    The first key is active, and the first of each tenant; others are there to decrypt with. When keys from elsewhere
-    were made is not known; their time is that of the file.
+    The first key is active, and so is the first of each tenant; the others only decrypt. The creation time of a key
+    from elsewhere is unknown; it gets that of the file.
     """
     entries: list[KeyEntry] = []
     for key_id, wrapped in keys:
@@ -44,7 +44,7 @@ def created(
 def added(
     file: RingFile, key_id: str, wrapped_by: str, wrapped: bytes, now: datetime, *, tenant: str | None = None
 ) -> RingFile:
-    """Return the file with another key, which decrypts only. The first key of a tenant is active at once."""
+    """Return the file with one more key, which only decrypts. The first key of a tenant is active at once."""
     entry = KeyEntry(key_id, KeyState.PRE_ACTIVATION, wrapped_by, wrapped, now, tenant=tenant)
     if all(key.tenant != tenant for key in file.keys):
         entry = replace(entry, state=KeyState.ACTIVE, activated=now)
@@ -56,7 +56,7 @@ def activated(file: RingFile, key_id: str, now: datetime) -> RingFile:
 
     Raises:
         UnknownKeyError: The file does not hold it.
-        KeyRingError: It is active already, or has leaked.
+        KeyRingError: It is active already, or is marked as compromised.
     """
     chosen = _entry(file, key_id)
     if chosen.state is KeyState.COMPROMISED:
@@ -78,7 +78,7 @@ def activated(file: RingFile, key_id: str, now: datetime) -> RingFile:
 
 
 def compromised(file: RingFile, key_id: str, now: datetime) -> RingFile:
-    """Return the file with this key marked as leaked: it decrypts, and never becomes active again.
+    """Return the file with this key marked as compromised: it decrypts, and never becomes active again.
 
     Raises:
         UnknownKeyError: The file does not hold it.
@@ -87,7 +87,7 @@ def compromised(file: RingFile, key_id: str, now: datetime) -> RingFile:
     chosen = _entry(file, key_id)
     if chosen.state is KeyState.ACTIVE:
         raise KeyRingError(
-            f"key {key_id} is active, and every row that is written now is under it; activate another key first",
+            f"key {key_id} is the active key, and new rows are written under it; activate another key first",
             key_id=key_id,
         )
     if chosen.state is KeyState.COMPROMISED:
@@ -107,7 +107,7 @@ def removed(file: RingFile, key_ids: Collection[str]) -> RingFile:
         entry = _entry(file, key_id)
         if entry is file.active:
             raise KeyRingError(
-                f"key {key_id} is the active key, which is not removed; activate another one, and re-encrypt",
+                f"key {key_id} is the active key and cannot be removed; activate another key, and re-encrypt",
                 key_id=key_id,
             )
         others = [key.id for key in file.keys if key.tenant == entry.tenant and key.id not in key_ids]

@@ -1,4 +1,4 @@
-"""Files of keys on disk: read whole and bounded, written whole or not at all, changed by one command at a time."""
+"""Key files on disk: bounded reads, atomic writes, and updates by one command at a time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["PREVIOUS", "create", "previous_of", "read", "replace", "update"]
 
-#: What the name of the previous version ends with.
+#: The suffix of the previous version.
 PREVIOUS: Final = ".previous"
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 
 
 def read(path: Path, most: int) -> tuple[bytes, int]:
-    """Return what is in a file and its mode, looked at through the same descriptor.
+    """Return the bytes and the mode of a file, read through one descriptor.
 
     Raises:
-        KeyRingError: It is no regular file, or has more than *most* bytes.
+        KeyRingError: It is not a regular file, or has more than *most* bytes.
         KeyUnavailableError: It cannot be read.
     """
     try:
@@ -38,25 +38,25 @@ def read(path: Path, most: int) -> tuple[bytes, int]:
     except OSError as error:
         raise KeyUnavailableError(f"the key file {path} cannot be read: {error.strerror}") from None
     if len(data) > most:
-        raise KeyRingError(f"{path} has more than {most} bytes; it is no key file")
+        raise KeyRingError(f"{path} has more than {most} bytes; it is not a key file")
     return data, stat.S_IMODE(mode)
 
 
 def create(path: Path, data: bytes, mode: int) -> None:
-    """Write a new file of this mode, whichever the umask is.
+    """Write a new file with this mode, independent of the umask.
 
     Raises:
-        ConfigurationError: It is there already, or cannot be written; nothing was changed.
+        ConfigurationError: It exists already, or cannot be written; nothing was changed.
     """
     with _explained(path), _beside(path, data, mode) as temporary:
-        # A link fails where the name is taken; a rename would replace it.
+        # A link fails if the name is taken; a rename would replace the file.
         os.link(temporary, path)
     with _explained(path):
         _sync_directory(path.parent)
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
-    """Write a file of this mode, in place of the one that may be there: at the end of a symbolic link, of that one.
+    """Write a file with this mode, and replace an existing one. The target of a symbolic link is replaced.
 
     Raises:
         ConfigurationError: It cannot be written; nothing was changed.
@@ -69,26 +69,26 @@ def replace(path: Path, data: bytes, mode: int) -> None:
 
 
 def update(path: Path, old: bytes, new: bytes, *, keep_previous: bool = True) -> None:
-    """Write the next version of a file, if it still is what was read, and keep or delete the one before.
+    """Replace a file if it still holds the bytes that were read, and keep or delete the previous version.
 
-    Owner and mode stay as they are, as far as whoever runs this may set them. Between the comparison and the end no
-    other :func:`update` runs, so of two changes that began with the same version one is refused and none is lost.
+    Owner and mode are kept as far as this process may set them. A lock covers comparison and write: of two changes
+    that began with the same version one is refused, and none is lost.
 
     Args:
         path: The file.
-        old: What was read from it.
-        new: What will be in it.
-        keep_previous: Whether *old* stays beside it, as ``NAME.previous``; if not, that is deleted too.
+        old: The bytes that were read.
+        new: The bytes to write.
+        keep_previous: Keep *old* beside it, as ``NAME.previous``; if False, an older ``NAME.previous`` is deleted too.
 
     Raises:
-        ConfigurationError: Somebody changed it meanwhile, or it cannot be written; nothing was changed.
+        ConfigurationError: The file was changed meanwhile, or cannot be written; nothing was changed.
     """
     path = path.resolve()
     previous = previous_of(path)
     with _explained(path), _locked(path) as status:
         if path.read_bytes() != old:
             raise ConfigurationError(
-                f"{path} was changed by somebody else while this command ran; nothing was written. Run it again"
+                f"{path} was changed while this command ran; nothing was written. Run the command again"
             )
         mode = stat.S_IMODE(status.st_mode)
         if keep_previous:
@@ -102,7 +102,7 @@ def update(path: Path, old: bytes, new: bytes, *, keep_previous: bool = True) ->
 
 
 def previous_of(path: Path) -> Path:
-    """Return where the previous version of a file is kept."""
+    """Return the path of a file's previous version."""
     return path.with_name(path.name + PREVIOUS)
 
 
@@ -118,16 +118,16 @@ def _explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _beside(path: Path, data: bytes, mode: int, like: os.stat_result | None = None) -> Iterator[Path]:
-    """Give a file with these bytes, safely on disk, in the directory of another; take away what is left of it."""
+    """Write a temporary file beside *path*, fsync it, and remove it on exit."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    # For its owner alone until it is complete; it must be a new file.
+    # Readable by its owner only until it is complete. O_EXCL: it must be a new file.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             if os.name == "posix":  # pragma: no branch - elsewhere there are no such modes
                 if like is not None:
-                    # root changes the file of the application's user, who must still be able to read it.
+                    # If root changes the file of the application's user, that user must still be able to read it.
                     with suppress(PermissionError):
                         os.fchown(descriptor, like.st_uid, like.st_gid)
                 os.fchmod(descriptor, mode)
@@ -140,24 +140,26 @@ def _beside(path: Path, data: bytes, mode: int, like: os.stat_result | None = No
 
 @contextmanager
 def _locked(path: Path) -> Iterator[os.stat_result]:
-    """Keep other updates of a file away. The lock is on the file itself and goes with the process: none is left."""
+    """Lock a file against other updates. The kernel releases the lock with the process, so none is left behind."""
     try:
         import fcntl
-    except ImportError:  # pragma: no cover - no such locks there; the comparison is all that guards the file
+    except (
+        ImportError
+    ):  # pragma: no cover - no such locks on this platform; only the comparison guards the file
         yield path.stat()
         return
     while True:
         with _open_for_lock(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             status = os.fstat(file.fileno())
-            # While this waited, the file that was opened may have been replaced by another one of its name.
+            # The file may have been replaced while this waited for its lock.
             if os.path.samestat(status, path.stat()):
                 yield status
                 return
 
 
 def _open_for_lock(path: Path) -> BinaryIO:
-    """Open a file for writing, which NFS wants for its locks, or for reading, where it may only be replaced."""
+    """Open a file for writing, which locks on NFS need, or for reading if it is read-only."""
     try:
         return path.open("r+b")
     except PermissionError:
@@ -165,7 +167,7 @@ def _open_for_lock(path: Path) -> BinaryIO:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a rename durable: on POSIX the directory is what holds the name."""
+    """Make a rename durable: on POSIX a name belongs to its directory."""
     if os.name == "posix":  # pragma: no branch - elsewhere a directory cannot be opened
         descriptor = os.open(directory, os.O_RDONLY)
         try:

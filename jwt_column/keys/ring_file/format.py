@@ -1,6 +1,6 @@
 """The key-ring file, version 1: bytes to :class:`RingFile` and back (``docs/reference/key-ring-file.md``).
 
-Only the format is here, and what each key says about the whole file. Nothing is read, unwrapped or written.
+This module has the format and the macs of the file. It reads, unwraps and writes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "MAX_KEYS", "MAX_WRAPPED", "KeyEntry", "KeyState", "RingFile", "is_ring_file"]
 
-#: Larger files are not read.
+#: The size limit of a file.
 MAX_BYTES: Final = 1024 * 1024
 
 #: A ring is loaded whole, and a search asks for the fingerprint under each of its keys.
@@ -35,9 +35,11 @@ MAX_KEYS: Final = 1_000
 
 _FORMAT: Final = "jwt-column key ring"
 _VERSION: Final = 1
-#: Bytes that a KEK may make of a data key.
+#: The size limit of one wrapped key, in bytes.
 MAX_WRAPPED: Final = 4_096
-_MAX_REVISION: Final = 2**53 - 1  # what every JSON library reads as an integer (RFC 7493 section 2.2)
+_MAX_REVISION: Final = (
+    2**53 - 1
+)  # the largest integer that every JSON library reads exactly (RFC 7493 section 2.2)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
@@ -46,19 +48,19 @@ _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class KeyState(StrEnum):
-    """What a key may do: the states of NIST SP 800-57 Part 1 revision 5, section 7."""
+    """The states of a key, by NIST SP 800-57 Part 1 revision 5, section 7."""
 
-    #: It decrypts. No process encrypts under it yet.
+    #: It decrypts, and no process encrypts under it yet.
     PRE_ACTIVATION = "pre-activation"
-    #: It encrypts and decrypts: the one of the ring, and one for each tenant.
+    #: It encrypts and decrypts: one key of the ring, and one of each tenant.
     ACTIVE = "active"
-    #: It decrypts. Another one took its place.
+    #: It decrypts; another key took its place.
     DEACTIVATED = "deactivated"
-    #: It decrypts, somebody else has it, and it never becomes active again.
+    #: It has leaked: it decrypts, and never becomes active again.
     COMPROMISED = "compromised"
 
 
-#: The times of a key, in the order in which they come.
+#: The times of a key, in chronological order.
 _TIMES: Final = ("created", "activated", "deactivated", "compromised")
 
 
@@ -68,15 +70,15 @@ class KeyEntry:
 
     Attributes:
         id: Key id, 8 lower-case hex digits.
-        state: What the key may do.
+        state: The state, which decides whether the key encrypts.
         wrapped_by: The URI of the KEK. Holds no secret.
         wrapped: The key under the KEK, 1 to 4,096 bytes.
-        created: When it was made, in UTC, to the second. So are the other times; None where it did not happen.
-        activated: When it became active.
-        deactivated: When another key took its place.
-        compromised: When somebody said that it had leaked.
-        tenant: The tenant whose rows alone it encrypts, or None.
-        mac: What the key says about the whole file, 32 bytes; empty before the file was sealed.
+        created: Time of creation. All times are in UTC, to the second; the others may be None.
+        activated: Time at which it became active.
+        deactivated: Time at which another key took its place.
+        compromised: Time at which it was marked as compromised.
+        tenant: The only tenant whose rows it encrypts, or None.
+        mac: The mac of the whole file under this key, 32 bytes; empty before the file is sealed.
     """
 
     id: str
@@ -96,7 +98,7 @@ class RingFile:
     """A key-ring file.
 
     Attributes:
-        name: The ring's name, which its wrapped keys are bound to: 1 to 64 of ``A-Z a-z 0-9 . _ -``.
+        name: The ring's name, to which its wrapped keys are bound: 1 to 64 of ``A-Z a-z 0-9 . _ -``.
         revision: 1 for a new file, and 1 more with each change.
         keys: At least one; of those without a tenant exactly one is active, and of each tenant exactly one.
     """
@@ -107,14 +109,14 @@ class RingFile:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RingFile:
-        """Return what a file says. Nobody vouches for it before :meth:`check_macs`.
+        """Parse a file. It is not authenticated before :meth:`check_macs`.
 
         Raises:
-            KeyRingError: It is no key-ring file of version 1; the message says where, and shows nothing of it.
+            KeyRingError: It is not a key-ring file of version 1; the message names the place and shows no content.
         """
         top = _Members(_parse(data), "")
         if top.take("format", str) != _FORMAT:
-            raise KeyRingError(f'it is no key-ring file: its "format" is not "{_FORMAT}"')
+            raise KeyRingError(f'it is not a key-ring file: its "format" is not "{_FORMAT}"')
         if top.take("version", int) != _VERSION:
             raise KeyRingError(
                 f"it is a key-ring file of another version than {_VERSION}, which this release does not read; install "
@@ -129,10 +131,10 @@ class RingFile:
         return file
 
     def check(self) -> None:
-        """Check what no single member shows.
+        """Check the rules that concern the file as a whole.
 
         Raises:
-            KeyRingError: A name or number that no file has, no key or too many, a key id twice, or not exactly one
+            KeyRingError: A name or number out of range, no key or too many, a key id twice, or not exactly one
                 active key for the ring and for each tenant.
         """
         if not _NAME.match(self.name):
@@ -158,21 +160,21 @@ class RingFile:
         return self.active_of(None)
 
     def active_of(self, tenant: str | None) -> KeyEntry:
-        """Return the active key of a tenant that the file has, or of the ring."""
+        """Return the active key of a tenant, or of the ring for None."""
         return next(key for key in self.keys if key.tenant == tenant and key.state is KeyState.ACTIVE)
 
     def entry(self, key_id: str) -> KeyEntry | None:
-        """Return the key of this id, or None."""
+        """Return the entry with this key id, or None."""
         return next((key for key in self.keys if key.id == key_id), None)
 
     def wrapped_key(self, entry: KeyEntry) -> WrappedKey:
-        """Return a key as its wrapper takes it."""
+        """Return the wrapped key of an entry, with its associated data."""
         return WrappedKey(entry.wrapped, AssociatedData(self.name, entry.id))
 
     def canonical(self) -> bytes:
-        """Return what each key authenticates: the file without any ``mac``, by RFC 8785 (JCS)."""
-        # All names and texts are printable ASCII and all numbers are integers, so sorting by code points and these
-        # separators are all of RFC 8785.
+        """Return the bytes that each key authenticates: the file without any ``mac``, by RFC 8785 (JCS)."""
+        # All names and texts are printable ASCII and all numbers are integers, so RFC 8785 reduces to sorting by code
+        # points and to these separators.
         return json.dumps(self._to_json(with_macs=False), sort_keys=True, separators=(",", ":")).encode()
 
     def sealed(self, keys: Mapping[str, DataKey]) -> RingFile:
@@ -184,10 +186,10 @@ class RingFile:
         )
 
     def check_macs(self, keys: Mapping[str, DataKey]) -> None:
-        """Check what the keys say about the file: each that is given, by its id.
+        """Check the macs of the file under the given keys, by key id.
 
         Raises:
-            KeyRingError: Somebody changed the file who does not have the key.
+            KeyRingError: The file was changed without one of these keys.
         """
         text = self.canonical()
         for entry in self.keys:
@@ -200,7 +202,7 @@ class RingFile:
                 )
 
     def to_bytes(self) -> bytes:
-        """Return the file: JSON, two spaces deep, with a line feed at the end."""
+        """Return the file as JSON, indented by two spaces, with a line feed at the end."""
         return json.dumps(self._to_json(with_macs=True), indent=2).encode() + b"\n"
 
     def _to_json(self, *, with_macs: bool) -> dict[str, Any]:
@@ -214,7 +216,7 @@ class RingFile:
 
 
 def is_ring_file(data: bytes) -> bool:
-    """Say whether a file is meant to be a key-ring file, and not one of plain keys."""
+    """Return True for a file in JSON, as opposed to a file of plain keys."""
     return data.lstrip().startswith(b"{")
 
 
@@ -240,7 +242,7 @@ def _entry_to_json(entry: KeyEntry, *, with_mac: bool) -> dict[str, str]:
 
 
 def _entry_of(value: object, number: int) -> KeyEntry:
-    """Return one key of the file, the *number*-th."""
+    """Parse the *number*-th key of the file."""
     members = _Members(value, f"key {number}: ")
     key_id = members.take("id", str)
     if not _KEY_ID.match(key_id):
@@ -255,17 +257,17 @@ def _entry_of(value: object, number: int) -> KeyEntry:
     times = {name: members.take_time(name) for name in _TIMES if name in members or name == "created"}
     wrapped_by = members.take("wrapped_by", str)
     if not _URI.match(wrapped_by):
-        raise members.error("wrapped_by", "is no URI of a KEK")
+        raise members.error("wrapped_by", "is not the URI of a KEK")
     wrapped, mac = members.take_bytes("wrapped", MAX_WRAPPED), members.take_bytes("mac", 32)
     members.refuse_others()
     return KeyEntry(key_id, KeyState(state), wrapped_by, wrapped, **times, tenant=tenant, mac=mac)
 
 
 def check_uri(uri: str) -> str:
-    """Return the URI of a KEK, if a key-ring file can hold it.
+    """Return the URI of a KEK after a check of its characters.
 
     Raises:
-        KeyRingError: It cannot.
+        KeyRingError: A key-ring file cannot hold it.
     """
     if not _URI.match(uri):
         raise KeyRingError("a key-ring file holds KEK URIs of printable ASCII, at most 2000 characters long")
@@ -273,10 +275,10 @@ def check_uri(uri: str) -> str:
 
 
 def check_name(name: str, kind: str) -> str:
-    """Return the name of a ring or tenant, if a key-ring file can hold it.
+    """Return the name of a ring or tenant after a check of its characters.
 
     Raises:
-        KeyRingError: It cannot.
+        KeyRingError: A key-ring file cannot hold it.
     """
     if not _NAME.match(name):
         raise KeyRingError(f"the name of a {kind} is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
@@ -284,23 +286,23 @@ def check_name(name: str, kind: str) -> str:
 
 
 class _Members:
-    """The members of a JSON object, each taken once; what is left over is refused."""
+    """The members of a JSON object. Each is taken once; leftovers are refused."""
 
     def __init__(self, value: object, where: str) -> None:
         self.where = where
         if not isinstance(value, dict):
-            raise KeyRingError(f"{where or 'the file '}is no JSON object")
+            raise KeyRingError(f"{where or 'the file '}is not a JSON object")
         self._left = dict(value)
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
 
     def error(self, name: str, problem: str) -> KeyRingError:
-        """Return an error about a member, without its value."""
+        """Return an error that names a member and does not show its value."""
         return KeyRingError(f'{self.where}"{name}" {problem}')
 
     def take(self, name: str, kind: type[Any]) -> Any:
-        """Return a member of this type: ``bool`` is no ``int``."""
+        """Return a member of exactly this type: a ``bool`` is not taken for an ``int``."""
         if name not in self._left:
             raise self.error(name, "is missing")
         value = self._left.pop(name)
@@ -309,15 +311,15 @@ class _Members:
         return value
 
     def take_time(self, name: str) -> datetime:
-        """Return a time, in the one spelling that :meth:`RingFile.to_bytes` has for it."""
+        """Return a time. Only the spelling of :meth:`RingFile.to_bytes` is accepted."""
         text: str = self.take(name, str)
         try:
             time = datetime.strptime(text, _TIME).replace(tzinfo=UTC)
         except ValueError:
             time = None
-        # strptime takes digits of other scripts, and single ones.
+        # strptime also accepts digits of other scripts, and single digits.
         if time is None or time.strftime(_TIME) != text:
-            raise self.error(name, "is no time as in 2026-11-23T19:57:00Z")
+            raise self.error(name, "is not a time as in 2026-11-23T19:57:00Z")
         return time
 
     def take_bytes(self, name: str, most: int) -> bytes:
@@ -328,26 +330,28 @@ class _Members:
         return data
 
     def refuse_others(self) -> None:
-        """Refuse members that nobody asked for: this release could not keep what they mean."""
+        """Refuse unknown members: this release would lose their meaning when it writes the file."""
         if self._left:
-            raise KeyRingError(f"{self.where}there are members that version {_VERSION} does not have")
+            raise KeyRingError(
+                f"{self.where}there are members that version {_VERSION} of the format does not have"
+            )
 
 
 def _parse(data: bytes) -> object:
-    """Return the JSON value of a file. A JSON error would carry the file along, which may be of plain keys."""
+    """Return the JSON value of a file. Errors of the JSON library are dropped: they hold the file's text."""
     try:
         return json.loads(
             data.decode(), object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse
         )
     except _RepeatedNameError:
-        problem = "a JSON object of it has a name twice"
+        problem = "it has a JSON object with one name twice"
     except (ValueError, RecursionError):
-        problem = "it is no JSON text in UTF-8, or has numbers that are no integers"
+        problem = "it is not JSON in UTF-8, or it has numbers that are not integers"
     raise KeyRingError(problem)
 
 
 class _RepeatedNameError(Exception):
-    """Two members of an object have one name; JSON libraries disagree about which of them counts."""
+    """Two members of an object have one name; JSON libraries disagree about the one that counts."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The keys of a key-ring file out of and into their wrapping: each KEK is asked once for all of its keys."""
+"""Unwrapping and wrapping the keys of a key-ring file, with one call of each KEK for all of its keys."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Unwrapped", "rewrap", "try_unwrap", "unwrap", "wrap"]
 
 
 class Unwrapped(NamedTuple):
-    """What became of the keys of a key-ring file.
+    """The keys of a key-ring file that unwrapped, and the errors of the others.
 
     Attributes:
-        keys: Those that unwrapped and are what they are called, by key id.
-        failures: Why the others did not, by key id.
+        keys: The keys that unwrapped and have the key id of their entry, by key id.
+        failures: The errors of the others, by key id.
     """
 
     keys: dict[str, DataKey]
@@ -33,12 +33,12 @@ class Unwrapped(NamedTuple):
 
 
 def unwrap(file: RingFile) -> dict[str, DataKey]:
-    """Return all keys of a file by key id, after a check that they vouch for it.
+    """Return all keys of a file by key id, after they have authenticated it.
 
     Raises:
-        KeyRingError: A wrapped key is not what the file says, or the file was changed without its keys.
-        KeyUnavailableError: A KEK is not to be had.
-        ConfigurationError: The URI of a KEK, or what it refers to, is wrong.
+        KeyRingError: A wrapped key has another key id, or the file was changed without its keys.
+        KeyUnavailableError: A KEK is unavailable.
+        ConfigurationError: The URI of a KEK, or a file or variable that it names, is wrong.
     """
     keys = {}
     for uri, entries in _by_kek(file.keys).items():
@@ -48,7 +48,7 @@ def unwrap(file: RingFile) -> dict[str, DataKey]:
 
 
 def try_unwrap(file: RingFile) -> Unwrapped:
-    """Return what unwraps, and why the rest does not. No mac was checked."""
+    """Return the keys that unwrap, and the errors of the others. Does not authenticate the file."""
     unwrapped = Unwrapped({}, {})
     for uri, entries in _by_kek(file.keys).items():
         try:
@@ -59,7 +59,7 @@ def try_unwrap(file: RingFile) -> Unwrapped:
         is_one_key = isinstance(failure, KeyRingError) and not isinstance(failure, KeyUnavailableError)
         for entry in entries:
             if is_one_key and len(entries) > 1:
-                # One bad key fails the call for all of them; which one is it?
+                # One bad key fails the call for all of them. Single calls find it.
                 try:
                     unwrapped.keys.update(_unwrap_by(open_wrapper(uri), file, [entry]))
                     continue
@@ -70,7 +70,7 @@ def try_unwrap(file: RingFile) -> Unwrapped:
 
 
 def wrap(wrapper: KeyWrapper, ring: str, keys: Sequence[DataKey]) -> list[bytes]:
-    """Return data keys under a KEK, each unwrapped again and compared: these may become the only copies.
+    """Return data keys under a KEK, each unwrapped again and compared: they may become the only copies.
 
     Args:
         wrapper: The KEK.
@@ -78,8 +78,8 @@ def wrap(wrapper: KeyWrapper, ring: str, keys: Sequence[DataKey]) -> list[bytes]
         keys: The data keys.
 
     Raises:
-        KeyRingError: What was wrapped does not unwrap to the same key.
-        KeyUnavailableError: The KEK is not to be had.
+        KeyRingError: A wrapped key does not unwrap to the same key.
+        KeyUnavailableError: The KEK is unavailable.
     """
     bound = [(key, AssociatedData(ring, key.id)) for key in keys]
     wrapped = [WrappedKey(wrapper.wrap(key.secret_material(), data), data) for key, data in bound]
@@ -87,9 +87,9 @@ def wrap(wrapper: KeyWrapper, ring: str, keys: Sequence[DataKey]) -> list[bytes]
 
 
 def rewrap(wrapper: KeyWrapper, file: RingFile, keys: Mapping[str, DataKey]) -> list[bytes]:
-    """Return all keys of a file, in order, under a KEK, compared as by :func:`wrap`.
+    """Return all keys of a file, in order, under a KEK, compared as :func:`wrap` does.
 
-    If all of them are under this KEK already, and its system can do it, no data key leaves the system for that.
+    If all of them are under this KEK already, and its system can rewrap, no data key leaves the system to be rewrapped.
     """
     in_order = [keys[entry.id] for entry in file.keys]
     if not isinstance(wrapper, Rewrapper) or any(entry.wrapped_by != wrapper.uri for entry in file.keys):
@@ -108,14 +108,14 @@ def _by_kek(entries: Sequence[KeyEntry]) -> dict[str, list[KeyEntry]]:
 
 
 def _unwrap_by(wrapper: KeyWrapper, file: RingFile, entries: Sequence[KeyEntry]) -> dict[str, DataKey]:
-    """Return the keys that one KEK has wrapped."""
+    """Return the keys of the entries that one KEK has wrapped."""
     secrets = wrapper.unwrap([file.wrapped_key(entry) for entry in entries])
     keys = {}
     for entry, secret in zip(entries, secrets, strict=True):
         key = DataKey(secret, tenant=entry.tenant)
         if key.id != entry.id:
             raise KeyRingError(
-                f"what is wrapped as key {entry.id} is another key, {key.id}; restore the file",
+                f"the entry of key {entry.id} holds another key, {key.id}; restore the file",
                 key_id=entry.id,
             )
         keys[entry.id] = key
@@ -123,7 +123,7 @@ def _unwrap_by(wrapper: KeyWrapper, file: RingFile, entries: Sequence[KeyEntry])
 
 
 def _compared(wrapper: KeyWrapper, wrapped: Sequence[WrappedKey], keys: Sequence[DataKey]) -> list[bytes]:
-    """Return what was wrapped, if a file can hold it and it unwraps to the same keys."""
+    """Return the ciphertexts, after a check that a file can hold them and that they unwrap to the same keys."""
     for one in wrapped:
         if not 1 <= len(one.ciphertext) <= MAX_WRAPPED:
             raise KeyRingError(
