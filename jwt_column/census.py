@@ -11,6 +11,7 @@ from sqlalchemy import Integer, case, cast, func, literal, null, select
 
 from .column.header_sql import HeaderSQL
 from .column.types import EncryptedJWT
+from .database.row_security import AllRowsVisible
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def key_usage(
 
     ``state`` is ``"current"`` (stamped as the column would write today), ``"stale"`` (another key or layout),
     ``"plaintext"``, or ``"unreadable"`` (neither). ``key_id`` is NULL for the last two. NULL values are not
-    counted.
+    counted. On PostgreSQL the statement fails where row-level security would hide rows from it.
 
     Args:
         column: A mapped attribute such as ``Session.token``, or a Core column.
@@ -53,12 +54,12 @@ def key_usage(
     type_ = encrypted_type(column)
     stored = HeaderSQL(column, type_)
     # Grouped by the raw stamp first, so that a handful of groups is interpreted and not every row.
-    by_stamp = (
+    stamps = (
         select(stored.stamp().label("stamp"), func.count().label("rows"))
         .where(column.is_not(None))
         .group_by("stamp")
-        .subquery("stamps")
     )
+    by_stamp = stamps.where(*map(AllRowsVisible, stamps.get_final_froms())).subquery("stamps")
     header = HeaderSQL(by_stamp.c.stamp, type_)
     is_current = header.has_stamp(*current_stamps(type_, active))
     state = case(

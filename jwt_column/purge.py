@@ -36,7 +36,8 @@ def purge_expired(
 
     Rows without a readable expiry stay: NULL, tokens without ``exp``, plaintext, and rows that were written before the
     column had ``expose_expiry=True``. A row that gets a new token meanwhile stays too. Statements are bounded, 500 rows
-    each, and found through the primary key.
+    each, and found through the primary key. Row-level security applies: a role under a policy purges the rows that it
+    sees.
 
     Args:
         session: A session or connection, which is not committed; or an engine, whose every batch is a transaction of

@@ -58,6 +58,11 @@ def _kinds() -> Mapping[str, Kind]:
                 "Give the database account that audits the right to read the table, and audit again.",
             ),
             Kind(
+                "rows-hidden",
+                critical,
+                "Audit as a role that row-level security does not apply to.",
+            ),
+            Kind(
                 "column-missing",
                 critical,
                 "Run the migration that creates it, or audit the database that has it.",

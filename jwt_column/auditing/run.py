@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..database.driver_errors import error_name
 from ..database.reading import connected, rolled_back
+from ..database.row_security import hidden_rows
 from ..errors import ConfigurationError, KeyRingError
 from ..keys.ring import KeyRing
 from ..keys.snapshot import parse_key_id
@@ -253,6 +254,12 @@ class _ColumnRun:
         self.findings += schema
         codes = {finding.code for finding in schema}
         if "column-missing" in codes:
+            return
+        hidden = hidden_rows(connection, self.column.table)
+        if hidden is not None:
+            self.findings.append(
+                KINDS["rows-hidden"].found(self.column.name, f"No row was counted: {hidden}.")
+            )
             return
         column = self.column.without_indexes() if "index-missing" in codes else self.column
         self._count = count_rows(connection, column, self._current, self._now)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from ..column.comparator import EncryptedComparator
 from ..column.types import EncryptedJWT
 from ..database.driver_errors import error_name
+from ..database.row_security import hidden_rows
 from ..errors import ConfigurationError, UnsupportedComparisonError
 from ..purge import purge_expired
 from .audit_columns import choose_targets, typed_column
@@ -42,6 +43,7 @@ class _Purge:
     before: datetime
     dry_run: bool
     column: str = ""
+    hidden: str | None = None
     expired: int = 0
     deleted: int = 0
     seconds: float = 0.0
@@ -52,6 +54,7 @@ class _Purge:
         with connect(engine) as connection:
             column = _chosen(connection, options)
             self.column = f"{column.table.fullname}.{column.name}"
+            self.hidden = hidden_rows(connection, column.table)
             has_expired = _expiry_of(column) <= self.before
             count = select(func.count()).select_from(column.table).where(has_expired)
             self.expired = connection.scalar(count) or 0
@@ -86,6 +89,7 @@ class _Purge:
             "expired": self.expired,
             "deleted": self.deleted,
             "seconds": self.seconds,
+            "row_security": self.hidden is not None,
         }
 
 
@@ -147,6 +151,8 @@ def purge(
     console = make_console()
     console.print(Text(work.column, "bold"))
     console.print()
+    if work.hidden is not None:
+        indented(console, Text(f"Visible rows only: {work.hidden} to purge all of them.", "yellow"))
     when = f"expired by {work.before:%Y-%m-%d %H:%M:%S} UTC"
     if dry_run:
         indented(console, Text(f"Dry run: {work.expired:,} rows {when}. Nothing was deleted.", "bold"))

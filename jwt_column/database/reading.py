@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine
 
 from ..errors import ConfigurationError
+from .row_security import raise_for_hidden_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,8 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
 def rolled_back(connection: Connection) -> Iterator[None]:
     """Run a block in a transaction that is rolled back; in one that the caller has begun, in a savepoint.
 
-    After a statement that failed, PostgreSQL refuses every other one in its transaction.
+    After a statement that failed, PostgreSQL refuses every other one in its transaction. Where row-level security would
+    hide rows from the block, its statements fail.
     """
     if not connection.in_transaction():
         transaction: Any = connection.begin()
@@ -51,6 +53,7 @@ def rolled_back(connection: Connection) -> Iterator[None]:
         yield
         return
     try:
+        raise_for_hidden_rows(connection)
         yield
     finally:
         if not connection.invalidated:

@@ -45,7 +45,8 @@ class FailedTable:
 
     Attributes:
         table: The table.
-        reason: The class of the error and its code, as in ``"InsufficientPrivilege 42501"``.
+        reason: The class of the error and its code, as in ``"InsufficientPrivilege 42501"``, or a sentence about
+            row-level security.
     """
 
     table: str

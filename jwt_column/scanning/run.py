@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..database.driver_errors import error_name
 from ..database.reading import connected, rolled_back, streamed
+from ..database.row_security import hidden_rows
 from ..errors import ConfigurationError
 from ..format.readable import has_token, without_tokens
 from .report import FailedTable, FoundTokens, ScanProgress, ScanReport
@@ -113,7 +114,10 @@ class _Scan:
         """Search one table; return the reason if it cannot be read, else None."""
         try:
             with rolled_back(self._connection):
-                self._scan_table(read_table(self._connection, schema, name), shown)
+                table = read_table(self._connection, schema, name)
+                hidden = hidden_rows(self._connection, table.source)
+                if hidden is None:
+                    self._scan_table(table, shown)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -121,7 +125,7 @@ class _Scan:
             return error_name(error)
         except Exception as error:  # noqa: BLE001 - a driver that cannot convert a stored value
             return type(error).__name__
-        return None
+        return hidden
 
     def _scan_table(self, table: ScannedTable, shown: str) -> None:
         found: Counter[str] = Counter()

@@ -98,6 +98,7 @@ def test_a_time_is_given(sqlite: sa.Engine) -> None:
         "dry_run": False,
         "expired": 2,
         "deleted": 2,
+        "row_security": False,
     }
     day = f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}"
     content = json.loads(invoke(sqlite.url, *TABLE, "--before", day, "--json", name="purge").stdout)

@@ -12,8 +12,10 @@ import typer
 from sqlalchemy import Engine
 
 from ...census import key_usage
+from ...database.row_security import hidden_rows
 from ...errors import ConfigurationError
 from ..columns import ChosenColumn, ColumnOptions, choose_column
+from ..console import DatabaseError
 from ..databases import DATABASE_VARIABLE, connect, read_url, with_engine
 
 __all__ = [
@@ -106,6 +108,10 @@ def _count(columns: Sequence[ChosenColumn], counted: Counter[str], engine: Engin
     with connect(engine) as connection:
         for column in columns:
             found = column.counted_in(connection)
-            for row in connection.execute(key_usage(found.typed(), active=_NO_KEY)):
+            typed = found.typed()
+            hidden = hidden_rows(connection, typed.table)
+            if hidden is not None:
+                raise DatabaseError(f"{found.name}: {hidden}")
+            for row in connection.execute(key_usage(typed, active=_NO_KEY)):
                 if row.key_id is not None:
                     counted[row.key_id] += row.rows
