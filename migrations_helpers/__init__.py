@@ -3,7 +3,7 @@
 The operations are ``op.reencrypt_jwt_column``, ``op.encrypt_jwt_column``, ``op.decrypt_jwt_column`` and
 ``op.ensure_jwt_column_current``, and for indexes ``op.create_jwt_index`` and ``op.drop_jwt_index``.
 :func:`reencrypt` is the engine without Alembic. :class:`FernetReader`,
-:class:`SQLAlchemyUtilsReader` and :class:`JWEReader` read what other libraries have encrypted.
+:class:`SQLAlchemyUtilsReader` and :class:`JWEReader` read the ciphertext of other libraries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One database connection, with transactions that a run begins and ends itself.
 
 The connection is in autocommit mode and ``BEGIN`` and ``COMMIT`` are sent as statements: so a run can use the very
-connection that Alembic uses, with its search path and role, and decides itself what one transaction is.
+connection that Alembic uses, with its search path and role, and decide itself where a transaction ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["RunConnection", "is_retryable"]
 # serialization failure, deadlock, lock not available
 _SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
 # lock wait time-out; deadlock, also Galera's certification conflict; record changed since last read; lock refused; a
-# Galera node that is not ready, or no longer; a server that is being stopped; a connection that somebody ended
+# Galera node that is not ready, or no longer; a server that is being stopped; a connection that was killed
 _MYSQL_CODES: Final = frozenset({1205, 1213, 1020, 3572, 1047, 1053, 1927})
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
 _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
@@ -35,7 +35,7 @@ _SQLITE_MESSAGES: Final = ("database is locked", "database table is locked", "da
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Say whether the same batch may succeed if it is done again."""
+    """Return True if the same batch may succeed when it is done again."""
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or (error.orig is not None and is_retryable(error.orig))
     # MySQL's drivers have an SQLSTATE too, but it says too little: a lock wait time-out is HY000, a general error.
@@ -57,7 +57,7 @@ class RunConnection:
 
     Args:
         bind: An engine, from which a connection is taken; or a connection that is in no transaction.
-        lock_name: What two runs must not work on at once, within a schema; None takes no advisory lock.
+        lock_name: The name of the advisory lock, within a schema; None takes none.
         schema: Its schema; None for the connection's default.
         lock_timeout: Seconds to wait for a lock before a batch is put off.
 
@@ -131,7 +131,7 @@ class RunConnection:
         return own or getattr(self.sqlalchemy.dialect, "_on_connect_isolation_level", None)
 
     def _configure(self) -> None:
-        """Set what a well-behaved guest needs, and note how to set it back."""
+        """Set the session variables that a run needs, and note how to set them back."""
         milliseconds = max(1, round(self._lock_timeout * 1000))
         if self.dialect == "postgresql":
             # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
@@ -158,12 +158,12 @@ class RunConnection:
             self._read_from_all_nodes()
 
     def _isolation_variable(self) -> str:
-        """MySQL 8 and MariaDB 11.1 call it transaction_isolation, and what is older tx_isolation."""
+        """Return transaction_isolation, or the older name tx_isolation (before MySQL 8 and MariaDB 11.1)."""
         found = self.sqlalchemy.exec_driver_sql("SHOW VARIABLES LIKE 'transaction_isolation'").first()
         return "transaction_isolation" if found else "tx_isolation"
 
     def _read_from_all_nodes(self) -> None:
-        """Let a node of a Galera cluster answer from all that was committed before, on whatever node.
+        """Let a node of a Galera cluster answer from all that was committed before on any node.
 
         A node that lags would count no stale rows where another one has just written some.
         """
@@ -177,7 +177,7 @@ class RunConnection:
             self._restore.append(f"SET SESSION wsrep_sync_wait = {old}")
 
     def _default_schema(self) -> str | None:
-        """Return what a table without a schema is looked up in: a named lock of MySQL is the whole server's."""
+        """Return the schema of a table without one: a named lock of MySQL belongs to the whole server."""
         functions = {"postgresql": "current_schema()", "mysql": "DATABASE()"}
         function = functions.get(self.dialect)
         return self.sqlalchemy.exec_driver_sql(f"SELECT {function}").scalar() if function else None
@@ -200,7 +200,7 @@ class RunConnection:
         try:
             taken = self.sqlalchemy.exec_driver_sql(take).scalar()
         except DBAPIError as error:
-            # Where a Galera cluster has named locks, each node has its own. The run is safe without them: of two
+            # In a Galera cluster that has named locks, each node has its own. The run is safe without them: of two
             # runs at once each takes the rows that the other left, and both are slower.
             if self.dialect != "mysql" or mysql_code(error.orig) not in _NO_NAMED_LOCKS:
                 raise
@@ -219,7 +219,7 @@ class RunConnection:
             self.sqlalchemy.exec_driver_sql("START TRANSACTION" if self.dialect == "mysql" else "BEGIN")
 
     def commit(self) -> None:
-        """End a transaction and keep what it did."""
+        """Commit a transaction."""
         self.sqlalchemy.exec_driver_sql("COMMIT")
 
     @contextmanager
@@ -227,7 +227,7 @@ class RunConnection:
         """Return a transaction that ends with the block: kept, or undone when the block raises.
 
         Args:
-            binary: Whether psycopg 3 may fetch in binary, because it knows that form of all that is read.
+            binary: Whether psycopg 3 may fetch in binary, because it knows that form of every column read.
         """
         self.begin()
         try:
@@ -274,7 +274,7 @@ class RunConnection:
             cursor.close()
 
     def vacuum(self, table: TableClause) -> None:
-        """Let PostgreSQL reuse the space of a table's old rows, without waiting for anybody."""
+        """Let PostgreSQL reuse the space of a table's old rows, without waiting for locks."""
         name = self.sqlalchemy.dialect.identifier_preparer.format_table(table)
         self.sqlalchemy.exec_driver_sql(f"VACUUM (SKIP_LOCKED, TRUNCATE FALSE) {name}")
 
@@ -286,7 +286,7 @@ class RunConnection:
         self._open()
 
     def close(self) -> None:
-        """Set back what was set, free the lock, and give the connection back."""
+        """Restore the session variables, free the lock, and give the connection back."""
         self._release()
 
     def _release(self) -> None:

@@ -1,4 +1,4 @@
-"""Stale rows whose token has expired, and what a re-encryption makes of them instead of a new envelope.
+"""Stale rows whose token has expired: re-encryption can skip, clear or delete them.
 
 The header shows when a token expires, so SQL alone tells such rows, and no key is needed for them.
 """
@@ -32,7 +32,7 @@ def _now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What becomes of stale rows whose token has expired by the time that the run begins.
+    """The treatment of stale rows whose token has expired when the run begins.
 
     Attributes:
         action: ``"skip"`` leaves them as they are, ``"null"`` sets the column to NULL, ``"delete"`` deletes the row.
@@ -44,7 +44,7 @@ class Expired:
 
     @property
     def removes(self) -> bool:
-        """Whether something is done to such rows."""
+        """Whether such rows are cleared or deleted."""
         return self.action != "skip"
 
     def covers(self, stored: HeaderSQL) -> ColumnElement[bool]:
@@ -71,7 +71,7 @@ class Expired:
 
 
 def choose_expired(choice: ExpiredChoice, type_: EncryptedJWT) -> Expired | None:
-    """Return what is asked for; None for ``"keep"``, which treats expired rows as any others.
+    """Return the treatment of expired rows; None for ``"keep"``, which treats them as any others.
 
     Raises:
         ConfigurationError: There is no such choice, or the column's header does not show the expiry.

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, lines elsewhere. For migrations, and for the ``jwt-column`` command."""
+"""The progress of a run: a bar on a terminal, lines elsewhere. For migrations, and for the ``jwt-column`` command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LINE_INTERVAL: Final = 10.0
 
 @contextmanager
 def report_progress(table: str, column: str, given: Progress | None) -> Iterator[Progress]:
-    """Return what a migration calls after each batch: the caller's, a bar, or log lines."""
+    """Return the function that a migration calls after each batch: the caller's, a bar, or log lines."""
     if given is not None:
         yield given
         return
@@ -50,10 +50,10 @@ def report_progress(table: str, column: str, given: Progress | None) -> Iterator
 
 @contextmanager
 def progress_bar(name: str, console: Console, *, transient: bool = False) -> Iterator[Progress]:
-    """Show a bar while the block runs; what is yielded moves it to the state of a report.
+    """Show a bar while the block runs; the function that is yielded moves it to the state of a report.
 
     Args:
-        name: What stands in front of the bar.
+        name: The text in front of the bar.
         console: Where; the bar is as wide as this console is.
         transient: Whether the bar goes when the block ends.
     """

@@ -51,7 +51,7 @@ def reencrypt(
     progress: Callable[[ReencryptionReport], None] | None = None,
     **options: Any,
 ) -> ReencryptionReport:
-    """Rewrite every stale row of a column under its active key, and say what was done.
+    """Rewrite every stale row of a column under its active key, and return a report.
 
     Args:
         bind: An engine, or a connection that is in no transaction.
@@ -61,18 +61,18 @@ def reencrypt(
         schema: The table's schema; None for the default.
         batch_size: Rows of the first batch. Later ones adapt to ``batch_seconds``.
         nice: Sleep this times a batch's duration after it. None means 1.0 on SQLite, where the application waits
-            while we write, and 0 elsewhere.
+            during a write, and 0 elsewhere.
         shards: Cut the table into this many even key ranges and work on them at once.
         executor: Any :class:`concurrent.futures.Executor` for the shards, Dask's ``client.get_executor()`` among them;
             None makes a pool of processes. Each shard opens a connection and loads the key ring itself.
-        expired: What becomes of stale rows whose token has expired when the run begins: ``"keep"`` re-encrypts them as
+        expired: The treatment of stale rows whose token has expired when the run begins: ``"keep"`` re-encrypts them as
             any others, ``"skip"`` leaves them as they are, ``"null"`` sets the column to NULL, ``"delete"`` deletes
             the row. The last three need a column with ``expose_expiry=True``: SQL decides, by the envelope's header and
             without a key. A row that shows no expiry is re-encrypted.
         dry_run: Open every stale row and make its new envelope, write nothing.
         progress: Called after each batch with the report so far.
-        **options: ``batch_seconds`` (0.1: what a batch should take), ``verify`` (``"stamp"`` counts what is left by
-            SQL, ``"decrypt"`` also opens every row at the end), ``strategy`` (``"auto"``, or ``"cas"`` for
+        **options: ``batch_seconds`` (0.1: the time of a batch), ``verify`` (``"stamp"`` counts the rows that are
+            left, by SQL; ``"decrypt"`` also opens every row at the end), ``strategy`` (``"auto"``, or ``"cas"`` for
             compare-and-swap), ``lock_timeout`` (0.2 seconds), ``max_retries`` (8 for one batch), ``max_passes`` (10),
             ``vacuum`` (True: PostgreSQL reuses the space of old rows as the run goes), ``key_columns`` (a unique key
             to page by, instead of the primary key), ``make_engine`` (makes the engine of a shard; None connects to the
@@ -84,9 +84,9 @@ def reencrypt(
 
     Raises:
         ReencryptionError: No such table or column, no key to page by, another run is at work, or rows are left that
-            are stale or cannot be read; ``report`` says which. What was rewritten stays rewritten.
-        ConfigurationError: A parameter has a value that it cannot have, or there is no key ring; or *expired* asks for
-            what the column does not have: a readable expiry, or room for NULL.
+            are stale or cannot be read; ``report`` says which. Rewritten rows stay rewritten.
+        ConfigurationError: A parameter has a value that it cannot have, or there is no key ring; or *expired* needs a
+            readable expiry, or a nullable column, and there is none.
         KeyRingError: The key ring cannot be loaded.
     """
     given = Options(

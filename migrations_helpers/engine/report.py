@@ -1,4 +1,4 @@
-"""What a run did, in numbers that can be checked."""
+"""The outcome of a run, in numbers that can be checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ReencryptionReport:
         passes: How often the run went over the table.
         verified: Rows opened again at the end, with ``verify="decrypt"``.
         seconds: Wall-clock time.
-        finished: Whether the run came to its end; what it left then, the counts say.
+        finished: Whether the run came to its end; the counts say which rows it left.
     """
 
     table: str
@@ -100,7 +100,7 @@ class ReencryptionReport:
         self.undecryptable_count = self.unwritable_count = 0
 
     def absorb(self, other: ReencryptionReport) -> None:
-        """Add what one shard did."""
+        """Add the report of one shard."""
         self.reencrypted += other.reencrypted
         self.expired += other.expired
         self.undecryptable_count += other.undecryptable_count

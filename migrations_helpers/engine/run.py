@@ -50,7 +50,7 @@ _LARGEST_VERIFIED: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a run goes about its work; see :func:`migrations_helpers.reencrypt`."""
+    """The options of a run; see :func:`migrations_helpers.reencrypt`."""
 
     batch_size: int = 500
     batch_seconds: float = 0.1
@@ -138,16 +138,16 @@ class Run:
         self._row_seconds: float | None = None
         self._dead_rows = 0
         self._started = time.monotonic()
-        #: What there was when the run began, and at the end of its last pass.
+        #: The rows when the run began, and at the end of its last pass.
         self.begin = self._end = Survey(0, 0, 0, 0)
-        #: How long the last count of the rows took.
+        #: Seconds that the last count of the rows took.
         self.look_seconds = 0.0
         self.report = ReencryptionReport(
             table=table.name, column=table.value.name, key_id=conversion.key_id, dry_run=options.dry_run
         )
 
     def survey(self) -> None:
-        """Count what there is to do."""
+        """Count the rows that need work."""
         report = self.report
         self.begin = found = self.look(KeyRange())
         report.total = found.pending + found.expired
@@ -187,13 +187,13 @@ class Run:
             self._count_left(keys)
             if self.options.dry_run or report.remaining <= report.left:
                 return
-            # What is left is locked by the application, or was written by an old process meanwhile. Give a
+            # The rest is locked by the application, or was written by an old process meanwhile. Give a
             # transaction that holds locks a moment, unless this pass still got somewhere.
             if report.reencrypted + report.expired == before:
                 time.sleep(min(0.05 * 2**number, 2.0))
 
     def sweep(self) -> None:
-        """Work on what shards have left, if anything."""
+        """Work on the rows that the shards have left, if there are any."""
         self._count_left(KeyRange())
         if self.report.remaining:
             self.work(KeyRange())
@@ -263,7 +263,7 @@ class Run:
         )
 
     def _retry(self, action: Callable[[], _Result]) -> _Result:
-        """Do something that changes nothing when it fails, again while the database says that it may succeed.
+        """Retry an atomic action while the database reports a transient error.
 
         Raises:
             ReencryptionError: It was refused ``max_retries`` times.
@@ -285,7 +285,7 @@ class Run:
                     # A lock is a matter of whose turn it is: half the batch next time, down to a single row, because an
                     # application that writes to few rows all the time always holds one of many.
                     self._limit = max(1, self._limit // 2)
-            # Nobody else takes the same pause.
+            # Two runs do not take the same pause.
             time.sleep(min(0.01 * 2**attempt, 1.0) * (0.5 + random.random()))  # noqa: S311 - jitter, no secret
             attempt += 1
 
@@ -328,7 +328,7 @@ class Run:
         self._count_scanned()
 
     def _adapt(self, rows: int, seconds: float) -> None:
-        """Move the batch size towards what fits into the time that a batch should take."""
+        """Move the batch size towards the rows that fit into the time of a batch."""
         if not rows:
             return
         newest = seconds / rows
@@ -376,14 +376,14 @@ class Run:
             window = KeyRange(after=self._table.key_of(rows[-1]))
 
     def tell(self) -> None:
-        """Bring the report up to date and show it to whoever watches."""
+        """Bring the report up to date and pass it to ``progress``."""
         self.report.seconds = time.monotonic() - self._started
         if self.options.progress is not None:
             self.options.progress(self.report)
 
 
 def _name(error: Exception) -> str:
-    """Return what an error is called; its text may hold a statement's parameters."""
+    """Return the name of an error; its text may hold a statement's parameters."""
     original = getattr(error, "orig", None)
     code = mysql_code(original)
     for attribute in ("sqlstate", "pgcode", "sqlite_errorname"):
@@ -393,7 +393,7 @@ def _name(error: Exception) -> str:
 
 
 def _explain(report: ReencryptionReport) -> str:
-    """Say in a few words why a run did not finish."""
+    """Explain in a few words why a run did not finish."""
     where = f"{report.table}.{report.column}"
     done = f"{report.reencrypted} rows were rewritten"
     if report.undecryptable_count:

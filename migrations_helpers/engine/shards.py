@@ -1,8 +1,7 @@
 """One run cut into key ranges, worked on at once by any :class:`concurrent.futures.Executor`.
 
 A shard is a picklable task that can be repeated: it opens its own connection and loads its own key ring, so neither a
-connection nor a key travels. What a lost worker leaves undone is given to another one, and at last to the sweep that
-follows.
+connection nor a key travels. The shard of a lost worker is given to another one, and at last to the sweep that follows.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ __all__ = ["Shard", "cut", "work_in_shards"]
 
 logger = logging.getLogger("migrations_helpers")
 
-# How often a shard is given to a worker. One that kills every worker, by its memory say, is left to the sweep.
+# Times that a shard is given to a worker. One that kills every worker, by its memory say, is left to the sweep.
 _ROUNDS: Final = 3
 # Seconds between two looks at how far the shards are, and the share of the time that looking may take.
 _LOOK_INTERVAL: Final = 1.0
@@ -60,7 +59,7 @@ class Shard:
     """One key range of one column, and how to work on it.
 
     Attributes:
-        make_engine: Says where to connect to.
+        make_engine: Makes the engine to connect with.
         rows: About how many rows of the range need work.
         task: Unlike any other shard's.
     """
@@ -95,7 +94,7 @@ class Shard:
             )
         engine = self.make_engine()
         try:
-            # Whoever cut the shards holds the lock.
+            # The run that cut the shards holds the lock.
             connection = RunConnection(engine, lock_name=None, lock_timeout=self.options.lock_timeout)
             try:
                 table = find_table(
@@ -142,7 +141,7 @@ class Shard:
         return Shard, tuple(getattr(self, one.name) for one in fields(self))
 
     def __repr__(self) -> str:
-        # Dask shows it to whoever watches the cluster.
+        # Dask shows it on its dashboard.
         return f"Shard({self.table}.{self.column})"
 
     def __dask_tokenize__(self) -> str:
@@ -167,7 +166,7 @@ def work_in_shards(
 ) -> None:
     """Cut a run into shards, have them worked on, and add their reports to the run's.
 
-    Shards that are lost with their workers are given out again. What even then is not done is left to the sweep.
+    Shards that are lost with their workers are given out again. The rest is left to the sweep.
 
     Raises:
         ConfigurationError: A shard cannot travel to a worker, or cannot connect from there.
@@ -240,7 +239,7 @@ class _Round:
                 future.cancel()
         report = self._run.report
         if self._failure is not None:
-            # As far as is known: nobody has counted since.
+            # An upper bound: the rows were not counted since.
             report.remaining = max(0, report.total - report.reencrypted - report.expired)
             if isinstance(self._failure, ReencryptionError):
                 self._failure.report = report
@@ -256,7 +255,7 @@ class _Round:
             self.lost += [self._shards[future] for future in waiting]
 
     def _settle(self, future: Future[ReencryptionReport]) -> None:
-        """Take in what became of one shard."""
+        """Add the outcome of one shard to the run's report."""
         report = self._run.report
         error = _error_of(future)
         if error is None:
@@ -290,18 +289,18 @@ def _error_of(future: Future[ReencryptionReport]) -> BaseException | None:
     try:
         return future.exception()
     except CancelledError as error:
-        # Not by us: Dask cancels what it cannot do, because its scheduler is gone for example.
+        # Dask cancels a task that it cannot do, because its scheduler is gone for example.
         return error
 
 
 def _refused_report(error: BaseException) -> ReencryptionReport | None:
-    """Return what a shard did until its database refused to go on; another worker may have a better connection."""
+    """Return the report of a shard whose database refused to go on; another worker may have a better connection."""
     report = error.report if isinstance(error, ReencryptionError) else None
     return report if isinstance(report, ReencryptionReport) else None
 
 
 def _failure(error: BaseException, shard: Shard) -> JWTColumnError | None:
-    """Return what ends the run; None where a worker or its connection was lost, which another one may do better."""
+    """Return the error that ends the run; None if a worker or its connection was lost."""
     if isinstance(error, JWTColumnError):
         return error
     if isinstance(error, pickle.PicklingError | TypeError | AttributeError):
@@ -309,7 +308,7 @@ def _failure(error: BaseException, shard: Shard) -> JWTColumnError | None:
             pickle.dumps(shard)
         except JWTColumnError as failure:
             return failure
-        except Exception:  # noqa: BLE001 - pickle raises whatever it meets
+        except Exception:  # noqa: BLE001 - pickle raises any exception
             return ConfigurationError(
                 f"a shard cannot travel to its worker ({type(error).__name__}); options such as decrypt_with and "
                 "make_engine are functions of a module that the worker can import"
@@ -339,7 +338,7 @@ class _Watch:
         return time.monotonic() - self._moved > _STALL
 
     def look(self) -> None:
-        """Count what is left, and show it."""
+        """Count the rows that are left, and show the number."""
         found = self._run.look(KeyRange())
         left = self._run.left_in(found)
         if left < self._left:
@@ -351,7 +350,7 @@ class _Watch:
             report.expired = max(reported[1], self._run.begin.expired - found.expired)
             self._run.tell()
         finally:
-            # What the shards did is added when they say it.
+            # The rows of a shard are added when it ends.
             report.reencrypted, report.expired = reported
 
 
@@ -373,14 +372,14 @@ def _pool(given: Executor | None, processes: int) -> Iterator[Executor]:
 
 
 def _get_ready() -> None:
-    """Have this module imported, as whoever is to call this does."""
+    """Warm up a worker: unpickling this function imports the module."""
 
 
 def _engine_maker(connection: Connection) -> Callable[[], Engine]:
-    """Return what makes an engine to the same database, with SQLAlchemy's defaults.
+    """Return a function that makes an engine to the same database, with SQLAlchemy's defaults.
 
     Raises:
-        ConfigurationError: Nobody else can connect to this database, or not with this driver.
+        ConfigurationError: No other process can connect to this database, or not with this driver.
     """
     if connection.dialect.is_async:
         raise ConfigurationError(
@@ -393,7 +392,7 @@ def _engine_maker(connection: Connection) -> Callable[[], Engine]:
         ).scalar()
         if not file:
             raise ConfigurationError(
-                "shards open connections of their own, and nobody else can open an SQLite database in memory: "
+                "shards open connections of their own, and no other process can open an SQLite database in memory: "
                 "leave shards at 1"
             )
     return partial(create_engine, connection.engine.url)

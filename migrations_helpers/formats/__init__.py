@@ -1,4 +1,4 @@
-"""Readers of what other libraries have encrypted, for ``op.encrypt_jwt_column(..., decrypt_with=...)``.
+"""Readers of the ciphertext of other libraries, for ``op.encrypt_jwt_column(..., decrypt_with=...)``.
 
 .. code-block:: python
 

@@ -1,4 +1,4 @@
-"""What every reader has in common: where its key comes from, what becomes of plaintext, and how it travels."""
+"""The base of all readers: the source of the key, the treatment of plaintext, pickling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jwt_column.format.token import classify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    #: Returns the token of a stored text, or None where it does not open.
+    #: Returns the token of a stored text, or None if it does not open.
     Opener = Callable[[str], str | None]
 
 __all__ = ["Reader", "ascii_text"]
@@ -83,14 +83,14 @@ class Reader(ABC):
 
     @abstractmethod
     def _opener(self, key: Any) -> Opener:
-        """Return what opens values under a key.
+        """Return the function that opens values under a key.
 
         Raises:
             ConfigurationError: The key is malformed; the message holds nothing of it.
         """
 
     def _is_plaintext(self, text: str) -> bool:
-        """Say whether a stored text is a token in the clear."""
+        """Return True if a stored text is a token in the clear."""
         try:
             classify(text)
         except InvalidTokenError:
@@ -101,7 +101,7 @@ class Reader(ABC):
 
     @cached_property
     def _open(self) -> Opener:
-        """What opens values; the key is fetched once in each process, when the first row needs it."""
+        """The function that opens values; the key is fetched once in each process, when the first row needs it."""
         if self.key_from is None:
             return self._opener(self.key)
         try:
@@ -121,7 +121,7 @@ class Reader(ABC):
                 key = self.key_from()
             except KeyUnavailableError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it says may hold the key
+            except Exception as error:  # noqa: BLE001 - its text may hold the key
                 failure = type(error).__name__
             if failure:
                 raise KeyUnavailableError(f"{self._name}: {self._shown_source} failed ({failure})")
@@ -168,7 +168,7 @@ class Reader(ABC):
 
 
 def _as_text(stored: object) -> str | None:
-    """Return a stored value as text, or None where it is no text of ASCII, which all these formats are."""
+    """Return a stored value as ASCII text, which all these formats are, or None."""
     if isinstance(stored, str):
         return stored if stored.isascii() else None
     if isinstance(stored, bytes | bytearray | memoryview):

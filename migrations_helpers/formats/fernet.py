@@ -46,7 +46,7 @@ class FernetReader(Reader):
 
 
 def fernet_opener(keys: Iterable[str | bytes]) -> Opener:
-    """Return what opens Fernet tokens under any of several keys.
+    """Return the function that opens Fernet tokens under any of several keys.
 
     Raises:
         ConfigurationError: There is none, or one that is malformed.

@@ -42,8 +42,8 @@ class JWEReader(Reader):
     not ``JWT``. The key is looked up by the header's ``kid``; where either the header or
     the keys have none, a single key is taken as the one.
 
-    A JWE is a compact JWT itself, so only the caller knows what one in the column is: a token that this application has
-    encrypted, or one that its issuer did and that the column is to keep as it is. Five segments are read as the former
+    A JWE is a compact JWT itself, so only the caller knows whether the application encrypted the one in the column,
+    or its issuer did and the column keeps it as it is. Five segments are read as the former
     here.
 
     Args:
@@ -123,7 +123,7 @@ def _is_ours(header: Mapping[str, Any]) -> bool:
 
 
 def _is_nested(header: Mapping[str, Any]) -> bool:
-    """Say whether the content may be a JWT; names of media types have no case (RFC 7519 section 5.2)."""
+    """Return True if the content may be a JWT; names of media types have no case (RFC 7519 section 5.2)."""
     cty = header.get("cty", "JWT")
     return isinstance(cty, str) and cty.lower() in ("jwt", "application/jwt")
 

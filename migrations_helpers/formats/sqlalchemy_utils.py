@@ -33,21 +33,21 @@ _TAG: Final = 16
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SQLAlchemyUtilsReader(Reader):
-    """Reads what ``StringEncryptedType`` and ``EncryptedType`` of SQLAlchemy-Utils wrote, text or bytes of base64.
+    """Reads the values of ``StringEncryptedType`` and ``EncryptedType`` of SQLAlchemy-Utils, text or bytes of base64.
 
     The engines and paddings are called as that library calls them, and the defaults are its own. FernetBackend of
-    Advanced Alchemy's ``EncryptedString`` writes what ``engine="FernetEngine"`` reads.
+    Advanced Alchemy's ``EncryptedString`` writes the format that ``engine="FernetEngine"`` reads.
 
     .. warning::
-        ``AesEngine`` (AES-256-CBC) does not authenticate. A wrong key and a changed value are noticed by what comes
-        out: by the padding, by characters that no token has, and by the shape of a JWT, which the column asks for
+        ``AesEngine`` (AES-256-CBC) does not authenticate. A wrong key and a changed value are noticed by the
+        result: by the padding, by characters that no token has, and by the shape of a JWT, which the column asks for
         last. A block of 16 random bytes passes for base64url once in 3 * 10**9 times. With ``allow_opaque=True`` the
         shape is no net: a token of up to 15 characters then passes under a wrong key once in 10**8 times. Padding
         ``"naive"`` lost the asterisks at the end of an opaque token when the value was written.
 
     Args:
         key_from: Where the key is: ``"env:NAME"``, or a function without arguments. Best in a revision.
-        key: The key itself, as ``key_from`` gives it: what ``StringEncryptedType`` was given, a text or bytes of any
+        key: The key itself, as ``key_from`` gives it: the key of ``StringEncryptedType``, a text or bytes of any
             length, not empty, taken to the letter (a newline at its end too). Secret. A reader that has it cannot be
             pickled, so it does not work in shards.
         engine: ``"AesEngine"``, ``"AesGcmEngine"`` or ``"FernetEngine"``.

@@ -1,6 +1,6 @@
 """Alembic's autogenerate: plain column types, and rows that are behind.
 
-A revision names an encrypted column by what the database has, ``sa.LargeBinary()`` or ``sa.Text()``: it then runs
+A revision names an encrypted column by its type in the database, ``sa.LargeBinary()`` or ``sa.Text()``: it then runs
 without this package, and holds nothing of a key.
 
 With ``context.configure(..., jwt_column={"compare_rows": True})`` the rows are compared too: a table with stale or
@@ -78,7 +78,7 @@ def _walk(container: ops.OpContainer) -> Iterator[ops.MigrateOperation]:
 
 
 def _use_plain_types(operation: ops.MigrateOperation) -> None:
-    """Replace encrypted types by what the database has. The model's own columns stay as they are."""
+    """Replace encrypted types by their types in the database. The model's own columns stay as they are."""
     if isinstance(operation, ops.CreateTableOp):
         operation.columns = [_plain_column(item) for item in operation.columns]
     elif isinstance(operation, ops.AddColumnOp):

@@ -100,7 +100,7 @@ class ReencryptColumnOp(ColumnOp):
     """
 
     name = "reencrypt_jwt_column"
-    # A downgrade loses no row, whatever the upgrade does with expired ones.
+    # A downgrade loses no row, even if the upgrade deletes expired ones.
     own_options = frozenset({"expired"})
 
     def reverse(self) -> ColumnOp:

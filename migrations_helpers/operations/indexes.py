@@ -1,7 +1,7 @@
-"""``op.create_jwt_index`` and ``op.drop_jwt_index``, and what autogenerate does about these indexes.
+"""``op.create_jwt_index`` and ``op.drop_jwt_index``, and the comparison of these indexes for autogenerate.
 
-Alembic compares no indexes on expressions on SQLite, and sees a column and an index of its own in what MySQL and
-MariaDB have instead. So these indexes are compared here: by name, uniqueness and position in the envelope.
+Alembic compares no indexes on expressions on SQLite, and sees a column and an index of its own in the generated
+columns of MySQL and MariaDB. So these indexes are compared here: by name, uniqueness and position in the envelope.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _IndexOp(MigrateOperation):
         return operation(self.index, self.table, self.column, type_=self.type_, **self.arguments())
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
-        """Return what ``alembic check`` shows."""
+        """Return the line of ``alembic check``."""
         return (self.name, self.schema, self.table, self.index)
 
     def to_index(self) -> Index:
@@ -91,7 +91,7 @@ class _IndexOp(MigrateOperation):
 
 @Operations.register_operation("create_jwt_index")
 class CreateIndexOp(_IndexOp):
-    """An index on what the envelopes of a column show."""
+    """An index on the envelope headers of a column."""
 
     name = "create_jwt_index"
 
@@ -124,7 +124,7 @@ class CreateIndexOp(_IndexOp):
             schema: The table's schema.
 
         Raises:
-            ConfigurationError: The type does not store what is to be indexed.
+            ConfigurationError: The type does not store that fingerprint, or no expiry.
         """
         operations.invoke(
             cls(
@@ -242,7 +242,7 @@ def silence_reflection(context: AutogenContext, *_: Any) -> None:
 
 
 def compare_indexes(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any) -> None:
-    """Put in place of what Alembic has found about our indexes what has to be done about them."""
+    """Replace the operations that Alembic found for our indexes by the right ones."""
     connection = context.connection
     assert connection is not None  # noqa: S101 - autogenerate does not run offline
     ours: dict[tuple[str | None, str], set[str]] = {}
@@ -295,7 +295,7 @@ def _same(kind: Any, table: Table, column: Column[Any], name: str, part: Any) ->
 
 
 def _strip(container: ops.OpContainer, ours: dict[tuple[str | None, str], set[str]]) -> None:
-    """Take out what concerns our indexes and their generated columns."""
+    """Remove the operations on our indexes and their generated columns."""
     for operation in list(container.ops):
         if isinstance(operation, ops.OpContainer):
             _strip(operation, ours)

@@ -44,6 +44,7 @@ from jwt_column import (
 from jwt_column.column.cipher import TokenCipher, bind_values
 from jwt_column.column.row_binding import BoundJWT
 from jwt_column.column.spec import ColumnSpec
+from migrations_helpers import reencrypt
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -572,6 +573,62 @@ def test_an_unloaded_token_opens_beside_the_value_of_the_database(session: Sessi
         grant.user_id = 9
         assert grant.token == TOKEN
         session.rollback()
+
+
+def test_a_refreshed_token_opens_beside_the_value_of_the_database(session: Session) -> None:
+    """Every bound attribute was assigned and is not flushed; only the token is loaded anew."""
+    grant = session.get_one(Grant, 1)
+    with session.no_autoflush:
+        grant.user_id = 9
+        session.refresh(grant, ["token"])
+    assert grant.token == TOKEN
+
+
+def test_bound_values_are_read_from_the_database_of_their_mapper(engine: sa.Engine, session: Session) -> None:
+    """In a session that chooses its database by the mapper, as one with a replica for reading does."""
+
+    class Routing(Session):
+        def get_bind(self, mapper: Any = None, **_: Any) -> sa.Engine:
+            assert mapper is not None, "a statement without mapper goes to another database"
+            return engine
+
+    session.close()
+    with Routing() as routing:
+        statement = sa.select(Grant).options(load_only(Grant.token)).where(Grant.id == 1)
+        assert routing.scalars(statement).one().token == TOKEN
+
+
+def test_rows_that_were_loaded_whole_need_no_further_statement(engine: sa.Engine, session: Session) -> None:
+    session.close()
+    statements: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    with Session(engine) as fresh:
+        assert [grant.token for grant in fresh.scalars(sa.select(Grant).order_by(Grant.id))] == [TOKEN, OTHER]
+    assert len(statements) == 1
+
+
+def test_a_name_means_the_column_before_the_attribute(memory: sa.Engine) -> None:
+    """Re-encryption knows columns only: with crossed names, ORM and run must mean the same one."""
+
+    class Crossed(DeclarativeBase):
+        pass
+
+    class Login(Crossed):
+        __tablename__ = "logins"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        one: Mapped[str] = mapped_column("two", sa.String(20))
+        two: Mapped[str] = mapped_column("one", sa.String(20))
+        token: Mapped[JWT] = mapped_column(EncryptedJWT(bound_to=["one"]))
+
+    Crossed.metadata.create_all(memory)
+    with Session(memory) as session:
+        session.add(Login(id=1, one="attribute one", two="attribute two", token=TOKEN))
+        session.commit()
+    ring = EncryptedJWT().ring().with_key(generate_key())
+    set_default_keyring(ring.with_active(ring.key_ids[-1]))
+    assert reencrypt(memory, "logins", "token", type_=EncryptedJWT(bound_to=["one"]), nice=0).reencrypted == 1
+    with Session(memory) as session:
+        assert session.get_one(Login, 1).token == TOKEN
 
 
 def test_populate_existing_reads_the_whole_row_again(session: Session) -> None:

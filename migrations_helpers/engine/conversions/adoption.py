@@ -117,7 +117,7 @@ class Adoption:
 
     def _token(self, stored: Stored) -> str:
         if isinstance(stored, str) and _CUT_ENVELOPE.match(stored):
-            # Where the column takes opaque tokens, it would pass for one, and be encrypted a second time.
+            # In a column of opaque tokens it would pass for one, and be encrypted a second time.
             raise MalformedEnvelopeError(
                 f"{self._cipher.context}: the value ({len(stored)} characters) begins as an envelope and does not go "
                 "on as one",

@@ -46,7 +46,7 @@ class Rows:
 
     Attributes:
         pending: Rows to convert.
-        expired: Rows that would be converted, had their token not expired; None where that makes no difference.
+        expired: Rows that would be converted, had their token not expired; None if a run does not tell them apart.
         removed: Whether those are cleared or deleted.
         plaintext: Rows that hold a token in the clear.
         finished: Rows that need no conversion and are no plaintext.
@@ -90,7 +90,7 @@ class Rows:
 class Conversion(Protocol):
     """From one stored form to another, row by row; done when no row is pending."""
 
-    #: The key id that rows are written under; None where they become plaintext.
+    #: The key id that rows are written under; None if they become plaintext.
     key_id: str | None
     #: Whether it calls functions of the application's, which may use the connection of the run.
     calls_out: bool

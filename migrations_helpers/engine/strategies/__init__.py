@@ -1,9 +1,9 @@
-"""How one batch is read, converted and written, so that no write of the application is ever lost.
+"""Reading, converting and writing one batch, so that no write of the application is ever lost.
 
 There are two safe ways. A *locking* strategy reads a batch with ``FOR UPDATE SKIP LOCKED``: rows that the
-application is changing are left to the next pass, and nobody waits for anybody. *Compare-and-swap* reads without
-locks and writes a row only where it still holds what was read. SQLite has one writer, so there one statement with a
-function of ours does both under the write lock.
+application is changing are left to the next pass, and neither side waits. *Compare-and-swap* reads without locks and
+writes a row only if it still holds the value that was read. SQLite has one writer, so there one statement that calls a
+Python function does both under the write lock.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def choose_strategy(connection: Connection, table: RunTable, name: str) -> Strat
 
 
 def choose_removal(connection: Connection, strategy: Strategy, expired: Expired) -> Strategy:
-    """Return what clears or deletes expired rows, with locks where the strategy that it goes with has them."""
+    """Return the removal strategy; it locks rows if the main strategy does."""
     if isinstance(strategy, MySQLSkipLocked):
         return MySQLExpiredRemoval(expired, connection.dialect)
     return ExpiredRemoval(expired, skips_locked=isinstance(strategy, PostgreSQLSkipLocked))

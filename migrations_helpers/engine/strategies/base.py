@@ -1,4 +1,4 @@
-"""What the strategies share."""
+"""The parts that the strategies share."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Changes", "Strategy", "convert_rows", "in_chunks", "read_batch"]
 
-# A statement stays well under MySQL's max_allowed_packet (16 MiB unless set otherwise), whatever its escaping doubles.
+# A statement stays under MySQL's max_allowed_packet (16 MiB unless set otherwise), even if escaping doubles it.
 _MAX_STATEMENT_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Batch:
-    """What became of one batch."""
+    """The outcome of one batch."""
 
     read: int = 0
     last_key: Key | None = None
@@ -41,12 +41,12 @@ class Batch:
     #: Rows that could not be read, and rows that were read and cannot be written.
     undecryptable: list[Key] = field(default_factory=list)
     unwritable: list[Key] = field(default_factory=list)
-    #: Rows rewritten, by what they were under before.
+    #: Rows rewritten, by their form before: a key id, ``plaintext`` or ``foreign``.
     origins: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, table: RunTable, rows: Sequence[Sequence[Any]], limit: int) -> Batch:
-        """Return the batch of rows that were read, of which nothing has become yet; *limit* were asked for."""
+        """Return the batch of rows that were read and not converted yet; *limit* were asked for."""
         last_key = table.key_of(rows[-1]) if rows else None
         return cls(read=len(rows), last_key=last_key, at_end=len(rows) < limit)
 
@@ -63,7 +63,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Changes:
-    """What is to be written: rows as they were read (key, bound columns, value), and the value that each is to have.
+    """Rows as they were read (key, bound columns, value), and the new value of each.
 
     Two lists, not pairs: a pair for each row is one more object for the garbage collector to look at.
     """
@@ -110,7 +110,7 @@ def read_batch(
 def convert_rows(
     table: RunTable, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch
 ) -> Changes:
-    """Convert rows of key, bound columns and value; return what is to be written, and tell their batch.
+    """Convert rows of key, bound columns and value; return the changes, and note them in the batch.
 
     Raises:
         KeyUnavailableError: A key server did not answer; this is no fault of the row.
@@ -130,7 +130,7 @@ def convert_rows(
 
 
 def in_chunks(changes: Changes, *, with_old: bool) -> Iterator[Changes]:
-    """Cut changes so that no statement grows past what a server takes in one."""
+    """Cut changes so that no statement grows larger than a server takes."""
     sizes = list(map(len, changes.new))
     if with_old:
         sizes = [new + len(old) for new, old in zip(sizes, changes.old, strict=True)]

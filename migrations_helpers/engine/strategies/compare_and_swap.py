@@ -1,4 +1,4 @@
-"""Compare-and-swap for any database: a row is written only where it still holds what was read."""
+"""Compare-and-swap for any database: a row is written only if it still holds the value that was read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CompareAndSwap:
     def run_batch(
         self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
-        """Read without locks, convert, and write what is still unchanged."""
+        """Read without locks, convert, and write the rows that are unchanged."""
         rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
         batch = Batch.of(table, rows, limit)
         changes = convert_rows(table, conversion, rows, batch)
@@ -72,7 +72,7 @@ class CompareAndSwap:
         return update(table.clause).values(kept).where(*conditions, self._is_unchanged(table))
 
     def _is_unchanged(self, table: RunTable) -> ColumnElement[bool]:
-        """Compare byte by byte, whatever the column's collation takes for equal."""
+        """Compare byte by byte: the column's collation may take different values for equal."""
         old = bindparam("old_value", type_=table.value.type)
         if isinstance(table.value.type, LargeBinary):
             return table.value == old

@@ -1,4 +1,4 @@
-"""MariaDB and MySQL: lock a batch that nobody else has locked, write it in the fastest form of the driver."""
+"""MariaDB and MySQL: lock the unlocked rows of a batch, write them in the fastest form of the driver."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MySQLSkipLocked:
 
     @staticmethod
     def is_supported(connection: Connection, table: RunTable) -> bool:
-        """Say whether rows can be locked and SKIP LOCKED is known: InnoDB, on MariaDB from 10.6, MySQL from 8.0.1."""
+        """Return True if rows can be locked and SKIP LOCKED is known: InnoDB, MariaDB from 10.6, MySQL from 8.0.1."""
         dialect: Any = connection.dialect
         version: tuple[int, ...] = dialect.server_version_info or ()
         if version < ((10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0, 1)):
@@ -54,7 +54,7 @@ class MySQLSkipLocked:
     def run_batch(
         self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
-        """Lock, read, convert and write in one transaction; rows that somebody else has locked are left out."""
+        """Lock, read, convert and write in one transaction; rows that are locked are left out."""
         select = table.rows(conversion.rows.pending, keys, limit).with_for_update(skip_locked=True)
         with connection.transaction() as transaction:
             rows = transaction.execute(select).all()
@@ -88,7 +88,7 @@ class MySQLSkipLocked:
         kept = "".join(f", {quote(column.name)} = {quote(column.name)}" for column in table.preserve)
         name = self._dialect.identifier_preparer.format_table(table.clause)
         rows = [(new, *key) for key, new in zip(changes.keys(table), changes.new, strict=True)]
-        # Written out: what SQLAlchemy does for each row of parameters costs more than the encryption.
+        # Written out: the work of SQLAlchemy for each row of parameters costs more than the encryption.
         transaction.exec_driver_sql(
             f"UPDATE {name} SET {quote(table.value.name)} = {new}{kept} WHERE {is_it}",  # noqa: S608 - quoted identifiers
             _to_driver(self._dialect, columns, rows),
@@ -110,7 +110,7 @@ class MySQLSkipLocked:
 class MySQLExpiredRemoval(ExpiredRemoval):
     """The same for rows that are cleared or deleted; goes with :class:`MySQLSkipLocked`.
 
-    ``DELETE ... WHERE id IN (...)`` may read more rows than it names, and then waits for those that somebody else has
+    ``DELETE ... WHERE id IN (...)`` may read more rows than it names, and then waits for those that are
     locked. A join reads by the key. The rows cannot have changed: they are locked since they were read.
     """
 
@@ -158,8 +158,8 @@ def _join(
 ) -> tuple[str, tuple[Any, ...]]:
     """Return rows of values (``d``, with columns ``c0`` and so on) joined with the table (``t``) by its key.
 
-    The key's columns come first. Of a small table the server would rather read every row, and then wait for those that
-    somebody else has locked, so it is told which index to use.
+    The key's columns come first. Of a small table the server would rather read every row, and then wait for those
+    that are locked, so it is told which index to use.
     """
     preparer = dialect.identifier_preparer
     marks = [_mark(dialect, column) for column in columns]

@@ -1,4 +1,4 @@
-"""PostgreSQL: lock a batch that nobody else has locked, write it with ``UPDATE ... FROM unnest(...)``."""
+"""PostgreSQL: lock the unlocked rows of a batch, write them with ``UPDATE ... FROM unnest(...)``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PostgreSQLSkipLocked:
     def run_batch(
         self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
-        """Lock, read, convert and write in one transaction; rows that somebody else has locked are left out."""
+        """Lock, read, convert and write in one transaction; rows that are locked are left out."""
         select = table.rows(conversion.rows.pending, keys, limit).with_for_update(
             key_share=True, skip_locked=True
         )
@@ -67,7 +67,7 @@ class PostgreSQLSkipLocked:
     def _convert(
         self, table: RunTable, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch, size: int
     ) -> Iterator[Columns]:
-        """Yield what is to be written, each part of so many rows converted when it is asked for."""
+        """Yield the parameters of the UPDATEs, each part of *size* rows converted when it is asked for."""
         for start in range(0, len(rows), size):
             changes = convert_rows(table, conversion, rows[start : start + size], batch)
             for chunk in in_chunks(changes, with_old=False):

@@ -26,12 +26,12 @@ __all__ = ["ExpiredRemoval"]
 class ExpiredRemoval:
     """``DELETE``, or ``UPDATE ... SET token = NULL``, of the rows of a batch that have expired.
 
-    The statement says once more which rows these are, and the database looks at what a row holds when it writes it. So
-    a row that the application has given another token since it was read is not touched, with or without locks.
+    The statement repeats the condition, and the database checks it when it writes the row. So a row that the
+    application has given another token since it was read is not touched, with or without locks.
 
     Args:
-        expired: What becomes of them.
-        skips_locked: Whether rows that somebody else has locked are left out. If not, the statement waits for them as
+        expired: The treatment of such rows.
+        skips_locked: Whether locked rows are left out. If not, the statement waits for them as
             long as ``lock_timeout``.
     """
 

@@ -1,4 +1,4 @@
-"""SQLite: one UPDATE with a function of ours, under the only write lock that there is."""
+"""SQLite: one UPDATE that calls a Python function, under the only write lock that there is."""
 
 from __future__ import annotations
 
