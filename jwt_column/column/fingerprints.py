@@ -76,7 +76,7 @@ class Fingerprints:
         inputs = [None if value is None else self._input_of(value) for value in values]
         ring: KeyRing = self.type.ring()
         # Once: another thread may reload the ring meanwhile.
-        keys = ring.keys
+        keys = ring.keys_for_search()
         found: list[bytes | None] = []
         for data in inputs:
             if data is None:

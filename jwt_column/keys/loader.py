@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import JWTColumnError, KeyRingError
 from .process import PerProcess
 from .snapshot import index_keys
+from .source import WatchedSource
 
 if TYPE_CHECKING:
     from .data_key import DataKey
     from .snapshot import Keys
     from .source import KeySource
 
-__all__ = ["RELOAD_INTERVAL", "Failure", "Loader", "load_source"]
+__all__ = ["LOOK_INTERVAL", "RELOAD_INTERVAL", "Failure", "Loader", "load_source"]
+
+#: Seconds between two looks at the time stamp of a local file.
+LOOK_INTERVAL: Final = 1.0
 
 #: Seconds between two loads for unknown key ids. Without a limit, forged key ids would put load on a KMS.
 RELOAD_INTERVAL: Final = 10.0
@@ -46,13 +50,15 @@ class Loader:
         loaded_at: Monotonic time of the last load that worked.
     """
 
-    __slots__ = ("_active", "_lock", "_next_load", "failure", "loaded_at", "source")
+    __slots__ = ("_active", "_lock", "_next_load", "_next_look", "_stamp", "failure", "loaded_at", "source")
 
     def __init__(self, source: KeySource | None = None, active: str | None = None) -> None:
         self.source = source
         self._active = active
         self._lock = PerProcess(threading.Lock)
         self._next_load = 0.0
+        self._next_look = 0.0
+        self._stamp = self._stamp_now()
         self.failure: Failure | None = None
         self.loaded_at = monotonic()
 
@@ -70,6 +76,21 @@ class Loader:
         """Return True if an unknown key id may cause a load now."""
         return monotonic() >= self._next_load
 
+    def has_changed(self) -> bool:
+        """Return True if the source is a local file that changed since the last load. Looks once in LOOK_INTERVAL."""
+        now = monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + LOOK_INTERVAL
+        if not isinstance(self.source, WatchedSource):
+            return False
+        if self.failure is not None and self.may_load():
+            return True
+        return bool(self._stamp_now() != self._stamp)
+
+    def _stamp_now(self) -> Any:
+        return self.source.stamp() if isinstance(self.source, WatchedSource) else None
+
     def load(self) -> Keys:
         """Return a new snapshot of the source's keys.
 
@@ -79,6 +100,8 @@ class Loader:
         """
         if self.source is None:
             raise KeyRingError("a key ring that was made from given keys has no source to load them from")
+        # Before the load: a change during it must not be missed.
+        self._stamp = self._stamp_now()
         try:
             keys = index_keys(load_source(self.source), self._active)
         except JWTColumnError as error:

@@ -19,9 +19,10 @@ from ..format.envelope import VERSION
 from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
 from .loader import Loader, load_source
-from .refresh import Refresher
+from .refresh import Refresher, reload_in_background
 from .schemes import open_source
 from .snapshot import Keys, index_keys, parse_key_id
+from .source import WatchedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -100,7 +101,8 @@ class KeyRing:
         if refresh is not None and not refresh > 0:
             raise ConfigurationError("refresh is a number of seconds, more than 0")
         source = open_source(uri)
-        return cls._of(index_keys(load_source(source), None), Loader(source), refresh)
+        loader = Loader(source)
+        return cls._of(index_keys(load_source(source), None), loader, refresh)
 
     def snapshot(self) -> Keys:
         """Return the keys that the ring holds now. Take one snapshot per decision: a reload replaces it."""
@@ -156,6 +158,22 @@ class KeyRing:
     def keys(self) -> tuple[DataKey, ...]:
         """Every key of the ring, the active one first."""
         return self.snapshot().in_order()
+
+    def keys_for_search(self) -> tuple[DataKey, ...]:
+        """Return every key of the ring, after a reload if it comes from a local file that has changed.
+
+        Reading a row under a new key shows that the key is missing; a search by fingerprint only finds nothing. So a
+        search looks at the time stamp of the ring's file, once a second. It never waits for a KMS: a changed file
+        whose keys need one is loaded in the background, for later searches.
+        """
+        loader = self._loader
+        if loader.has_changed():
+            if isinstance(loader.source, WatchedSource) and loader.source.is_local():
+                with suppress(JWTColumnError):
+                    self.reload()
+            else:
+                reload_in_background(self)
+        return self.keys
 
     def key(self, key_id: bytes) -> DataKey:
         """Return the key with this id of 4 bytes, after one reload if the ring does not have it yet.

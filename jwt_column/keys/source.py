@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from .data_key import DataKey
 
-__all__ = ["KeySource"]
+__all__ = ["KeySource", "WatchedSource"]
 
 
 class KeySource(Protocol):
@@ -24,3 +24,14 @@ class KeySource(Protocol):
             KeyRingError: The source was read and holds no valid key ring.
             KeyUnavailableError: The source could not be reached.
         """
+
+
+@runtime_checkable
+class WatchedSource(KeySource, Protocol):
+    """A source on this machine, such as a file, that shows cheaply if it has changed."""
+
+    def stamp(self) -> object:
+        """Return a value that differs after a change. Reads no keys."""
+
+    def is_local(self) -> bool:
+        """Return True if :meth:`KeySource.load` needs no other system. May read the source, not the keys."""

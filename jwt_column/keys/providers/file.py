@@ -6,12 +6,12 @@ A key-ring file is JSON, and others may read it. A file of plain keys may be rea
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from ...errors import ConfigurationError, KeyRingError
 from ..ring_file import disk as _disk
-from ..ring_file.format import MAX_BYTES, KeyState, is_ring_file
+from ..ring_file.format import MAX_BYTES, KeyState, RingFile, is_ring_file
 from ..ring_file.plain import read_plain_keys
 from ..ring_file.store import StoredRing
 from .local import LocalWrapper
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..wrapping import KeyWrapper
 
 __all__ = ["FileSource", "open_source", "open_wrapper", "path_of", "uri_of"]
+
+#: KEKs that need no other system.
+_LOCAL_KEKS: Final = ("file:", "env:")
 
 
 def open_source(rest: str) -> FileSource:
@@ -62,6 +65,24 @@ class FileSource:
     def name(self) -> str:
         """The URI. It holds no secret."""
         return uri_of(self._path)
+
+    def stamp(self) -> tuple[int, ...] | None:
+        """Return the file's identity, size and times; None if it is not there."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def is_local(self) -> bool:
+        """Return True if the keys are plain, or wrapped by a KEK of this machine."""
+        try:
+            data, _ = _disk.read(self._path, MAX_BYTES)
+            return not is_ring_file(data) or all(
+                entry.wrapped_by.startswith(_LOCAL_KEKS) for entry in RingFile.from_bytes(data).keys
+            )
+        except KeyRingError:
+            return True
 
     def load(self) -> tuple[DataKey, ...]:
         """Return the keys, the active one first."""
