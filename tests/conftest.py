@@ -36,6 +36,7 @@ from tests.support.databases import (
     truthy,
 )
 from tests.support.hsm import HSM, start_hsm
+from tests.support.selection import mark_by_fixture, mark_repetitions
 from tests.support.vault import OpenBao, PersistentOpenBao, start_openbao, start_persistent_openbao
 
 if TYPE_CHECKING:
@@ -60,6 +61,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("jwt-column")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the default run leaves out, before ``-m`` selects by marker."""
+    mark_by_fixture(items)
+    mark_repetitions(items)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.support.browser import Browser
 
+pytestmark = pytest.mark.browser
+
 WIDTHS: Final = {"desk": 1280, "phone": 390}
 
 every_report = pytest.mark.parametrize("name", REPORTS)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.support.databases import Database
 
+pytestmark = pytest.mark.benchmarks
+
 SMALL = ("--rows", "20", "--samples", "1")
 SUBJECTS = {
     "EncryptedJWT, binary",

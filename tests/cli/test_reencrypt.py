@@ -704,6 +704,7 @@ def test_a_database_that_refuses_to_be_written(sessions: Sessions, sqlite: sa.En
     assert json.loads(invoke(url, *TABLE, "--json").stdout)["reencrypted"] == 0
 
 
+@pytest.mark.processes
 def test_a_database_that_refuses_a_shard(postgresql_database: Database) -> None:
     engine = sa.create_engine(postgresql_database.url())
     create_sessions(engine, 10)
@@ -851,6 +852,7 @@ def is_there(group: int) -> bool:
     return True
 
 
+@pytest.mark.processes
 def test_ctrl_c_ends_shards_too(postgresql_database: Database) -> None:
     engine = sa.create_engine(postgresql_database.url())
     sessions = create_sessions(engine, 2_000)

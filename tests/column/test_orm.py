@@ -112,6 +112,7 @@ def stored(session: Session, attribute: Any) -> list[Any]:
 # -- round trips -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix
 def test_every_driver_round_trips_mapped_objects(driver_engine: sa.Engine) -> None:
     Base.metadata.create_all(driver_engine)
     with Session(driver_engine) as session:

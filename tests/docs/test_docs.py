@@ -117,7 +117,15 @@ def openbao_of_a_page(openbao: OpenBao, monkeypatch: pytest.MonkeyPatch) -> Iter
     server.close()
 
 
-@every_page
+def runnable_pages() -> Iterator[Any]:
+    for page in PAGES:
+        is_cloud = re.search(r"^<!-- (needs:|component: openbao)", text_of(page), re.MULTILINE)
+        yield pytest.param(
+            page, marks=[pytest.mark.cloud] if is_cloud else [], id=str(page.relative_to(ROOT))
+        )
+
+
+@pytest.mark.parametrize("page", list(runnable_pages()))
 def test_examples_of_a_page_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -239,7 +247,7 @@ def test_ci_finds_the_two_commands_of_readme() -> None:
     ).stdout
     assert commands.split("\0")[:-1] == [
         'python3 -m venv .venv && .venv/bin/pip install ".[cli]" && .venv/bin/jwt-column demo',
-        '.venv/bin/pip install -e ".[test]" && .venv/bin/pytest',
+        '.venv/bin/pip install -e ".[test]" && .venv/bin/pytest -n auto --maxprocesses 4',
     ]
 
 

@@ -46,6 +46,8 @@ if not drivers_required(os.environ):
 dask: Any = importlib.import_module("dask")
 distributed: Any = importlib.import_module("distributed")
 
+pytestmark = pytest.mark.processes
+
 ROWS: Final = 800
 
 

@@ -220,6 +220,7 @@ def private_server(name: str) -> Server:
         pytest.skip(str(reason))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", NAMES)
 def test_a_private_server_serves_and_leaves_nothing_behind(name: str) -> None:
     """Process, port and directory are gone when it is closed."""
@@ -237,6 +238,7 @@ def test_a_private_server_serves_and_leaves_nothing_behind(name: str) -> None:
         server_version(server.url)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", NAMES)
 def test_a_private_server_lets_nobody_in_without_its_password(name: str) -> None:
     """Other people of the machine reach the same loopback interface."""
@@ -249,6 +251,7 @@ def test_a_private_server_lets_nobody_in_without_its_password(name: str) -> None
         server.close()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "question", "expected"),
     [
@@ -266,6 +269,7 @@ def test_killing_a_private_server_loses_no_commit(name: str, question: str, expe
         server.close()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", NAMES)
 def test_a_container_serves_where_a_docker_engine_answers(name: str) -> None:
     """The same database comes out of an image."""
@@ -377,6 +381,7 @@ def test_a_missing_database_is_a_skip_that_says_what_was_tried(run_probe: Callab
     assert "only a private server has one" in output
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("variable", [{"CI": "true"}, {"JWT_COLUMN_REQUIRE_DATABASES": "1"}])
 def test_a_missing_database_is_a_failure_where_databases_are_required(
     variable: dict[str, str], run_probe: Callable[..., str]
@@ -389,11 +394,13 @@ def test_a_missing_database_is_a_failure_where_databases_are_required(
     assert "No MariaDB for this test. Tried: given URL" in output
 
 
+@pytest.mark.processes
 def test_ci_set_to_false_requires_nothing(run_probe: Callable[..., str]) -> None:
     """The variable is read as a word and not only as present."""
     assert "1 passed, 3 skipped" in run_probe(PROBE, CI="false", JWT_COLUMN_REQUIRE_DATABASES="0")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("variables", "outcome"),
     [({}, "skipped"), ({"JWT_COLUMN_REQUIRE_DATABASES": "1"}, "skipped"), ({"CI": "true"}, "error")],
@@ -417,6 +424,7 @@ def test_a_missing_driver_is_named(
     assert "The driver asyncpg is not installed (asyncpg)" in output
 
 
+@pytest.mark.processes
 def test_a_private_server_ends_with_a_run_that_was_killed(tmp_path: Path) -> None:
     """Where the kernel can tell a process of its parent's death, not even SIGKILL leaves a server running."""
     if not databases._with_parent_death_signal(signal.SIGINT):
@@ -498,6 +506,7 @@ def test_url_takes_a_driver_or_a_dialect_with_one(sqlite_database: Database) -> 
     assert sqlite_database.url("aiosqlite").drivername == "sqlite+aiosqlite"
 
 
+@pytest.mark.processes
 def test_statement_log_holds_statements_and_parameters(postgresql_statement_log: StatementLog) -> None:
     """What a test looks for would be in the log if it had been sent, even in a statement that failed."""
     url, path = postgresql_statement_log

@@ -727,6 +727,7 @@ def memory_of_a_run(url: sa.URL, name: str, pipe: Pipe) -> None:
     pipe.send((report.reencrypted, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
+@pytest.mark.processes
 def test_memory_does_not_grow_with_the_table(engine: sa.Engine) -> None:
     """10,000 rows more, each read and written, would be some 25 MB if they were held at once."""
     peaks = []

@@ -90,6 +90,7 @@ def kill_at_work(engine: sa.Engine, strategy: str, delay: float) -> str:
     return heard
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("strategy", "kills"), [("auto", 9), ("cas", 8)])
 def test_a_run_killed_again_and_again_loses_no_token(engine: sa.Engine, strategy: str, kills: int) -> None:
     """17 times on each of three databases, each time in the middle of the work; then one run finishes it."""

@@ -577,6 +577,7 @@ def assert_complete_in_spite_of_a_lost_worker(
     assert report.reencrypted == sum(report.by_key_id.values())
 
 
+@pytest.mark.processes
 def test_a_run_completes_although_a_worker_is_killed(
     postgresql_database: Database, ring_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -591,6 +592,7 @@ def test_a_run_completes_although_a_worker_is_killed(
     engine.dispose()
 
 
+@pytest.mark.processes
 def test_a_run_completes_although_the_caller_s_pool_breaks(
     engine: sa.Engine, ring_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -74,6 +74,7 @@ def rotate_tables_of_every_kind(engine: AnyEngine, strategy: str) -> None:
         rotate_and_check(engine, create_sessions(engine, ROWS, kind, name=name, storage="text"), strategy)
 
 
+@pytest.mark.matrix
 @every_strategy
 def test_every_token_survives_on_every_driver_with_every_kind_of_key(
     driver_engine: sa.Engine, strategy: str

@@ -835,6 +835,7 @@ class TestWholeTables:
         monkeypatch.setenv("OLD_KEY", format_.key)
         adopt_and_check(OldTable(project, format_, storage), project)
 
+    @pytest.mark.processes
     @pytest.mark.parametrize("format_", FORMATS[::2], ids=lambda format_: format_.name)
     def test_adopted_in_shards(
         self, project: Project, format_: Format, monkeypatch: pytest.MonkeyPatch
@@ -909,6 +910,7 @@ class TestWholeTables:
         project.upgrade()
         assert table.tokens == table.opened(table.stored())
 
+    @pytest.mark.processes
     def test_shards_refuse_a_reader_that_was_given_its_key(self, project: Project) -> None:
         table = OldTable(project, FORMATS[0], "text")
         before = table.stored()

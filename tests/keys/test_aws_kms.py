@@ -52,6 +52,8 @@ moto_server = require("moto.server", "moto[kms]", "flask", "flask-cors")
 
 __all__ = ["certificates", "log"]
 
+pytestmark = pytest.mark.cloud
+
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
 UUID = "1234abcd-12ab-34cd-56ef-1234567890ab"

@@ -45,6 +45,8 @@ require("azure.identity", "jwt-column[azure-keyvault]")
 
 __all__ = ["certificates", "cloud", "log"]
 
+pytestmark = pytest.mark.cloud
+
 VERSION = "0123456789abcdef0123456789abcdef"
 NEXT_VERSION = "fedcba9876543210fedcba9876543210"
 VAULT = "https://tests.vault.azure.net/keys/kek"

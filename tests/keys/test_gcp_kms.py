@@ -46,6 +46,8 @@ google_crc32c = require("google_crc32c", "jwt-column[gcp-kms]")
 
 __all__ = ["certificates", "cloud", "log"]
 
+pytestmark = pytest.mark.cloud
+
 NAME = "projects/tests/locations/europe-west3/keyRings/ring/cryptoKeys/kek"
 UNIVERSE = "universe.test"
 WRAPPED = [WrappedKey(b"wrapped", BOUND)]

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plain_display"]
 
+# Cards, a Vault and a cloud, each killed and started again.
+pytestmark = [pytest.mark.cloud, pytest.mark.processes]
+
 ROWS = 20
 
 _ENV_PY = """\

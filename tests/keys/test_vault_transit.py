@@ -651,6 +651,7 @@ class _Answers(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.cloud
 class TestAnswers:
     """What OpenBao does not say here, said by a server that is made up."""
 

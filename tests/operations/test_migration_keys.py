@@ -140,6 +140,7 @@ class Project:
         return output
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="Only Linux shows command lines in /proc.")
 def test_migration_leaves_nothing_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kek = generate_key()
