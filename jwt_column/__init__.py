@@ -23,35 +23,34 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from .column.cipher import decrypt_token, encrypt_token
-from .column.orm import redact_errors
-from .column.sealed import SealedJWT
-from .column.types import EncryptedJWT
-from .errors import (
-    AuditError,
-    AuthenticationError,
-    ConfigurationError,
-    DecryptionError,
-    InvalidTokenError,
-    JWTColumnError,
-    KeyRingError,
-    KeyUnavailableError,
-    MalformedEnvelopeError,
-    MissingExtraError,
-    PlaintextFoundError,
-    ReencryptionError,
-    UnknownKeyError,
-    UnsupportedComparisonError,
-    UnsupportedVersionError,
-)
-from .format.token import JWT
-from .keys.default import set_default_keyring
-from .keys.ring import KeyRing, generate_key
-
 if TYPE_CHECKING:
     from .auditing import AuditReport, Finding, Severity, audit
     from .census import key_usage
+    from .column.cipher import decrypt_token, encrypt_token
     from .column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex
+    from .column.orm import redact_errors
+    from .column.sealed import SealedJWT
+    from .column.types import EncryptedJWT
+    from .errors import (
+        AuditError,
+        AuthenticationError,
+        ConfigurationError,
+        DecryptionError,
+        InvalidTokenError,
+        JWTColumnError,
+        KeyRingError,
+        KeyUnavailableError,
+        MalformedEnvelopeError,
+        MissingExtraError,
+        PlaintextFoundError,
+        ReencryptionError,
+        UnknownKeyError,
+        UnsupportedComparisonError,
+        UnsupportedVersionError,
+    )
+    from .format.token import JWT
+    from .keys.default import set_default_keyring
+    from .keys.ring import KeyRing, generate_key
     from .purge import purge_expired
     from .scanning import ScanReport, find_plaintext_tokens
 
@@ -93,20 +92,39 @@ __all__ = [
     "set_default_keyring",
 ]
 
-#: Modules that an application does not need at run time are imported when one of their names is first used.
-_MODULES: Final = {
-    "AuditReport": "auditing",
-    "Finding": "auditing",
-    "Severity": "auditing",
-    "audit": "auditing",
-    "key_usage": "census",
-    "ExpiryIndex": "column.indexes",
-    "FingerprintIndex": "column.indexes",
-    "StaleIndex": "column.indexes",
-    "purge_expired": "purge",
-    "ScanReport": "scanning",
-    "find_plaintext_tokens": "scanning",
+#: The names of each module; it is imported when one of them is first used, and SQLAlchemy with it.
+_NAMES: Final = {
+    "auditing": ("AuditReport", "Finding", "Severity", "audit"),
+    "census": ("key_usage",),
+    "column.cipher": ("decrypt_token", "encrypt_token"),
+    "column.indexes": ("ExpiryIndex", "FingerprintIndex", "StaleIndex"),
+    "column.orm": ("redact_errors",),
+    "column.sealed": ("SealedJWT",),
+    "column.types": ("EncryptedJWT",),
+    "errors": (
+        "AuditError",
+        "AuthenticationError",
+        "ConfigurationError",
+        "DecryptionError",
+        "InvalidTokenError",
+        "JWTColumnError",
+        "KeyRingError",
+        "KeyUnavailableError",
+        "MalformedEnvelopeError",
+        "MissingExtraError",
+        "PlaintextFoundError",
+        "ReencryptionError",
+        "UnknownKeyError",
+        "UnsupportedComparisonError",
+        "UnsupportedVersionError",
+    ),
+    "format.token": ("JWT",),
+    "keys.default": ("set_default_keyring",),
+    "keys.ring": ("KeyRing", "generate_key"),
+    "purge": ("purge_expired",),
+    "scanning": ("ScanReport", "find_plaintext_tokens"),
 }
+_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
 
 
 # A type checker would take a module with __getattr__ for one that has every name.

@@ -1,29 +1,85 @@
-"""The composition root of the command line: each family of commands is one module, added here."""
+"""The composition root of the command line: the top-level commands, each with its module and its help text."""
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-from importlib.metadata import version
-from typing import Annotated, Any
+import sys
+from typing import Annotated, Any, Final
 
+import rich  # noqa: F401 - Typer does without it; a command does not
 import typer
-from typer.core import TyperGroup
 
-from ..errors import JWTColumnError
-from . import audit, demo, keys, purge, reencrypt, scan
-from .console import print_error
+from .commands import Command, group_of
 
 __all__ = ["app"]
 
+_RUN_EXIT_CODES: Final = (
+    "Exit codes: 0 done, no row is left; 1 rows are left or cannot be read, also where a dry run finds such rows; 2 "
+    "wrong usage or configuration, such as no such table, no key ring or a bad URL; 3 the database cannot be reached, "
+    "or refused; 130 stopped by Ctrl-C: the same command goes on from there."
+)
 
-class _Commands(TyperGroup):
-    """The top of the command line: our own errors end here, as one line and an exit code."""
+_COMMANDS: Final = {
+    "demo": Command(
+        "demo:demo",
+        "Store, look, rotate: real tokens in a SQLite file, from the first row to a retired key.\n\n"
+        "Ends with 1 if anything is not as promised.",
+    ),
+    "audit": Command(
+        "audit:audit_columns",
+        "Report the state of the encrypted columns of a database.\n\n"
+        "By SQL alone and without keys: rows per key, rows that are stale, in the clear or unreadable, missing "
+        "indexes. With --deep, the tokens themselves too.",
+        "Exit codes: 0 no finding of the severity of --fail-on or worse; 1 there is one; 2 wrong usage or "
+        "configuration; 3 the database cannot be reached, or refused; 130 stopped by Ctrl-C, which is how --watch "
+        "ends with 0.",
+    ),
+    "scan": Command(
+        "scan:scan",
+        "Find readable tokens anywhere in a database: in text, JSON and binary columns of every table.\n\n"
+        "Shows where they are, and nothing of them. Needs no key, and writes nothing.",
+        "Exit codes: 0 nothing was found; 1 there are readable tokens, or a table that cannot be read; 2 wrong usage; "
+        "3 the database cannot be reached; 130 stopped by Ctrl-C.",
+    ),
+    "reencrypt": Command(
+        "reencrypt:reencrypt",
+        "Rewrite every stale row of a column under the active key of its ring.\n\n"
+        "In short batches, while the application writes: its writes always win. A run that is stopped goes on where "
+        "it was.",
+        _RUN_EXIT_CODES,
+    ),
+    "encrypt": Command(
+        "reencrypt:encrypt",
+        "Encrypt every row of a column that is no envelope yet, in place.\n\n"
+        "In short batches, while the application writes: its writes always win. A run that is stopped goes on where "
+        "it was, and no row is encrypted twice.",
+        _RUN_EXIT_CODES,
+    ),
+    "purge": Command(
+        "purge:purge",
+        "Delete the rows whose token has expired, of a column that exposes the expiry.\n\n"
+        "In batches of 500 rows, each in a transaction of its own. No key is needed.",
+        "Exit codes: 0 done; 2 wrong usage or configuration, such as a column that does not expose the expiry; 3 the "
+        "database cannot be reached, or refused; 130 stopped by Ctrl-C: the same command goes on from there.",
+    ),
+    "keys": Command("keys:app", "Make and keep the keys that encrypt the tokens."),
+}
+
+
+class _Commands(group_of(_COMMANDS)):  # type: ignore[misc]
+    """The top of the command line: an error of this package ends here, as one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
-        except JWTColumnError as error:
+        except Exception as error:
+            # A module that nothing imported has raised nothing.
+            errors = sys.modules.get("jwt_column.errors")
+            if errors is None or not isinstance(error, errors.JWTColumnError):
+                raise
             failure = error
+        from .console import print_error
+
         raise typer.Exit(print_error(failure))
 
 
@@ -32,26 +88,21 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    # Typer's own tracebacks can show local variables, and some of ours hold tokens.
+    # Typer's own tracebacks can show local variables, tokens among them.
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-app.add_typer(keys.app, name="keys")
-app.command("demo")(demo.demo)
-app.command("audit", epilog=audit.EXIT_CODES)(audit.audit_command)
-app.command("scan", epilog=scan.EXIT_CODES)(scan.scan)
-app.command("reencrypt", epilog=reencrypt.EXIT_CODES)(reencrypt.reencrypt)
-app.command("encrypt", epilog=reencrypt.EXIT_CODES)(reencrypt.encrypt)
-app.command("purge", epilog=purge.EXIT_CODES)(purge.purge)
 
 
 def _print_version(value: bool) -> None:
     if value:
+        from importlib.metadata import version
+
         typer.echo(f"jwt-column {version('jwt-column')}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help="JSON Web Tokens encrypted at rest, in a SQLAlchemy column.")
 def top(
     *,
     _version: Annotated[
@@ -59,4 +110,4 @@ def top(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """JSON Web Tokens encrypted at rest, in a SQLAlchemy column."""
+    """Take the options before the command."""

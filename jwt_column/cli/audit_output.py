@@ -1,4 +1,4 @@
-"""Where the report of an audit goes: a terminal, JSON, an HTML file."""
+"""The outputs of an audit: a terminal, JSON, an HTML file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import typer
-
 from ..auditing import AuditReport
 from ..errors import ConfigurationError
 from .audit_view import print_report
-from .console import make_console
+from .console import make_console, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +20,7 @@ __all__ = ["Output", "read_baseline"]
 
 @dataclass(frozen=True)
 class Output:
-    """What the command line says about the output.
+    """The outputs that the command line asks for.
 
     Raises:
         ConfigurationError: The HTML file cannot be written there. Said before the audit, which may take long.
@@ -41,8 +39,7 @@ class Output:
         if self.html is not None:
             self._write_html(self.html, report)
         if self.as_json:
-            # Not through Rich, which would break long lines.
-            typer.echo(json.dumps(report.to_dict(), indent=2))
+            print_json(report.to_dict())
         else:
             print_report(make_console(), report, baseline=self.baseline, retired=retired)
 
@@ -62,7 +59,7 @@ def read_baseline(path: Path | None) -> AuditReport | None:
     """Return the report that an earlier ``--json`` has written.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: The file holds none.
     """
     if path is None:
         return None

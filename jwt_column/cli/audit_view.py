@@ -1,28 +1,24 @@
-"""A report of an audit on a terminal: rows per key, findings with what to do, and the verdict."""
+"""The report of an audit on a terminal: rows per key, findings with their cures, and the verdict."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from rich import box
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from ..auditing import Severity
-from .console import counted, indented, mark
+from .console import STATE_STYLES, counted, indented, mark, plain_table, state_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
     from ..auditing import AuditReport, Finding
 
-__all__ = ["STATE_STYLES", "plain_table", "print_database", "print_report", "shown_key", "state_order"]
-
-#: How states of rows are shown; any other is red.
-STATE_STYLES: Final[Mapping[str, str]] = {"current": "green", "stale": "yellow", "unknown": "yellow"}
+__all__ = ["print_database", "print_report", "shown_key"]
 
 _SEVERITY_STYLES: Final = {
     Severity.CRITICAL: "bold red",
@@ -34,11 +30,6 @@ _NOUNS: Final = {Severity.CRITICAL: "critical one", Severity.WARNING: "warning",
 
 # Primary keys that a terminal shows; --json has twenty.
 _MAX_KEYS: Final = 5
-
-
-def plain_table() -> Table:
-    """Return an empty table as all commands show one."""
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
 
 
 def print_report(
@@ -59,12 +50,12 @@ def print_report(
 
 
 def print_database(console: Console, url: str) -> None:
-    """Print which database it is; what is piped has it on one line, however long it is."""
+    """Print the database's URL; in a pipe on one line, however long it is."""
     console.print(Text(url, "bold"), soft_wrap=not console.is_terminal)
 
 
 def _extent(report: AuditReport) -> str:
-    """Say how much was audited."""
+    """Return the extent of the audit."""
     rows = sum(column.rows for column in report.columns)
     parts = [
         counted(len(report.columns), "column"),
@@ -76,14 +67,9 @@ def _extent(report: AuditReport) -> str:
 
 
 def _census(report: AuditReport, baseline: AuditReport | None) -> Table:
-    """Return rows per column, key and state, and what they were in an earlier report."""
-    table = plain_table()
-    table.add_column("column", overflow="fold")
-    table.add_column("key id", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    if baseline is not None:
-        table.add_column(f"{baseline.created:%Y-%m-%d %H:%M}", justify="right", no_wrap=True)
-    table.add_column("rows" if baseline is None else "now", justify="right", no_wrap=True)
+    """Return the rows per column, key and state, beside those of an earlier report."""
+    counts = [">rows"] if baseline is None else [f">{baseline.created:%Y-%m-%d %H:%M}", ">now"]
+    table = plain_table("column", "key id", "state", *counts)
     then = {} if baseline is None else _rows_by_key(baseline)
     now = _rows_by_key(report)
     names = [column.column for column in report.columns]
@@ -114,12 +100,6 @@ def _rows_by_key(report: AuditReport) -> dict[tuple[str, str | None, str], int]:
     }
 
 
-def state_order(key: tuple[str | None, str]) -> tuple[Any, ...]:
-    """Return where rows of a key id and state stand: what is current first, what is no envelope last."""
-    key_id, state = key
-    return key_id is None, state != "current", key_id or "", state
-
-
 def _by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
     """Return the findings of each kind together, the most severe kinds first."""
     kinds: dict[tuple[int, str], list[Finding]] = {}
@@ -129,7 +109,7 @@ def _by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
 
 
 def _kind(findings: Sequence[Finding]) -> Iterator[RenderableType]:
-    """Yield one kind of finding: what was found in each column, and once what to do."""
+    """Yield one kind of finding: a message for each column, and its cure once."""
     first = findings[0]
     yield Text.assemble((str(first.severity), _SEVERITY_STYLES[first.severity]), "  ", (first.code, "bold"))
     for finding in findings:
@@ -143,7 +123,7 @@ def _kind(findings: Sequence[Finding]) -> Iterator[RenderableType]:
 
 
 def shown_key(key: Sequence[Any]) -> str:
-    """Return a primary key as people write it."""
+    """Return a primary key for display."""
     values = [str(value) for value in key]
     return values[0] if len(values) == 1 else f"({', '.join(values)})"
 

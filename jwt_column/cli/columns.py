@@ -1,4 +1,4 @@
-"""The encrypted column that a command works on: named by table and column, or by the application's model."""
+"""The encrypted columns that a command works on: named by table and column, or by the application's models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import shlex
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,55 +17,24 @@ from sqlalchemy.exc import OperationalError
 from migrations_helpers.engine.reencryption import in_column
 from migrations_helpers.engine.reflection import find_table
 
-from ..census import encrypted_type
 from ..column.header_sql import HeaderSQL
 from ..column.row_binding import python_type_of
 from ..column.types import EncryptedJWT
 from ..errors import ConfigurationError, ReencryptionError
 from ..format.envelope import HEADER_LENGTHS, LAYOUT_FIELD, Layout
+from .options import ColumnOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
     from ..format.envelope import Storage
 
-__all__ = ["ChosenColumn", "ColumnOptions", "choose_column", "import_application"]
+    #: Returns the targets of audit(), once there is a connection to look at the database with.
+    Targets = Callable[[Connection], Sequence[Any]]
 
-
-@dataclass(frozen=True)
-class ColumnOptions:
-    """What the command line says about the column; None and empty where it says nothing."""
-
-    table: str | None = None
-    column: str | None = None
-    schema: str | None = None
-    model: str | None = None
-    storage: Storage | None = None
-    context: str | None = None
-    fingerprint: tuple[str, ...] = ()
-    expose_expiry: bool = False
-    allow_opaque: bool = False
-    allow_unsigned: bool = False
-    bound_to: tuple[str, ...] = ()
-    keyring: str | None = None
-
-    @property
-    def arguments(self) -> str:
-        """The options as a command line has them; without the key ring, whose URI may hold a password."""
-        words: list[str] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            option = f"--{field.name.replace('_', '-')}"
-            if field.name == "keyring" or not value:
-                continue
-            if value is True:
-                words.append(option)
-            else:
-                for one in (value,) if isinstance(value, str) else value:
-                    words += [option, shlex.quote(one)]
-        return " ".join(words)
+__all__ = ["ChosenColumn", "choose_column", "choose_targets"]
 
 
 @dataclass(frozen=True)
@@ -77,18 +46,18 @@ class ChosenColumn:
         column: The column's name in the database.
         schema: The table's schema, or None for the default.
         type_: The column's type, in its context.
-        storage: The storage form that the model or the command line names, or None.
-        is_from_model: Whether the application's model says what the type is, and not the command line.
-        arguments: What names the column on a command line.
+        arguments: The options that name the column on a command line.
+        options: The options that say its type, or None if the application's model does.
+        mapped: The model's column, or None.
     """
 
     table: str
     column: str
     schema: str | None
     type_: EncryptedJWT
-    storage: Storage | None = None
-    is_from_model: bool = False
     arguments: str = ""
+    options: ColumnOptions | None = None
+    mapped: Column[Any] | None = None
 
     @property
     def name(self) -> str:
@@ -128,8 +97,8 @@ class ChosenColumn:
             if self.schema is None or connection.dialect.name != "sqlite":
                 raise
             raise ConfigurationError(f"there is no schema {self.schema}; nothing was done") from None
-        found = replace(self, type_=_stored_type(connection, self))
-        if not self.is_from_model:
+        found = self._as_stored(connection)
+        if self.options is not None:
             _refuse_lost_fields(connection, found)
         return found
 
@@ -146,44 +115,53 @@ class ChosenColumn:
             info["name"] for info in inspector.get_columns(self.table, schema=self.schema)
         }:
             raise ConfigurationError(f"there is no column {self.name}")
-        return replace(self, type_=_stored_type(connection, self))
+        return self._as_stored(connection)
 
+    def in_table(self, connection: Connection) -> Column[Any]:
+        """Return the model's column, or one in a table with the primary key and ``bound_to`` of the database's."""
+        if self.mapped is not None:
+            return self.mapped
+        chosen = self.counted_in(connection)
+        inspector = inspect(connection)
+        types = {info["name"]: info["type"] for info in inspector.get_columns(self.table, schema=self.schema)}
+        keys = inspector.get_pk_constraint(self.table, schema=self.schema)["constrained_columns"]
+        missing = [name for name in chosen.type_.bound_to if name not in types]
+        if missing:
+            raise ConfigurationError(f"there is no column {missing[0]} beside {self.name}")
+        column: Column[Any] = Column(self.column, chosen.type_)
+        others: list[Column[Any]] = [
+            Column(name, types[name], primary_key=name in keys)
+            for name in dict.fromkeys((*keys, *chosen.type_.bound_to))
+        ]
+        Table(self.table, MetaData(), *others, column, schema=self.schema)
+        return column
 
-def _stored_type(connection: Connection, chosen: ChosenColumn) -> EncryptedJWT:
-    """Return a column's type in the storage form that the database asks for.
+    def _as_stored(self, connection: Connection) -> ChosenColumn:
+        """Return the column in the storage form that the database's column asks for.
 
-    Raises:
-        ConfigurationError: The database's column holds neither bytes nor text, or not what was said.
-    """
-    columns = inspect(connection).get_columns(chosen.table, schema=chosen.schema)
-    in_database = next(info["type"] for info in columns if info["name"] == chosen.column)
-    held = python_type_of(in_database)
-    needed: Storage | None = "binary" if held is bytes else "text" if held is str else None
-    if needed is None and chosen.storage is None:
-        # SQLite takes any word for a type, so it may be right all the same.
-        raise ConfigurationError(
-            f"{chosen.name} is {in_database!r}, which is neither bytes nor text; if it holds tokens, give --storage "
-            "as the model has it"
-        )
-    if needed is None or needed == chosen.type_.storage:
-        return chosen.type_
-    if chosen.storage is not None:
-        holds = "bytes" if needed == "binary" else "text"
-        raise ConfigurationError(
-            f"{chosen.name} is a column of {holds}, which goes with storage={needed!r} and not with "
-            f"{chosen.storage!r}; nothing was done"
-        )
-    type_ = chosen.type_
-    return EncryptedJWT(
-        type_.keyring,
-        storage=needed,
-        context=type_.context,
-        fingerprints=type_.fingerprints,
-        expose_expiry=type_.expose_expiry,
-        allow_opaque=type_.allow_opaque,
-        allow_unsigned=type_.allow_unsigned,
-        bound_to=type_.bound_to,
-    )
+        Raises:
+            ConfigurationError: The database's column holds neither bytes nor text, or not the storage form given.
+        """
+        given = self.type_.storage if self.options is None else self.options.storage
+        columns = inspect(connection).get_columns(self.table, schema=self.schema)
+        in_database = next(info["type"] for info in columns if info["name"] == self.column)
+        held = python_type_of(in_database)
+        needed: Storage | None = "binary" if held is bytes else "text" if held is str else None
+        if needed is None and given is None:
+            # SQLite takes any word for a type, so the column may hold tokens all the same.
+            raise ConfigurationError(
+                f"{self.name} is {in_database!r}, which is neither bytes nor text; if it holds tokens, give --storage "
+                "as the model has it"
+            )
+        if needed is None or needed == self.type_.storage:
+            return self
+        if self.options is None or given is not None:
+            holds = "bytes" if needed == "binary" else "text"
+            raise ConfigurationError(
+                f"{self.name} is a column of {holds}, which goes with storage={needed!r} and not with "
+                f"{given!r}; nothing was done"
+            )
+        return replace(self, type_=_type_of(replace(self.options, storage=needed)))
 
 
 def _refuse_lost_fields(connection: Connection, chosen: ChosenColumn) -> None:
@@ -214,72 +192,92 @@ def _refuse_lost_fields(connection: Connection, chosen: ChosenColumn) -> None:
             )
 
 
-def choose_column(options: ColumnOptions) -> ChosenColumn:
+def choose_column(options: ColumnOptions, model: str | None) -> ChosenColumn:
     """Return the column that the command line names. The database was not asked yet.
 
     Raises:
         ConfigurationError: It names none or two, or the application's model is no encrypted column.
     """
-    if options.model is not None:
-        return _from_model(options)
+    if model is not None:
+        _refuse_both(options)
+        return _mapped_column(model)
     if not options.table or not options.column:
-        raise ConfigurationError("which column? Give --model module:Class.attribute, or --table and --column")
-    type_ = EncryptedJWT(
-        options.keyring,
-        storage=options.storage or "binary",
-        context=options.context,
-        fingerprints=options.fingerprint,
-        expose_expiry=options.expose_expiry,
-        allow_opaque=options.allow_opaque,
-        allow_unsigned=options.allow_unsigned,
-        bound_to=options.bound_to,
-    )
-    type_ = in_column(type_, options.table, options.column)
+        raise ConfigurationError("which column? Give --model MODULE:CLASS.ATTR, or --table and --column")
     return ChosenColumn(
-        options.table, options.column, options.schema, type_, options.storage, arguments=options.arguments
+        options.table, options.column, options.schema, _type_of(options), options.arguments, options
     )
 
 
-def _from_model(options: ColumnOptions) -> ChosenColumn:
-    model = options.model or ""
-    if options != ColumnOptions(model=options.model):
+def choose_targets(options: ColumnOptions, models: Sequence[str]) -> Targets:
+    """Return the targets of an audit that the command line names. The database was not asked yet.
+
+    Raises:
+        ConfigurationError: It names nothing, or the application has nothing of that name.
+    """
+    if models:
+        _refuse_both(options)
+        targets = [_target(model) for model in models]
+        return lambda _: targets
+    if not options.table or not options.column:
+        raise ConfigurationError(
+            "which columns? Give --model MODULE:BASE for all of an application, or --table and --column"
+        )
+    chosen = choose_column(options, None)
+    return lambda connection: [chosen.in_table(connection)]
+
+
+def _refuse_both(options: ColumnOptions) -> None:
+    if options != ColumnOptions():
         raise ConfigurationError(
             "--model takes table, column, type and key ring from the application; leave out the options that say them "
             "again"
         )
-    module_name, _, path = model.partition(":")
-    if not module_name or "." not in path:
-        raise ConfigurationError(
-            "--model has the form module:Class.attribute, as in app.models:Session.token"
-        )
-    try:
-        attribute: Any = attrgetter(path)(import_application(module_name))
-    except AttributeError:
-        raise ConfigurationError(f"--model: the module {module_name} has no {path}") from None
-    type_ = encrypted_type(attribute)
+
+
+def _type_of(options: ColumnOptions) -> EncryptedJWT:
+    return in_column(EncryptedJWT(**options.type_parameters), options.table or "", options.column or "")
+
+
+def _mapped_column(model: str) -> ChosenColumn:
+    attribute = _find(model)
     # A mapped attribute stands for its column; a Core column stands for itself.
     found: Any = attribute if isinstance(attribute, Column) else getattr(attribute, "expression", None)
-    table = getattr(found, "table", None)
-    if not isinstance(table, Table):
-        raise ConfigurationError(f"--model: {path} is no column of a table")
-    return ChosenColumn(
-        table.name,
-        found.name,
-        table.schema,
-        type_,
-        type_.storage,
-        is_from_model=True,
-        arguments=options.arguments,
-    )
+    table, type_ = getattr(found, "table", None), getattr(found, "type", None)
+    if not isinstance(table, Table) or not isinstance(type_, EncryptedJWT):
+        raise ConfigurationError(
+            f"--model: {model} is no encrypted column of a table; name one, as in app.models:Session.token"
+        )
+    name = f"--model {shlex.quote(model)}"
+    return ChosenColumn(table.name, found.name, table.schema, type_, name, mapped=table.c[found.key])
 
 
-def import_application(name: str) -> Any:
+def _target(model: str) -> Any:
+    """Return the object of the application that a name stands for; of a declarative base, its MetaData."""
+    target = _find(model)
+    metadata = getattr(target, "metadata", None)
+    is_base = isinstance(target, type) and inspect(target, raiseerr=False) is None
+    return metadata if is_base and isinstance(metadata, MetaData) else target
+
+
+def _find(model: str) -> Any:
+    module_name, _, path = model.partition(":")
+    if not module_name or not path:
+        raise ConfigurationError(
+            "--model has the form MODULE:NAME, as in app.models:Session.token, app.models:Session or app.models:Base"
+        )
+    try:
+        return attrgetter(path)(_import_application(module_name))
+    except AttributeError:
+        raise ConfigurationError(f"--model: the module {module_name} has no {path}") from None
+
+
+def _import_application(name: str) -> Any:
     """Import a module of the application, from the current directory too, as Alembic and Flask do."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        # What a module prints when it is imported is no part of our output.
+        # Output of the module's import must not mix with the command's.
         with redirect_stdout(sys.stderr):
             return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How every command looks and ends: width, colour, marks, exit codes, errors.
+"""The output of every command: width, colour, marks, tables, JSON, errors and exit codes.
 
 Colour and animation are for terminals. What goes into a pipe or a file is plain text of 80 columns, which
 ``COLUMNS`` changes; ``NO_COLOR`` takes the colour away everywhere.
@@ -6,23 +6,26 @@ Colour and animation are for terminals. What goes into a pipe or a file is plain
 
 from __future__ import annotations
 
+import json
 import os
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
-
-from migrations_helpers.engine.progress import WIDEST
 
 from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rich.console import RenderableType
 
 __all__ = [
+    "STATE_STYLES",
     "DatabaseError",
     "ExitCode",
     "counted",
@@ -30,15 +33,27 @@ __all__ = [
     "is_utf8",
     "make_console",
     "mark",
+    "plain_table",
     "print_error",
+    "print_json",
     "print_problem",
+    "state_order",
 ]
+
+#: The styles of rows by state; any other is red.
+STATE_STYLES: Final = {"current": "green", "stale": "yellow", "unknown": "yellow"}
 
 _PIPED_WIDTH: Final = 80
 
+# Columns of text that is short.
+_SHORT: Final = ("key id", "state")
+
+# Longer lines are hard to read, however wide the terminal is.
+_WIDEST: Final = 100
+
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """The exit status of a command."""
 
     OK = 0
     FAILURE = 1
@@ -49,9 +64,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which takes an "s" in the plural."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, verb: tuple[str, str] | None = None) -> str:
+    """Return a number with its noun, which takes an "s" in the plural, and with its verb if it has one."""
+    text = f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return text if verb is None else f"{text} {verb[number != 1]}"
 
 
 class DatabaseError(JWTColumnError):
@@ -63,7 +79,7 @@ def make_console(*, stderr: bool = False) -> Console:
     # Automatic highlighting colours every number, markup eats square brackets, and :names: become pictures.
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if console.is_terminal:
-        console.width = min(console.width, WIDEST)
+        console.width = min(console.width, _WIDEST)
     elif not os.environ.get("COLUMNS", "").isdigit():
         # Without this, the width would be that of the terminal on standard input, if there happens to be one.
         console.width = _PIPED_WIDTH
@@ -71,7 +87,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def is_utf8(console: Console) -> bool:
-    """Say whether the stream behind a console takes characters outside ASCII."""
+    """Return True if the stream behind a console takes characters outside ASCII."""
     return console.encoding.startswith("utf")
 
 
@@ -91,7 +107,7 @@ def indented(console: Console, renderable: RenderableType, *, by: int = 2) -> No
 
 
 def _lines(console: Console, renderable: RenderableType, width: int) -> Iterator[Text]:
-    """Return what Rich makes of a renderable, line by line."""
+    """Yield the lines that Rich renders."""
     options = console.options.update(width=width, height=None)
     for segments in console.render_lines(renderable, options, pad=False):
         line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
@@ -99,8 +115,36 @@ def _lines(console: Console, renderable: RenderableType, width: int) -> Iterator
         yield line
 
 
+def plain_table(*columns: str) -> Table:
+    """Return an empty table as all commands show one; a column that begins with ``>`` is one of numbers."""
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim"
+    )
+    for name in columns:
+        is_number = name.startswith(">")
+        table.add_column(
+            name.removeprefix(">"),
+            justify="right" if is_number else "left",
+            no_wrap=is_number or name in _SHORT,
+            overflow="fold",
+        )
+    return table
+
+
+def state_order(key: tuple[str | None, str]) -> tuple[Any, ...]:
+    """Sort key of a key id and state: current rows first, rows without an envelope last."""
+    key_id, state = key
+    return key_id is None, state != "current", key_id or "", state
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print JSON on standard output."""
+    # Not through Rich, which would break long lines.
+    typer.echo(json.dumps(value, indent=2))
+
+
 def print_problem(text: str) -> None:
-    """Print what is wrong on standard error: as one line, which a terminal is not left to break within words."""
+    """Print an error on standard error, as one line, which a terminal is not left to break within words."""
     console = make_console(stderr=True)
     line = Text.assemble(("jwt-column: ", "bold red"), " ".join(text.split()))
     console.print(line, soft_wrap=not console.is_terminal)
@@ -109,8 +153,7 @@ def print_problem(text: str) -> None:
 def print_error(error: JWTColumnError) -> ExitCode:
     """Print an error as one line on standard error, and return the exit code that goes with it.
 
-    The messages of this package hold no part of a token or a key, so all of it may be shown. A traceback says
-    less to who sits at the terminal.
+    The messages of this package hold no part of a token or a key, so all of it may be shown.
     """
     print_problem(str(error))
     if isinstance(error, DatabaseError):

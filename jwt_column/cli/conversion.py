@@ -1,4 +1,4 @@
-"""One conversion of a column's rows from the command line: what ``reencrypt`` and ``encrypt`` have in common.
+"""One conversion of a column's rows from the command line, for ``reencrypt`` and ``encrypt``.
 
 The engine, :func:`migrations_helpers.engine.reencryption.convert_column`, does the work. This module handles
 the column and the database that the command line names, progress, signals, the summary, and how the command ends.
@@ -6,12 +6,9 @@ the column and the database that the command line names, progress, signals, the 
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,9 +24,9 @@ from migrations_helpers.engine.run import Options
 from ..census import key_usage
 from ..database.driver_errors import error_name
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
-from .columns import choose_column
-from .console import DatabaseError, make_console, print_problem
+from .console import DatabaseError, counted, make_console, print_json, print_problem
 from .databases import connect, is_async, read_url, sync_drivername, with_engine
+from .progress import terminal
 from .signals import Interruptions
 from .summary import Summary, listed_keys, print_summary
 
@@ -43,33 +40,21 @@ if TYPE_CHECKING:
     from migrations_helpers.engine.expired import ExpiredChoice
     from migrations_helpers.engine.progress import Progress
 
-    from .columns import ChosenColumn, ColumnOptions
+    from .columns import ChosenColumn
+    from .reencrypt import RunOptions
     from .summary import Census, Words
 
-__all__ = ["RunOptions", "convert"]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line says about the run."""
-
-    database: str | None = None
-    dry_run: bool = False
-    verify: bool = False
-    shards: int = 1
-    batch_size: int = 500
-    nice: float | None = None
-    key_columns: tuple[str, ...] = ()
-    preserve: tuple[str, ...] = ()
-    as_json: bool = False
-    expired: ExpiredChoice = "keep"
+__all__ = ["convert"]
 
 
 def convert(
-    column_options: ColumnOptions,
+    database: str | None,
+    column: ChosenColumn,
     options: RunOptions,
     make_conversion: Callable[..., Conversion],
     words: Words,
+    *,
+    expired: ExpiredChoice = "keep",
 ) -> None:
     """Run a conversion and show what it did.
 
@@ -77,55 +62,56 @@ def convert(
         JWTColumnError: It was not done; :func:`print_error` knows the exit code.
         typer.Exit: It was stopped by a signal.
     """
+    column.type_.ring()
+    url = read_url(database)
+    if options.shards > 1 and is_async(url):
+        raise ConfigurationError(
+            f"--shards needs a synchronous driver, and {url.drivername}:// is an asynchronous one; write "
+            f"{sync_drivername(url)}:// in the URL, or leave --shards out"
+        )
     with Interruptions() as interruptions:
-        run = _Run(options, make_conversion, words, interruptions)
+        run = _Run(column, options, make_conversion, words, expired, interruptions)
         try:
-            run.run(column_options)
+            with_engine(url, run.run)
         except (Exception, KeyboardInterrupt):
             if interruptions.number is None:
                 raise
         else:
             return
-    # Whatever was raised, the signal is why.
-    run.say_stopped()
+    # Any exception then came from the signal.
+    run.report_stop()
     raise typer.Exit(interruptions.exit_code)
 
 
 class _Run:
-    """One run, and what is known of it so far."""
+    """One run, and its last report."""
 
     def __init__(
         self,
+        column: ChosenColumn,
         options: RunOptions,
         make_conversion: Callable[..., Conversion],
         words: Words,
+        expired: ExpiredChoice,
         interruptions: Interruptions,
     ) -> None:
+        self._column = column
         self._options = options
+        self._key_columns, self._preserve = _names(options.key_columns), _names(options.preserve)
         self._make_conversion = make_conversion
         self._words = words
+        self._expired = expired
         self._interruptions = interruptions
         self._report: ReencryptionReport | None = None
         # A report shows the rows of shards now and then, and counts them when a shard ends.
         self._rows_seen = 0
 
-    def run(self, column_options: ColumnOptions) -> None:
-        """Find the column, its ring and the database, and convert: mistakes show before anything is asked of it."""
-        column = choose_column(column_options)
-        column.type_.ring()
-        url = read_url(self._options.database)
-        if self._options.shards > 1 and is_async(url):
-            raise ConfigurationError(
-                f"--shards needs a synchronous driver, and {url.drivername}:// is an asynchronous one; write "
-                f"{sync_drivername(url)}:// in the URL, or leave --shards out"
-            )
-        with_engine(url, lambda engine: self._convert(engine, column))
-
-    def _convert(self, engine: Engine, column: ChosenColumn) -> None:
+    def run(self, engine: Engine) -> None:
+        """Convert: wrong options are refused before any row is read."""
         options = self._options
         with connect(engine) as connection:
-            column = column.found_in(connection, key_columns=options.key_columns, preserve=options.preserve)
-        expired = choose_expired(options.expired, column.type_)
+            column = self._column.found_in(connection, key_columns=self._key_columns, preserve=self._preserve)
+        expired = choose_expired(self._expired, column.type_)
         failure: JWTColumnError | None = None
         before = after = None
         with self._progress(column) as progress:
@@ -145,7 +131,7 @@ class _Run:
             except ReencryptionError as error:
                 failure = DatabaseError(str(error)) if error.reason == "database" else error
             except DBAPIError as error:
-                # While it was connecting, or between two batches; what it says may hold values of a row.
+                # While it was connecting, or between two batches; its text may hold values of a row.
                 failure = DatabaseError(f"{column.name}: the database refused ({error_name(error)})")
             self._interruptions.check()
             # A database that has just refused is not asked again.
@@ -153,9 +139,9 @@ class _Run:
                 after = _census(engine, column)
         report = self._report
         if report is not None and options.as_json:
-            _print_json(report)
+            print_json(report.to_dict())
         elif report is not None and before is not None and not isinstance(failure, DatabaseError):
-            summary = Summary(column, report, before, after, failure is None, options.expired)
+            summary = Summary(column, report, before, after, failure is None, self._expired)
             print_summary(make_console(), summary, self._words)
         if failure is None and report is not None and report.dry_run and report.left:
             # The engine fails where it would have written.
@@ -176,8 +162,8 @@ class _Run:
             shards=options.shards,
             dry_run=options.dry_run,
             verify="decrypt" if options.verify else "stamp",
-            key_columns=options.key_columns or None,
-            preserve=options.preserve,
+            key_columns=self._key_columns or None,
+            preserve=self._preserve,
             make_engine=partial(_shard_engine, url),
             progress=partial(self._watch, progress),
         )
@@ -190,32 +176,31 @@ class _Run:
 
     @contextmanager
     def _progress(self, column: ChosenColumn) -> Iterator[Progress]:
-        """Return what shows a report: a bar on a terminal, plain lines on standard error elsewhere."""
-        console = make_console(stderr=True)
-        # Rich takes a pipe for a terminal where the environment says so, which is meant for colours.
-        if console.is_interactive and sys.stderr.isatty():
+        """Return a function that shows a report: as a bar on a terminal, as lines elsewhere."""
+        console = terminal()
+        if console is None:
+            yield line_progress(partial(typer.echo, err=True))
+        else:
             with progress_bar(column.name, console, transient=True) as show:
                 yield show
-        else:
-            yield line_progress(partial(typer.echo, err=True))
 
-    def say_stopped(self) -> None:
-        """Say what is there after Ctrl-C."""
+    def report_stop(self) -> None:
+        """Print the state after Ctrl-C."""
         report = self._report
         if report is not None and not report.dry_run:
             report.reencrypted = self._rows_seen
         if report is not None and self._options.as_json:
-            _print_json(report)
-        done = self._words.done
+            print_json(report.to_dict())
         # A batch may be in the database and not in the report yet, and a shard tells its rows when it ends.
-        kept = (
-            f"{self._rows_seen:,} rows or more were {done}, and stay so"
-            if self._rows_seen
-            else f"what was {done} stays so"
-        )
+        kept = f"{counted(self._rows_seen, 'row')} or more were" if self._rows_seen else "rows may be"
+        kept = f"{kept} {self._words.done}, and stay so"
         if report is None or report.dry_run:
             kept = "nothing was written"
         print_problem(f"stopped: {kept}. The same command goes on from there.")
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _census(engine: Engine, column: ChosenColumn) -> Census:
@@ -226,10 +211,10 @@ def _census(engine: Engine, column: ChosenColumn) -> Census:
 
 
 def _left_rows(report: ReencryptionReport) -> str:
-    """Say which rows a run leaves as they are, and why."""
+    """Return the rows that a run leaves as they are, and the reason."""
     return " and ".join(
-        f"{count} rows that cannot be {what} (primary keys {listed_keys(keys, count, 5)})"
-        for what, keys, count in (
+        f"{counted(count, 'row')} that cannot be {verb} (primary keys {listed_keys(keys, count, 5)})"
+        for verb, keys, count in (
             ("read", report.undecryptable, report.undecryptable_count),
             ("written", report.unwritable, report.unwritable_count),
         )
@@ -240,11 +225,6 @@ def _left_rows(report: ReencryptionReport) -> str:
 def _shard_engine(url: URL) -> Engine:
     """Return the engine of a shard, in its own process."""
     if threading.current_thread() is threading.main_thread():
-        # Ctrl-C reaches every process of a terminal. A shard ends at once and without a word, as its parent expects.
+        # Ctrl-C reaches every process of a terminal. A shard ends at once and prints nothing, as its parent expects.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     return create_engine(url, hide_parameters=True)
-
-
-def _print_json(report: ReencryptionReport) -> None:
-    # Not through Rich, which would break long lines.
-    typer.echo(json.dumps(report.to_dict(), indent=2))

@@ -1,6 +1,6 @@
-"""The database of a command: its URL, an engine for it, and what to say when it cannot be reached.
+"""The database of a command: its URL, an engine for it, and the errors when it cannot be reached.
 
-A URL may hold a password, and so may what a driver says about it. Neither is ever printed whole.
+A URL may hold a password, and so may a driver's error. Neither is ever printed whole.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Program
 
 from ..errors import ConfigurationError
 from .console import DatabaseError
+from .options import DATABASE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["DATABASE_VARIABLE", "connect", "is_async", "read_url", "with_engine"]
-
-#: Where a command finds its database's URL without showing it to whoever lists the processes.
-DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
+__all__ = ["connect", "is_async", "read_url", "with_engine"]
 
 # The synchronous driver to name where an asynchronous one will not do.
 _SYNC_DRIVERS: Final = {
@@ -53,7 +51,7 @@ def read_url(text: str | None) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        # What the error says may be a part of the password, which looks like a port where there is no @.
+        # The error's text may hold a part of the password, which looks like a port where there is no @.
         url = None
     # A password with an @ in it ends there, and the rest of it looks like the host.
     if url is None or "@" in (url.host or ""):
@@ -87,7 +85,7 @@ def _refuse_missing_file(url: URL) -> None:
 
 
 def is_async(url: URL) -> bool:
-    """Say whether a URL names an asynchronous driver."""
+    """Return True if a URL names an asynchronous driver."""
     return url.get_dialect().is_async
 
 
@@ -134,7 +132,7 @@ async def _with_async_engine(url: URL, work: Callable[[Engine], _Result]) -> _Re
 
 @contextmanager
 def connect(engine: Engine) -> Iterator[Connection]:
-    """Give a connection for looking around, and explain what goes wrong on the way to it and with it.
+    """Give a connection for reading, and explain why it cannot be made or used.
 
     Raises:
         ConfigurationError: The driver does not take the URL.
@@ -180,7 +178,7 @@ def _shown(url: URL) -> str:
 
 
 def _redacted(text: str, url: URL) -> str:
-    """Return what a driver said, without a password of the URL that it may repeat."""
+    """Return a driver's text without a password of the URL that it may repeat."""
     secrets = [str(url.password)] if url.password else []
     for name, values in url.normalized_query.items():
         if "pass" in name.lower():

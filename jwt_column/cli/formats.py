@@ -1,42 +1,38 @@
-"""What another library has encrypted, by the name that a command line has for it, and where its key is."""
+"""The formats of other libraries that ``jwt-column encrypt`` reads, by name, and where their keys are."""
 
-from __future__ import annotations
+# No "from __future__ import annotations": Typer reads the annotations of options when it builds a command.
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Annotated, Final, Literal, get_args
 
 from migrations_helpers.formats import FernetReader, JWEReader, SQLAlchemyUtilsReader
 
 from ..errors import ConfigurationError, KeyUnavailableError
+from .options import option
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["Format", "Padding", "make_reader"]
+__all__ = ["SourceOptions"]
 
 _ENV: Final = "env:"
 _FILE: Final = "file:"
 
+# The one format with a padding.
+_AES: Final = "sqlalchemy-utils-aes"
+_Padding = Literal["naive", "pkcs5", "oneandzeroes", "zeroes"]
+_Format = Literal[
+    "fernet", "jwe", "sqlalchemy-utils-aes", "sqlalchemy-utils-aes-gcm", "sqlalchemy-utils-fernet"
+]
 
-class Format(StrEnum):
-    """The formats that can be read."""
-
-    FERNET = "fernet"
-    JWE = "jwe"
-    AES = "sqlalchemy-utils-aes"
-    AES_GCM = "sqlalchemy-utils-aes-gcm"
-    UTILS_FERNET = "sqlalchemy-utils-fernet"
-
-
-class Padding(StrEnum):
-    """The paddings of SQLAlchemy-Utils' AesEngine."""
-
-    NAIVE = "naive"
-    PKCS5 = "pkcs5"
-    ONE_AND_ZEROES = "oneandzeroes"
-    ZEROES = "zeroes"
+_READERS: Final[dict[str, Callable[..., Callable[[object], str]]]] = {
+    "fernet": FernetReader,
+    "jwe": JWEReader,
+    _AES: partial(SQLAlchemyUtilsReader, engine="AesEngine"),
+    "sqlalchemy-utils-aes-gcm": partial(SQLAlchemyUtilsReader, engine="AesGcmEngine"),
+    "sqlalchemy-utils-fernet": partial(SQLAlchemyUtilsReader, engine="FernetEngine"),
+}
+_PANEL: Final = "The source"
 
 
 @dataclass(frozen=True)
@@ -58,40 +54,58 @@ class _KeyFile:
         return text.removesuffix("\n").removesuffix("\r")
 
 
-def make_reader(
-    format_: Format | None, key: str | None, padding: Padding | None
-) -> Callable[[object], str] | None:
-    """Return what reads a format; None for tokens in the clear.
+@dataclass(frozen=True)
+class SourceOptions:
+    """The options of the values that are there: tokens in the clear, or the ciphertext of another library."""
 
-    Raises:
-        ConfigurationError: The three do not go together, or the key is given itself.
-    """
-    if format_ is None:
-        if key is not None or padding is not None:
-            raise ConfigurationError(
-                "--from-key and --from-padding go with --from, which names the other library"
-            )
-        return None
-    if padding is not None and format_ is not Format.AES:
-        raise ConfigurationError(f"--from-padding goes with --from {Format.AES}, which has one")
-    source = _source(key)
-    match format_:
-        case Format.FERNET:
-            return FernetReader(key_from=source)
-        case Format.JWE:
-            return JWEReader(key_from=source)
-        case Format.AES:
-            return SQLAlchemyUtilsReader(
-                key_from=source, engine="AesEngine", padding=(padding or Padding.NAIVE).value
-            )
-        case Format.AES_GCM:
-            return SQLAlchemyUtilsReader(key_from=source, engine="AesGcmEngine")
-        case _:
-            return SQLAlchemyUtilsReader(key_from=source, engine="FernetEngine")
+    from_: Annotated[
+        _Format | None,
+        option(
+            "--from",
+            metavar="FORMAT",
+            help=f"The other library's format: {', '.join(get_args(_Format))}. Without it, tokens in the clear.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    from_key: Annotated[
+        str | None,
+        option(
+            "--from-key",
+            metavar="URI",
+            help="Where that library's key is: env:NAME or file:PATH. Never the key itself.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    from_padding: Annotated[
+        _Padding | None,
+        option(
+            "--from-padding",
+            metavar="NAME",
+            help=f"The padding of {_AES}: {', '.join(get_args(_Padding))}. Without it naive, that library's default.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def reader(self) -> Callable[[object], str] | None:
+        """Return the reader of the other library's format; None for tokens in the clear.
+
+        Raises:
+            ConfigurationError: The options do not go together, or the key itself is given.
+        """
+        if self.from_ is None:
+            if self.from_key is not None or self.from_padding is not None:
+                raise ConfigurationError(
+                    "--from-key and --from-padding go with --from, which names the other library"
+                )
+            return None
+        if self.from_padding is not None and self.from_ != _AES:
+            raise ConfigurationError(f"--from-padding goes with --from {_AES}, which has one")
+        padding = {"padding": self.from_padding or "naive"} if self.from_ == _AES else {}
+        return _READERS[self.from_](key_from=_source(self.from_key), **padding)
 
 
 def _source(key: str | None) -> str | _KeyFile:
-    """Return where a reader finds its key."""
+    """Return the place of a reader's key."""
     if key is not None and key.startswith(_ENV) and key.removeprefix(_ENV).isidentifier():
         return key
     if key is not None and key.startswith(_FILE) and key != _FILE:

@@ -1,146 +1,214 @@
-"""The options by which several commands name a column and its type."""
+"""The options that several commands take. A field of a group is an option: name, type, default and help text."""
 
-# No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
+# No "from __future__ import annotations": Typer reads the annotations of options when it builds a command.
 
-from enum import StrEnum
-from typing import Annotated, Final
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 
-from .databases import DATABASE_VARIABLE
-
 __all__ = [
-    "COLUMN_PANEL",
-    "AllowOpaqueOption",
-    "AllowUnsignedOption",
-    "BoundToOption",
-    "ColumnOption",
-    "ContextOption",
+    "DATABASE_VARIABLE",
+    "ColumnName",
+    "ColumnOptions",
     "DatabaseOption",
-    "ExposeExpiryOption",
-    "FingerprintOption",
-    "KeyringOption",
-    "ModelOption",
-    "SchemaOption",
-    "Storage",
-    "StorageOption",
-    "TableOption",
+    "FileOption",
+    "JsonOption",
+    "ModelColumn",
+    "ModelTargets",
+    "RowsToCount",
+    "StoredColumn",
+    "option",
 ]
 
-#: Above which of them the help says what they are for.
-COLUMN_PANEL: Final = "Which column"
+#: The environment variable of the database's URL: a process list does not show it.
+DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
+
+_COLUMN: Final = "Which column"
 _TYPE: Final = "The column's type, with --table"
 
 
-class Storage(StrEnum):
-    """The storage forms of a column."""
-
-    BINARY = "binary"
-    TEXT = "text"
+def option(*names: str, **settings: Any) -> Any:
+    """Return an option whose help text says its default, or that has none."""
+    return typer.Option(*names, show_default=False, **settings)
 
 
 DatabaseOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--database",
         metavar="URL",
         envvar=DATABASE_VARIABLE,
         help="SQLAlchemy's URL of the database. Better in the environment: others can list a command line.",
-        show_default=False,
-        rich_help_panel=COLUMN_PANEL,
+        rich_help_panel=_COLUMN,
     ),
 ]
-ModelOption = Annotated[
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
+]
+FileOption = Annotated[
+    Path | None,
+    option(
+        "--file", metavar="PATH", help="The key-ring file. Without it, the one that JWT_COLUMN_KEYRING names."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ColumnName:
+    """A column by its name in the database."""
+
+    table: Annotated[
+        str | None, option("--table", metavar="NAME", help="The table.", rich_help_panel=_COLUMN)
+    ] = None
+    column: Annotated[
+        str | None,
+        option("--column", metavar="NAME", help="The encrypted column.", rich_help_panel=_COLUMN),
+    ] = None
+    schema: Annotated[
+        str | None,
+        option(
+            "--schema",
+            metavar="NAME",
+            help="The table's schema, if it is not the default one.",
+            rich_help_panel=_COLUMN,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class StoredColumn(ColumnName):
+    """A column by its name, and its storage form."""
+
+    storage: Annotated[
+        Literal["binary", "text"] | None,
+        option(
+            "--storage",
+            help="How tokens are stored. Without it, as the database's column asks for.",
+            rich_help_panel=_TYPE,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ColumnOptions(StoredColumn):
+    """A column by its name, and its type: each further field is a parameter of ``EncryptedJWT``."""
+
+    keyring: Annotated[
+        str | None,
+        option(
+            "--keyring",
+            metavar="URI",
+            help="The key ring, such as file:/etc/app/jwt.keys. Without it, that of JWT_COLUMN_KEYRING or "
+            "JWT_COLUMN_KEYS.",
+            rich_help_panel=_TYPE,
+        ),
+    ] = None
+    context: Annotated[
+        str | None,
+        option(
+            "--context",
+            metavar="TEXT",
+            help="The context of the envelopes, if the model names one. Without it, TABLE.COLUMN.",
+            rich_help_panel=_TYPE,
+        ),
+    ] = None
+    fingerprints: Annotated[
+        list[str],
+        option(
+            "--fingerprint",
+            metavar="NAME",
+            help="A fingerprint that the model names; once for each, in the model's order.",
+            rich_help_panel=_TYPE,
+        ),
+    ] = field(default_factory=list)
+    expose_expiry: Annotated[
+        bool, typer.Option("--expose-expiry", help="The model has expose_expiry=True.", rich_help_panel=_TYPE)
+    ] = False
+    allow_opaque: Annotated[
+        bool, typer.Option("--allow-opaque", help="The model has allow_opaque=True.", rich_help_panel=_TYPE)
+    ] = False
+    allow_unsigned: Annotated[
+        bool,
+        typer.Option("--allow-unsigned", help="The model has allow_unsigned=True.", rich_help_panel=_TYPE),
+    ] = False
+    bound_to: Annotated[
+        list[str],
+        option(
+            "--bound-to",
+            metavar="NAME",
+            help="A column that the model names in bound_to; once for each, in the model's order.",
+            rich_help_panel=_TYPE,
+        ),
+    ] = field(default_factory=list)
+
+    @property
+    def type_parameters(self) -> dict[str, Any]:
+        """The parameters of ``EncryptedJWT`` that are given."""
+        names = {one.name for one in fields(self)} - {one.name for one in fields(ColumnName)}
+        return {name: value for name in sorted(names) if (value := getattr(self, name))}
+
+    @property
+    def arguments(self) -> str:
+        """The options as a command line has them; without the key ring, whose URI may hold a password."""
+        words: list[str] = []
+        hints = get_type_hints(type(self), include_extras=True)
+        for name, annotated in hints.items():
+            value, option = getattr(self, name), annotated.__metadata__[0].default
+            if name == "keyring" or not value:
+                continue
+            if value is True:
+                words.append(option)
+            else:
+                for one in (value,) if isinstance(value, str) else value:
+                    words += [option, shlex.quote(one)]
+        return " ".join(words)
+
+
+ModelColumn = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--model",
         metavar="MODULE:CLASS.ATTR",
         help="The application's mapped attribute, such as app.models:Session.token: table, type and key ring.",
-        show_default=False,
-        rich_help_panel=COLUMN_PANEL,
+        rich_help_panel=_COLUMN,
     ),
 ]
-TableOption = Annotated[
-    str | None,
-    typer.Option(
-        "--table", metavar="NAME", help="The table.", show_default=False, rich_help_panel=COLUMN_PANEL
-    ),
-]
-ColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--column",
-        metavar="NAME",
-        help="The encrypted column.",
-        show_default=False,
-        rich_help_panel=COLUMN_PANEL,
-    ),
-]
-SchemaOption = Annotated[
-    str | None,
-    typer.Option(
-        "--schema",
-        metavar="NAME",
-        help="The table's schema, if it is not the default one.",
-        show_default=False,
-        rich_help_panel=COLUMN_PANEL,
-    ),
-]
-KeyringOption = Annotated[
-    str | None,
-    typer.Option(
-        "--keyring",
-        metavar="URI",
-        help="The key ring, such as file:/etc/app/jwt.keys. Without it, that of JWT_COLUMN_KEYRING or JWT_COLUMN_KEYS.",
-        show_default=False,
-        rich_help_panel=_TYPE,
-    ),
-]
-StorageOption = Annotated[
-    Storage | None,
-    typer.Option(
-        "--storage",
-        help="How tokens are stored. Without it, as the column of the database asks for.",
-        show_default=False,
-        rich_help_panel=_TYPE,
-    ),
-]
-ContextOption = Annotated[
-    str | None,
-    typer.Option(
-        "--context",
-        metavar="TEXT",
-        help="The context of its envelopes, if the model names one. Without it, TABLE.COLUMN.",
-        show_default=False,
-        rich_help_panel=_TYPE,
-    ),
-]
-FingerprintOption = Annotated[
+
+ModelTargets = Annotated[
     list[str] | None,
-    typer.Option(
-        "--fingerprint",
-        metavar="NAME",
-        help="A fingerprint that the model names; once for each, in the model's order.",
-        show_default=False,
-        rich_help_panel=_TYPE,
+    option(
+        "--model",
+        metavar="MODULE:NAME",
+        help="The application's declarative base or MetaData for all its columns, a mapped class, or an attribute such "
+        "as app.models:Session.token; once for each.",
+        rich_help_panel=_COLUMN,
     ),
 ]
-ExposeExpiryOption = Annotated[
-    bool, typer.Option("--expose-expiry", help="The model has expose_expiry=True.", rich_help_panel=_TYPE)
-]
-AllowOpaqueOption = Annotated[
-    bool, typer.Option("--allow-opaque", help="The model has allow_opaque=True.", rich_help_panel=_TYPE)
-]
-AllowUnsignedOption = Annotated[
-    bool, typer.Option("--allow-unsigned", help="The model has allow_unsigned=True.", rich_help_panel=_TYPE)
-]
-BoundToOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bound-to",
-        metavar="NAME",
-        help="A column that the model names in bound_to; once for each, in the model's order.",
-        show_default=False,
-        rich_help_panel=_TYPE,
-    ),
-]
+
+
+@dataclass(frozen=True)
+class RowsToCount(ColumnName):
+    """The columns, in several databases perhaps, whose rows a command of ``keys`` counts."""
+
+    databases: Annotated[
+        list[str],
+        option(
+            "--database",
+            metavar="URL",
+            help=f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which a process "
+            "list does not show.",
+            rich_help_panel=_COLUMN,
+        ),
+    ] = field(default_factory=list)
+    models: Annotated[
+        list[str],
+        option(
+            "--model",
+            metavar="MODULE:CLASS.ATTR",
+            help="The application's mapped attribute, such as app.models:Session.token; once for each.",
+            rich_help_panel=_COLUMN,
+        ),
+    ] = field(default_factory=list)

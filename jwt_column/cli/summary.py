@@ -1,16 +1,15 @@
-"""What a run did, as a table and a few words: rows by key before and after, and what to do next."""
+"""The summary of a run: rows by key before and after, figures, the verdict and the next steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from rich import box
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .console import indented, mark
+from .console import STATE_STYLES, counted, indented, mark, plain_table, state_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,17 +31,16 @@ _MAX_KEYS: Final = 20
 
 _EXPIRED: Final = {"skip": "left as they are", "null": "set to NULL", "delete": "deleted"}
 _FOREIGN_STATES: Final = {"plaintext": "plaintext or JWE", "unreadable": "other format"}
-_STATE_STYLES: Final = {"current": "green", "stale": "yellow"}
 
 
 @dataclass(frozen=True)
 class Words:
-    """How a command calls what it does.
+    """The words of a command.
 
     Attributes:
         command: Its name.
-        done: What became of a row.
-        is_foreign: Whether it reads what another library has encrypted.
+        done: The participle for its rows.
+        is_foreign: Whether it reads the ciphertext of another library.
     """
 
     command: str
@@ -56,15 +54,15 @@ class Words:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is shown at the end.
+    """The outcome of a run.
 
     Attributes:
         column: The column.
-        report: What the engine says.
+        report: The engine's report.
         before: The census before the run.
         after: The census after it; None after a dry run, which changes nothing.
         is_done: Whether no row is left. If one is, an error says so after the summary.
-        expired: What was to become of expired rows.
+        expired: The choice of ``--expired``.
     """
 
     column: ChosenColumn
@@ -94,7 +92,7 @@ def print_summary(console: Console, summary: Summary, words: Words) -> None:
 
 
 def _blocks(console: Console, summary: Summary, words: Words) -> Iterator[Sequence[RenderableType]]:
-    """Yield what stands below each other with a blank line between."""
+    """Yield the blocks of the summary; a blank line goes between them."""
     if summary.before or summary.after:
         yield [_census_table(summary, words)]
     facts = Table.grid(padding=(0, 2))
@@ -121,38 +119,28 @@ def listed_keys(keys: Sequence[object], count: int, most: int) -> str:
 def _census_table(summary: Summary, words: Words) -> Table:
     """Return rows by key id and state, before and after."""
     after = summary.after
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim"
-    )
-    table.add_column("key id", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("rows" if after is None else "before", justify="right", no_wrap=True)
-    if after is not None:
-        table.add_column("after", justify="right", no_wrap=True)
-    keys = {*summary.before, *(after or ())}
-    for key in sorted(keys, key=lambda key: (key[0] is None, key[1] != "current", key[0] or "", key[1])):
+    table = plain_table("key id", "state", *([">rows"] if after is None else [">before", ">after"]))
+    for key in sorted({*summary.before, *(after or ())}, key=state_order):
         key_id, state = key
-        cells = [f"{summary.before.get(key, 0):,}"]
-        if after is not None:
-            cells.append(f"{after.get(key, 0):,}")
-        style = _STATE_STYLES.get(state, "red")
+        cells = [f"{census.get(key, 0):,}" for census in (summary.before, after) if census is not None]
+        style = STATE_STYLES.get(state, "red")
         table.add_row(Text(key_id or "none", "cyan"), Text(words.state(state), style), *cells)
     return table
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
-    """Yield what the census does not show; what is zero is left out."""
+    """Yield the figures that the census does not show and that are not zero."""
     report = summary.report
-    for what, keys, count in (
+    for name, keys, count in (
         ("cannot be read", report.undecryptable, report.undecryptable_count),
         ("do not fit the column or its type", report.unwritable, report.unwritable_count),
     ):
         if count:
             listed = f" (primary keys {listed_keys(keys, count, _MAX_KEYS)})"
-            yield what, Text.assemble((f"{count:,}", "bold red"), listed)
+            yield name, Text.assemble((f"{count:,}", "bold red"), listed)
     if report.expired:
-        what = ("to be " if report.dry_run else "") + _EXPIRED[summary.expired]
-        yield f"expired, {what}", Text(f"{report.expired:,}")
+        done = ("to be " if report.dry_run else "") + _EXPIRED[summary.expired]
+        yield f"expired, {done}", Text(f"{report.expired:,}")
     if report.superseded:
         yield "written by the application meanwhile", Text(f"{report.superseded:,}")
     if report.retries:
@@ -167,18 +155,18 @@ def _verdict(summary: Summary, words: Words) -> str:
         return "Nothing to do: the column holds no value."
     under = f"under key {report.key_id}"
     if report.dry_run:
-        return f"Dry run: {report.reencrypted:,} rows would be {words.done} {under}. Nothing was written."
+        return f"Dry run: {counted(report.reencrypted, 'row')} would be {words.done} {under}. Nothing was written."
     if not report.reencrypted:
         nothing, no = ("Nothing else", "no other") if report.expired else ("Nothing", "no")
         return f"{nothing} to do: {no} row was waiting to be {words.done} {under}."
     return (
-        f"{report.reencrypted:,} rows {words.done} {under} in {report.seconds:.1f} s, "
+        f"{counted(report.reencrypted, 'row')} {words.done} {under} in {report.seconds:.1f} s, "
         f"{report.rows_per_second:,.0f} rows/s."
     )
 
 
 def _next_steps(summary: Summary, words: Words) -> Iterator[RenderableType]:
-    """Yield what whoever ran this may want to do now."""
+    """Yield the next steps."""
     column, report, ring = summary.column, summary.report, summary.column.type_.ring()
     stale = {
         key_id: rows
@@ -192,12 +180,12 @@ def _next_steps(summary: Summary, words: Words) -> Iterator[RenderableType]:
             yield Text.assemble(f"{_count(rows)} under ", (key_id, "cyan"), ", a key that the ring lacks.")
     if words.command == "encrypt":
         if report.undecryptable_count and not words.is_foreign:
-            yield Text("What another library has encrypted is read with --from.")
+            yield Text("--from reads the ciphertext of another library.")
         if stale:
             yield Text(f"{_count(sum(stale.values()))} under another key or of another layout:")
             yield _command(f"jwt-column reencrypt {column.arguments}")
         if report.reencrypted and not report.dry_run:
-            yield Text("What was there before is still in backups, logs and free pages, until they are gone.")
+            yield Text("The plaintext is still in backups, logs and free pages, until they are gone.")
         return
     in_the_clear = summary.rows_in("plaintext")
     if in_the_clear:
@@ -215,7 +203,7 @@ def _next_steps(summary: Summary, words: Words) -> Iterator[RenderableType]:
 
 
 def _count(rows: int) -> str:
-    return "1 row is" if rows == 1 else f"{rows:,} rows are"
+    return counted(rows, "row", ("is", "are"))
 
 
 def _command(line: str) -> RenderableType:

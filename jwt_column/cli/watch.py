@@ -20,8 +20,7 @@ from ..auditing.declaration import configuration_of
 from ..database.reading import rolled_back
 from ..errors import ConfigurationError, KeyRingError
 from ..keys.snapshot import parse_key_id
-from .audit_view import STATE_STYLES, plain_table, state_order
-from .console import make_console
+from .console import STATE_STYLES, make_console, plain_table, state_order
 from .databases import connect
 
 if TYPE_CHECKING:
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from ..auditing.columns import AuditedColumn
-    from .audit_columns import Targets
+    from .columns import Targets
 
     Key = tuple[str | None, str]
 
 __all__ = ["WatchedColumn", "watch_columns"]
 
-# Looks that a rate is worked out from: long enough to even batches out, short enough to show a change.
+# Censuses that a rate is computed from: enough to even batches out, few enough to show a change.
 _LOOKS: Final = 15
 
-# States that a rotation or an adoption makes an end of.
+# States of rows that a rotation or an adoption has still to rewrite.
 _BEHIND: Final = ("stale", "plaintext")
 
 
@@ -72,13 +71,13 @@ class WatchedColumn:
         self._looks.append((moment, rows))
 
     def rate(self, *keys: Key) -> float:
-        """Return by how many rows per second these have grown lately."""
+        """Return the recent growth of these, in rows per second."""
         (then, before), (now, rows) = self._looks[0], self._looks[-1]
         change = sum(rows[key] - before[key] for key in keys)
         return change / (now - then) if now > then else 0.0
 
     def left(self) -> tuple[int, float | None]:
-        """Return how many rows are behind, and in how many seconds none will be; None where their number stays."""
+        """Return the rows that are behind, and the seconds until none is; None while their number stays."""
         behind = [key for _, rows in self._looks for key in rows if key[1] in _BEHIND]
         keys = set(behind)
         rows = sum(self.rows[key] for key in keys)
@@ -96,7 +95,7 @@ def watch_columns(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Look at the columns until somebody ends it.
+    """Look at the columns until the command is interrupted.
 
     Args:
         engine: The database.
@@ -104,7 +103,7 @@ def watch_columns(
         active: Key ids that count as active ones; empty takes them from each column's ring.
         every: Seconds from one look to the next.
         looks: How often; None for ever.
-        clock: Says how many seconds lie between two looks.
+        clock: The time, in seconds.
         sleep: Waits.
 
     Raises:
@@ -130,7 +129,7 @@ def watch_columns(
 
 @contextmanager
 def _shown(every: float) -> Iterator[Callable[[Sequence[WatchedColumn]], None]]:
-    """Return what shows the columns: in place on a terminal, as a line for each elsewhere."""
+    """Return a function that shows the columns: in place on a terminal, as a line for each elsewhere."""
     console = make_console()
     if not (console.is_interactive and sys.stdout.isatty()):
         yield lambda columns: _print_lines(columns)
@@ -158,12 +157,7 @@ def _pace(watched: WatchedColumn) -> str:
 
 
 def _view(columns: Sequence[WatchedColumn], every: float) -> RenderableType:
-    table = plain_table()
-    table.add_column("column", overflow="fold")
-    for name in ("key id", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("rows", "rows/s", "left"):
-        table.add_column(name, no_wrap=True, justify="right")
+    table = plain_table("column", "key id", "state", ">rows", ">rows/s", ">left")
     facts = []
     for watched in columns:
         _, seconds = watched.left()
@@ -194,7 +188,7 @@ def _view(columns: Sequence[WatchedColumn], every: float) -> RenderableType:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time as people say it."""
+    """Return a duration in seconds, minutes or hours."""
     whole = max(1, round(seconds))
     if whole < 120:
         return f"{whole} s"

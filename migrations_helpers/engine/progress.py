@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, lines elsewhere. For migrations, and for the ``jwt-column`` command."""
+"""Progress: a bar on a terminal, lines elsewhere. For migrations, and for the ``jwt-column`` command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     Progress = Callable[[ReencryptionReport], None]
 
-__all__ = ["WIDEST", "line_progress", "log_progress", "progress_bar", "report_progress"]
+__all__ = [
+    "WIDEST",
+    "Show",
+    "bars",
+    "line_progress",
+    "lines",
+    "log_progress",
+    "progress_bar",
+    "report_progress",
+]
 
 logger = logging.getLogger("alembic.runtime.migration")
 
@@ -26,6 +35,21 @@ WIDEST: Final = 100
 
 # Seconds between two lines: enough to see that a long run is alive, few enough to keep its log readable.
 _LINE_INTERVAL: Final = 10.0
+
+
+class Show(Protocol):
+    """Shows how far a piece of work is."""
+
+    def __call__(self, name: str, done: int, total: int | None, words: str, phase: str = "") -> None:
+        """Show progress.
+
+        Args:
+            name: The table or column that is worked on.
+            done: How much is done.
+            total: Of how much; None if that is not known yet.
+            words: The unit, and more.
+            phase: A bar of its own for each; the last one goes.
+        """
 
 
 @contextmanager
@@ -49,15 +73,14 @@ def report_progress(table: str, column: str, given: Progress | None) -> Iterator
 
 
 @contextmanager
-def progress_bar(name: str, console: Console, *, transient: bool = False) -> Iterator[Progress]:
-    """Show a bar while the block runs; the function that is yielded moves it to the state of a report.
+def bars(console: Console, *, transient: bool = False) -> Iterator[Show]:
+    """Show a bar while the block runs; the function that is yielded moves it.
 
     Args:
-        name: The text in front of the bar.
         console: Where; the bar is as wide as this console is.
         transient: Whether the bar goes when the block ends.
     """
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.table import Column
 
@@ -67,27 +90,60 @@ def progress_bar(name: str, console: Console, *, transient: bool = False) -> Ite
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
         TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
     )
-    with Bars(*columns, console=console, expand=True, transient=transient) as bars:
-        task = bars.add_task(name, total=None, state="counting rows", left="")
-        is_verifying = False
+    with Bars(*columns, console=console, expand=True, transient=transient) as rows:
+        tasks: dict[str, TaskID] = {}
 
-        def show(report: ReencryptionReport) -> None:
-            nonlocal task, is_verifying
-            if report.verified and not is_verifying:
-                # Another bar: the rate of one, and so its time left, is not that of the other.
-                is_verifying = True
-                bars.remove_task(task)
-                task = bars.add_task(name, total=None, state="", left="")
-            done, total = (report.verified, _rows_to_verify(report)) if is_verifying else _rows_done(report)
-            state = f"{done:,} of {total:,}  " + (
-                "opened" if is_verifying else f"{report.rows_per_second:,.0f} rows/s"
-            )
-            # A bar of nothing is shown as one that is full.
-            bars.update(task, total=total or 1, completed=done if total else 1, state=state, left="left")
+        def show(name: str, done: int, total: int | None, words: str, phase: str = "") -> None:
+            if phase not in tasks:
+                # Another bar: the rate of one phase, and so its time left, is not that of another.
+                for task in tasks.values():
+                    rows.remove_task(task)
+                tasks.clear()
+                tasks[phase] = rows.add_task(name, total=None, state="")
+            state = words if total is None else f"{done:,} of {total:,} {words}"
+            if total == 0:
+                # A bar of nothing is shown as one that is full.
+                done = total = 1
+            rows.update(tasks[phase], description=name, completed=done, total=total, state=state)
 
         yield show
+
+
+def lines(write: Callable[[str], None]) -> Show:
+    """Return a function that writes progress as a line now and then."""
+    last = time.monotonic()
+
+    def show(name: str, done: int, total: int | None, words: str, phase: str = "") -> None:
+        del phase
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _LINE_INTERVAL:
+            last = now
+            write(f"{name}: {done} of {total} {words}")
+
+    return show
+
+
+@contextmanager
+def progress_bar(name: str, console: Console, *, transient: bool = False) -> Iterator[Progress]:
+    """Show a bar while the block runs; the function that is yielded moves it to the state of a report.
+
+    Args:
+        name: The text in front of the bar.
+        console: Where; the bar is as wide as this console is.
+        transient: Whether the bar goes when the block ends.
+    """
+    with bars(console, transient=transient) as show:
+        show(name, 0, None, "counting rows", "counting")
+
+        def show_report(report: ReencryptionReport) -> None:
+            if report.verified:
+                show(name, report.verified, _rows_to_verify(report), "opened", "opening")
+            else:
+                show(name, *_rows_done(report), f"rows, {report.rows_per_second:,.0f} rows/s", "writing")
+
+        yield show_report
 
 
 def log_progress() -> Progress:

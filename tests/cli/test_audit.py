@@ -11,22 +11,22 @@ import threading
 import time
 from collections import Counter
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from jwt_column import AuditReport, EncryptedJWT, KeyRing, audit, set_default_keyring
-from jwt_column.auditing import AuditProgress
 from jwt_column.auditing.columns import columns_of
 from jwt_column.cli import audit as audit_module
-from jwt_column.cli import audit_progress, watch
+from jwt_column.cli import watch
 from jwt_column.cli.app import app
-from jwt_column.cli.audit_columns import choose_targets
-from jwt_column.cli.columns import ColumnOptions
+from jwt_column.cli.columns import choose_targets
 from jwt_column.cli.console import ExitCode, make_console
-from jwt_column.cli.databases import DATABASE_VARIABLE
+from jwt_column.cli.options import DATABASE_VARIABLE, ColumnOptions
+from jwt_column.cli.progress import shown_progress
 from jwt_column.cli.watch import WatchedColumn, watch_columns
 from jwt_column.column.cipher import bind_values
 from jwt_column.providers import write_key_file
@@ -217,13 +217,13 @@ def test_the_type_of_a_named_column_is_said(sqlite: sa.Engine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "which columns? Give --model module:Base"),
+        ((), "which columns? Give --model MODULE:BASE"),
         (("--table", "sessions"), "which columns?"),
         (("--table", "absent", "--column", "token"), "there is no table absent"),
         (("--table", "sessions", "--column", "absent"), "there is no column sessions.absent"),
         (("--table", "sessions", "--column", "id"), "neither bytes nor text"),
-        (("--model", "app"), "--model has the form module:name"),
-        (("--model", "app:"), "--model has the form module:name"),
+        (("--model", "app"), "--model has the form MODULE:NAME"),
+        (("--model", "app:"), "--model has the form MODULE:NAME"),
         (("--model", "{}:Nothing"), "has no Nothing"),
         (("--model", "{}:Session.nothing"), "has no Session.nothing"),
         (("--model", "{}:nothing"), "this MetaData is no column of type EncryptedJWT"),
@@ -434,12 +434,9 @@ def test_demands_on_tokens_are_passed_on(sqlite: sa.Engine, sessions: Sessions, 
     assert (found["alg-not-allowed"], found["exp-missing"]) == (3, 3)
 
 
-def test_the_options_are_those_of_the_function() -> None:
-    """What the command calls by another name is said here."""
-    command_options = set(get_type_hints(audit_module.audit_command))
-    renamed = {"allowed_algorithms": "algorithm", "compromised_kids": "compromised_kid"}
-    ours = {renamed.get(name, name) for name in inspect.signature(audit).parameters}
-    assert ours - command_options == {"bind", "target", "progress"}
+def test_every_parameter_of_the_function_is_an_option() -> None:
+    ours = {field.name for field in fields(audit_module.Checks)}
+    assert set(inspect.signature(audit).parameters) - ours == {"bind", "target", "progress"}
 
 
 def stop_when(process: subprocess.Popen[str], condition: Callable[[], bool], number: int) -> tuple[str, str]:
@@ -506,13 +503,13 @@ def test_a_terminal_shows_a_bar_for_each_column(
 def test_elsewhere_progress_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_progress, "_LINE_INTERVAL", 0.0)
-    with audit_progress.shown_progress() as show:
-        show(AuditProgress("sessions.token", 1, 2, 500, 1200))
+    monkeypatch.setattr("migrations_helpers.engine.progress._LINE_INTERVAL", 0.0)
+    with shown_progress() as show:
+        show("sessions.token", 500, 1200, "rows")
     assert capsys.readouterr().err == "sessions.token: 500 of 1200 rows\n"
-    monkeypatch.setattr(audit_progress, "_LINE_INTERVAL", 1000.0)
-    with audit_progress.shown_progress() as show:
-        show(AuditProgress("sessions.token", 1, 2, 500, 1200))
+    monkeypatch.setattr("migrations_helpers.engine.progress._LINE_INTERVAL", 1000.0)
+    with shown_progress() as show:
+        show("sessions.token", 500, 1200, "rows")
     assert capsys.readouterr().err == ""
 
 

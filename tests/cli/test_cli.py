@@ -156,6 +156,26 @@ def test_help_is_plain_and_narrow_in_a_pipe(arguments: tuple[str, ...]) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+def test_help_loads_nothing_that_a_command_needs() -> None:
+    """A user waits for it, and for each completion in a shell."""
+    heavy = (
+        "sqlalchemy",
+        "alembic",
+        "cryptography",
+        "migrations_helpers",
+        "jwt_column.errors",
+        "jwt_column.column",
+    )
+    setup = "import atexit; atexit.register(lambda: print('LOADED', *sys.modules))"
+    for arguments in (("--help",), ("--version",), ("keys", "--help")):
+        loaded = run(*arguments, setup=setup).stdout.partition("LOADED ")[2].split()
+        assert "jwt_column.cli.app" in loaded
+        assert not [name for name in loaded if name.startswith(heavy)], arguments
+    control = run("keys", "generate", setup=setup).stdout.partition("LOADED ")[2].split()
+    assert "cryptography" in control
+    assert "alembic" not in control
+
+
 @pytest.mark.parametrize(
     "arguments", [("no-such-command",), ("demo", "--rows", "many"), ("demo", "--rows", "1")]
 )
@@ -198,7 +218,7 @@ def test_main_runs_the_command_line(
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
-    done = run("--version", setup="sys.modules['alembic'] = None")
+    done = run("reencrypt", setup="sys.modules['alembic'] = None")
     assert done.returncode == ExitCode.FAILURE
     assert "alembic" in done.stderr
     assert "jwt-column[cli]" not in done.stderr

@@ -471,7 +471,7 @@ def test_key_without_rows_is_removed(
     assert reencrypted.exit_code == 0, reencrypted.stderr
     output = done("remove", old, *column)
     assert f"Removed key {old}." in output
-    assert f"{path}.previous still holds what was removed" in output
+    assert f"{path}.previous still holds the removed keys" in output
     assert states() == {new: "active"}
 
 
@@ -668,7 +668,7 @@ def test_check_of_a_good_ring(ring: str) -> None:
     assert "FAILED" not in output
     assert "✗" not in output
     assert f"Key {ring} unwraps." in output
-    assert "The file is vouched for by 2 keys." in output
+    assert "The MACs of the file are right under 2 keys." in output
     assert checks() == {"permissions": True, "unwraps": True, "integrity": True, "age": True}
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from jwt_column import EncryptedJWT
 from jwt_column.cli.console import ExitCode
-from jwt_column.cli.databases import DATABASE_VARIABLE
+from jwt_column.cli.options import DATABASE_VARIABLE
 from tests.cli.test_audit import APP, invoke, stop_when
 from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
 from tests.support.audited import AFTER, BEFORE, envelope, put, table_of, token
@@ -158,7 +158,7 @@ def test_a_database_that_refuses_ends_with_3(sqlite: sa.Engine) -> None:
     assert (result.exit_code, result.stdout) == (ExitCode.DATABASE, "")
     assert result.stderr == (
         "jwt-column: sessions.token: the database refused (IntegrityError SQLITE_CONSTRAINT_TRIGGER); "
-        "0 rows were deleted, and stay so\n"
+        "0 rows were deleted\n"
     )
 
 
@@ -178,7 +178,7 @@ def test_a_terminal_shows_a_bar_that_goes(sqlite: sa.Engine) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("progress", "3 rows or more were deleted, and stay so"),
+        ("progress", "3 rows or more were deleted"),
         ("start", "nothing was deleted"),
     ],
 )

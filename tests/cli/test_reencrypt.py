@@ -13,23 +13,23 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from sqlalchemy.exc import OperationalError
-from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from jwt_column import EncryptedJWT, KeyRing
 from jwt_column.cli import databases
+from jwt_column.cli import reencrypt as reencrypt_module
 from jwt_column.cli.app import app
+from jwt_column.cli.commands import with_options
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.conversion import _shard_engine
-from jwt_column.cli.databases import DATABASE_VARIABLE
+from jwt_column.cli.options import DATABASE_VARIABLE
 from jwt_column.cli.signals import Interruptions
 from jwt_column.providers import write_key_file
 from migrations_helpers import ReencryptionReport
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    import typer
+    from typer.models import OptionInfo
     from typer.testing import Result
 
     from tests.support.databases import Database
@@ -374,7 +374,7 @@ def test_rows_that_do_not_fit_are_not_said_to_be_unreadable(sqlite: sa.Engine) -
         assert re.search(r"cannot be read +1 \(primary keys 4\)\n", done.stdout)
         assert re.search(r"do not fit the column or its type +1 \(primary keys 2\)\n", done.stdout)
     assert (
-        "a run would leave 1 rows that cannot be read (primary keys 4) and 1 rows that cannot be written "
+        "a run would leave 1 row that cannot be read (primary keys 4) and 1 row that cannot be written "
         "(primary keys 2) as they are" in done.stderr
     )
 
@@ -576,11 +576,11 @@ def test_bound_rows_stay_bound(sqlite: sa.Engine) -> None:
         ((*TABLE, "--shards", "0"), "--shards"),
         ((*TABLE, "--nice", "-1"), "--nice"),
         ((*TABLE, "--storage", "xml"), "--storage"),
-        (("--model", "app"), "has the form module:Class.attribute"),
-        (("--model", "app:Session"), "has the form module:Class.attribute"),
+        (("--model", "app"), "has the form MODULE:NAME"),
+        (("--model", "json:JSONDecoder"), "is no encrypted column of a table; name one"),
         (("--model", "no_such_module:Session.token"), "there is no module no_such_module"),
         (("--model", "json:JSONDecoder.token"), "has no JSONDecoder.token"),
-        (("--model", "json:JSONDecoder.decode"), "not a column of type EncryptedJWT"),
+        (("--model", "json:JSONDecoder.decode"), "is no encrypted column of a table"),
         (("--model", "json:JSONDecoder.decode", "--table", "sessions"), "leave out the options"),
         (("--model", "json:JSONDecoder.decode", "--allow-opaque"), "leave out the options"),
     ],
@@ -635,7 +635,7 @@ def test_a_type_without_a_table_is_no_column(sqlite: sa.Engine, application: Cal
     )
     done = invoke(sqlite.url, "--model", f"{name}:Loose.token")
     assert done.exit_code == ExitCode.USAGE
-    assert "Loose.token is no column of a table" in done.stderr
+    assert "Loose.token is no encrypted column of a table" in done.stderr
 
 
 # -- the database -----------------------------------------------------------------------------------------------------
@@ -826,7 +826,7 @@ def test_stopping_a_run_before_its_first_row(
     monkeypatch.setattr("jwt_column.cli.reencrypt.Reencryption", stop_at(1, signal.SIGINT))
     stopped = invoke(sqlite.url, *TABLE)
     assert stopped.exit_code == ExitCode.INTERRUPTED
-    assert "stopped: what was re-encrypted stays so." in stopped.stderr
+    assert "stopped: rows may be re-encrypted, and stay so." in stopped.stderr
 
 
 def test_threads_are_left_alone_by_signals(sqlite: sa.Engine) -> None:
@@ -901,7 +901,7 @@ def test_tokens_in_the_clear_become_envelopes(engine: sa.Engine) -> None:
     assert done.exit_code == ExitCode.OK
     assert figures(done.stdout) == {f"{NEW} current": ["0", "20"], "none plaintext": ["20", "0"]}
     assert f"✓ 20 rows encrypted under key {NEW} in " in done.stdout
-    assert "What was there before is still in backups" in done.stdout
+    assert "The plaintext is still in backups" in done.stdout
     assert_done(sessions, engine, 20)
     again = encrypt(engine.url)
     assert again.exit_code == ExitCode.OK
@@ -924,7 +924,7 @@ def test_what_is_no_token_ends_with_1(sqlite: sa.Engine) -> None:
     done = encrypt(sqlite.url)
     assert done.exit_code == ExitCode.FAILURE
     assert "primary keys 3" in done.stderr
-    assert "What another library has encrypted is read with --from." in done.stdout
+    assert "--from reads the ciphertext of another library." in done.stdout
     assert encrypt(sqlite.url, "--allow-opaque").exit_code == ExitCode.OK
 
 
@@ -969,7 +969,7 @@ def test_every_format_has_a_reader(
     sessions = create_sessions(sqlite, 3, storage="text")
     store(sessions, sqlite, str)
     readers: list[Any] = []
-    adoption = sys.modules["jwt_column.cli.reencrypt"].Adoption
+    adoption = reencrypt_module.Adoption  # type: ignore[attr-defined]
 
     def adopt(type_: EncryptedJWT, value: Any, *, decrypt_with: Any, **options: Any) -> Any:
         readers.append(decrypt_with)
@@ -1163,31 +1163,13 @@ def test_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 PAGE: Final = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
 
 
-def commands(group: typer.Typer, path: str = "jwt-column") -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield every command with its name, as Typer knows it."""
-    for info in group.registered_commands:
-        assert info.callback is not None
-        yield f"{path} {info.name or info.callback.__name__}", info.callback
-    for child in group.registered_groups:
-        assert child.typer_instance is not None
-        yield from commands(child.typer_instance, f"{path} {child.name}")
-
-
-def options_of(callback: Callable[..., Any]) -> Iterator[tuple[str, OptionInfo, type, Any]]:
-    """Yield a command's options: name, what Typer was told, type, default."""
-    parameters = inspect.signature(callback).parameters
-    for name, hint in get_type_hints(callback, include_extras=True).items():
-        if name == "return":
-            continue
-        type_, info = get_args(hint)
-        if not isinstance(info, OptionInfo):
-            continue
+def options_of(command: Callable[..., None]) -> Iterator[tuple[str, OptionInfo, Any, Any]]:
+    """Yield a command's options: name, settings, type, default."""
+    for parameter in inspect.signature(command).parameters.values():
+        type_, info = get_args(parameter.annotation)
         # Of an optional value, its type.
-        type_ = next((one for one in get_args(type_) if one is not type(None)), type_)
-        # Within Annotated, the first name stands where an older notation has the default.
-        words = (info.default, *(info.param_decls or ()), f"--{name.replace('_', '-')}")
-        option = next(word for word in words if isinstance(word, str) and word.startswith("--"))
-        yield option, info, type_, parameters[name].default
+        type_ = next((one for one in get_args(type_) if get_origin(one) is Literal), type_)
+        yield info.default, info, type_, parameter.default
 
 
 def documented_options(section: str) -> dict[str, str]:
@@ -1199,15 +1181,14 @@ def documented_options(section: str) -> dict[str, str]:
 def test_the_reference_has_what_the_options_say() -> None:
     """By introspection, so that the page cannot drift from the two commands: names, defaults, limits, choices."""
     sections = dict(re.findall(r"^## (jwt-column [a-z ]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-    found = dict(commands(app))
     for path in ("jwt-column reencrypt", "jwt-column encrypt"):
-        callback = found[path]
         shared = re.search(r"All\s+options\s+of\s+`([^`]+)`(?:\s+but\s+`([^`]+)`)?", sections[path])
         rows = documented_options(sections[shared[1]]) if shared else {}
         if shared and shared[2]:
             del rows[shared[2]]
         rows |= documented_options(sections[path])
-        options = {name: rest for name, *rest in options_of(callback)}
+        command = getattr(reencrypt_module, path.split()[1])
+        options = {name: rest for name, *rest in options_of(with_options(command))}
         assert set(rows) == set(options), path
         for name, (info, type_, default) in options.items():
             row = rows[name]
@@ -1216,8 +1197,8 @@ def test_the_reference_has_what_the_options_say() -> None:
                 assert f"default {shown}" in row or f"{shown} (the default)" in row, name
             if info.max is not None:
                 assert f"{info.min:,} to {info.max:,}" in row, name
-            if inspect.isclass(type_) and issubclass(type_, Enum):
-                assert all(f"`{choice.value}`" in row for choice in type_), name
+            if get_origin(type_) is Literal:
+                assert all(f"`{choice}`" in row for choice in get_args(type_)), name
             assert info.envvar is None or f"`{info.envvar}`" in row, name
 
 

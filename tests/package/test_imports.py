@@ -39,9 +39,22 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_import_loads_no_module_that_an_application_may_never_use() -> None:
-    loaded = loaded_by("import jwt_column")
+    loaded = loaded_by("from jwt_column import JWT, EncryptedJWT, KeyRing, set_default_keyring")
     assert {name for name in loaded if any(f"{name}.".startswith(f"{one}.") for one in NOT_LOADED)} == set()
     assert "jwt_column.column.orm" in loaded  # The control: the list is that of the process.
+
+
+def test_package_itself_loads_nothing() -> None:
+    """The command shows its help without SQLAlchemy; see tests/cli/test_cli.py."""
+    loaded = loaded_by("import jwt_column")
+    assert "jwt_column" in loaded
+    assert not [name for name in loaded if name.startswith(("jwt_column.", "sqlalchemy", "cryptography"))]
+
+
+def test_any_way_to_the_type_loads_the_orm_extension() -> None:
+    """Otherwise attributes of mapped classes would not check what is assigned."""
+    for way in ("from jwt_column import EncryptedJWT", "import jwt_column.column.types"):
+        assert "jwt_column.column.orm" in loaded_by(way)
 
 
 def test_every_public_name_is_there_and_the_same_each_time() -> None:

@@ -24,8 +24,8 @@ from ... import (
     set_default_keyring,
 )
 from ...format.envelope import KEY_ID_FIELD, LAYOUT_FIELD, VERSION_FIELD
+from ...keys.providers.file import uri_of as file_uri
 from ...keys.ring_file.plain import write_key_file
-from ..keys import file_uri
 from .files import count_occurring, flip_bit, hex_lines
 from .models import Base, PlainBase, PlainSession, Session
 from .tokens import AUDIENCE, Issuer, SignedToken, payload_texts, rfc_tokens

@@ -1,33 +1,72 @@
 """``jwt-column keys``: the keys that encrypt the tokens, and the file that holds them wrapped."""
 
-# No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
+from __future__ import annotations
+
+from typing import Final
 
 import typer
 
-from ...keys.providers.file import uri_of as file_uri
-from .changing import activate, add, compromise, rewrap
-from .checking import check
-from .listing import list_keys
-from .making import generate, init
-from .removing import remove
-from .rings import EXIT_CODES
+from ..commands import Command, group_of
 
-__all__ = ["app", "file_uri"]
+__all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Make and keep the keys that encrypt the tokens.")
+_EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 refused because rows are under the key, or a check failed; 2 wrong usage, configuration or "
+    "key ring; 3 the database, or the system that holds the KEK, cannot be reached: a retry may help."
+)
+
+_COMMANDS: Final = {
+    "generate": (
+        "making:generate",
+        "Make random 256-bit keys.\n\n"
+        "Prints nothing else, so this works: export JWT_COLUMN_KEYS=$(jwt-column keys generate).",
+    ),
+    "init": ("making:init", "Make a key-ring file with one new data key, wrapped. Never replaces a file."),
+    "list": (
+        "listing:list_keys",
+        "List the keys of a ring: ids, state, age, what wraps them, and the rows under each of them.\n\n"
+        "Shows the content of the file; 'check' asks the KEK whether it is true. Rows are counted where a column is "
+        "named.",
+    ),
+    "add": ("changing:add", "Add a new data key, which decrypts only until it is activated."),
+    "activate": (
+        "changing:activate",
+        "Make a key the one that encrypts: the ring's, or its tenant's. The one before goes on decrypting.",
+    ),
+    "compromise": (
+        "changing:compromise",
+        "Mark a key as leaked: it goes on decrypting, never becomes active again, and fails 'check' until it is "
+        "gone.",
+    ),
+    "remove": (
+        "removing:remove",
+        "Remove keys from a ring, after a look at the databases that no row is under them. Never the active key.\n\n"
+        "The version before stays beside the file, as PATH.previous, unless --no-previous is given.",
+    ),
+    "rewrap": (
+        "changing:rewrap",
+        "Wrap all keys of the file anew, under a new KEK or the newest version of the same one. No row changes.",
+    ),
+    "check": (
+        "checking:check",
+        "Check that a ring loads: permissions, every key unwraps and has its id, the file is unchanged, ages.\n\n"
+        "Ends with 1 if a check fails, so that it can watch over a ring, and with 3 if the system that holds the KEK "
+        "cannot be reached.",
+    ),
+}
+
+app = typer.Typer(
+    cls=group_of(
+        {
+            name: Command(f"keys.{function}", help_, _EXIT_CODES)
+            for name, (function, help_) in _COMMANDS.items()
+        }
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
-@app.callback()
+@app.callback(help="Make and keep the keys that encrypt the tokens.")
 def keys() -> None:
-    """Make and keep the keys that encrypt the tokens."""
-
-
-app.command(epilog=EXIT_CODES)(generate)
-app.command(epilog=EXIT_CODES)(init)
-app.command("list", epilog=EXIT_CODES)(list_keys)
-app.command(epilog=EXIT_CODES)(add)
-app.command(epilog=EXIT_CODES)(activate)
-app.command(epilog=EXIT_CODES)(compromise)
-app.command(epilog=EXIT_CODES)(remove)
-app.command(epilog=EXIT_CODES)(rewrap)
-app.command(epilog=EXIT_CODES)(check)
+    """Take the options before the command: none so far."""

@@ -13,7 +13,9 @@ from ...keys.ring_file.format import KeyState, check_name, check_uri
 from ...keys.ring_file.unwrapping import rewrap as wrap_anew
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_wrapper
-from .rings import FileOption, JsonOption, PlainFile, now, open_ring, open_wrapped
+from ..console import counted
+from ..options import FileOption, JsonOption
+from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 
 __all__ = ["KeyIdArgument", "activate", "add", "compromise", "rewrap"]
@@ -43,7 +45,7 @@ def add(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a new data key, which decrypts only until it is activated."""
+    """Add a key; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)
     key = DataKey(generate_key(), tenant=None if tenant is None else check_name(tenant, "tenant (--tenant)"))
     if isinstance(ring, PlainFile):
@@ -72,7 +74,7 @@ def add(
 
 
 def activate(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonOption = False) -> None:
-    """Make a key the one that encrypts: the ring's, or its tenant's. The one before goes on decrypting."""
+    """Activate a key; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)
     if isinstance(ring, PlainFile):
         ring.activate(key_id)
@@ -88,7 +90,7 @@ def activate(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonOpt
 
 
 def compromise(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonOption = False) -> None:
-    """Mark a key as leaked: it goes on decrypting, never becomes active again, and fails 'check' until it is gone."""
+    """Mark a key as compromised; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_wrapped(file, "mark a key")
     keys = ring.unwrap()
     ring = ring.write(_changes.compromised(ring.file, key_id, now()), keys)
@@ -111,7 +113,7 @@ def rewrap(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Wrap all keys of the file anew, under a new KEK or the newest version of the same one. No row changes."""
+    """Wrap keys anew; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_wrapped(file, "be rewrapped")
     keys = ring.unwrap()
     wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
@@ -121,5 +123,5 @@ def rewrap(
         "Bring the file to every host. Keep the old KEK until every process has loaded the new file, and as long as "
         "an older copy of the file may have to be loaded."
     ]
-    noun = "key is" if len(wrapped) == 1 else "keys are"
-    show_changed(ring, f"{len(wrapped)} {noun} wrapped by {wrapper.uri}.", hints, as_json=as_json)
+    count = counted(len(wrapped), "key", ("is", "are"))
+    show_changed(ring, f"{count} wrapped by {wrapper.uri}.", hints, as_json=as_json)

@@ -1,4 +1,4 @@
-"""``keys check``: whether a ring would load, and whether it should look as it does."""
+"""``keys check``: a ring loads, and is in order."""
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
@@ -14,9 +14,10 @@ from ...keys.ring_file import disk as _disk
 from ...keys.ring_file.format import KeyState
 from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
-from ..console import ExitCode, counted, indented, make_console, mark
-from .rings import FileOption, JsonOption, PlainFile, now, open_ring, views_of
-from .showing import print_json, ring_to_json
+from ..console import ExitCode, counted, indented, make_console, mark, print_json
+from ..options import FileOption, JsonOption
+from .rings import PlainFile, now, open_ring, views_of
+from .showing import ring_to_json
 
 __all__ = ["check"]
 
@@ -24,14 +25,14 @@ _DAYS = 90
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What it is called in JSON.
-        ok: Whether it is as it should be.
-        text: The same in words.
-        key_id: The key that it is about, or None.
-        retryable: Whether that may get better without anyone's doing.
+        name: Its name in JSON.
+        ok: Whether it passed.
+        text: The result in words.
+        key_id: The key that was checked, or None.
+        retryable: Whether a retry may pass.
     """
 
     name: str
@@ -49,13 +50,9 @@ def check(
     ] = _DAYS,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that a ring loads: permissions, every key unwraps and has its id, nobody changed the file, ages.
-
-    Ends with 1 if something is not as it should be, so that it can watch over a ring, and with 3 if the system that
-    holds the KEK cannot be reached.
-    """
+    """Check a ring; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)
-    findings = [Finding("permissions", True, "Nobody else may change the file.")]
+    findings = [Finding("permissions", True, "Only its owner may change the file.")]
     if isinstance(ring, PlainFile):
         findings = [
             Finding("permissions", True, "Only its owner may read or write the file."),
@@ -96,7 +93,7 @@ def _keys(ring: StoredRing) -> Iterator[Finding]:
         yield Finding(
             "integrity",
             bool(unwrapped.keys),
-            f"The file is vouched for by {counted(len(unwrapped.keys), 'key')}.",
+            f"The MACs of the file are right under {counted(len(unwrapped.keys), 'key')}.",
         )
 
 
@@ -104,7 +101,7 @@ def _ages(ring: StoredRing, at: datetime, most: int) -> Iterator[Finding]:
     for entry in ring.file.keys:
         if entry.state is KeyState.ACTIVE and entry.activated is not None:
             days = max(0, (at - entry.activated) // timedelta(days=1))
-            text = f"Key {entry.id} has been active for {days} days"
+            text = f"Key {entry.id} has been active for {counted(days, 'day')}"
             if days <= most:
                 yield Finding("age", True, f"{text}.", entry.id)
             else:
@@ -115,12 +112,12 @@ def _ages(ring: StoredRing, at: datetime, most: int) -> Iterator[Finding]:
 
 
 def _previous(ring: StoredRing | PlainFile) -> Iterator[Finding]:
-    """Say so where the previous version holds a key that was removed: a safety net, until it is forgotten."""
+    """Report a previous version that still holds a removed key."""
     path = _disk.previous_of(ring.path.resolve())
     try:
         before = open_ring(path)
     except JWTColumnError:
-        # There is none, or nothing that could be loaded.
+        # There is none, or none that loads.
         return
     gone = sorted({view.id for view in views_of(before)} - {view.id for view in views_of(ring)})
     if gone:

@@ -1,104 +1,53 @@
 """Rows per key in the databases that a command is given, by SQL alone."""
 
-# No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
+from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
-
-import typer
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING
 
 from ...census import key_usage
 from ...database.row_security import hidden_rows
 from ...errors import ConfigurationError
-from ..columns import ChosenColumn, ColumnOptions, choose_column
+from ..columns import choose_column
 from ..console import DatabaseError
-from ..databases import DATABASE_VARIABLE, connect, read_url, with_engine
+from ..databases import connect, read_url, with_engine
+from ..options import DATABASE_VARIABLE, ColumnName, ColumnOptions
 
-__all__ = [
-    "ColumnOption",
-    "DatabaseOption",
-    "ModelOption",
-    "SchemaOption",
-    "TableOption",
-    "count_rows",
-]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-_PANEL = "Which rows to count"
+    from sqlalchemy import Engine
 
-DatabaseOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--database",
-        metavar="URL",
-        help=f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which nobody can list.",
-        show_default=False,
-        rich_help_panel=_PANEL,
-    ),
-]
-ModelOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        metavar="MODULE:CLASS.ATTR",
-        help="The application's mapped attribute, such as app.models:Session.token; once for each.",
-        show_default=False,
-        rich_help_panel=_PANEL,
-    ),
-]
-TableOption = Annotated[
-    str | None,
-    typer.Option("--table", metavar="NAME", help="The table.", show_default=False, rich_help_panel=_PANEL),
-]
-ColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--column", metavar="NAME", help="The encrypted column.", show_default=False, rich_help_panel=_PANEL
-    ),
-]
-SchemaOption = Annotated[
-    str | None,
-    typer.Option(
-        "--schema",
-        metavar="NAME",
-        help="The table's schema, if it is not the default one.",
-        show_default=False,
-        rich_help_panel=_PANEL,
-    ),
-]
+    from ..columns import ChosenColumn
+    from ..options import RowsToCount
+
+__all__ = ["count_rows"]
 
 # The census says of each row whether it is under this key; here only the key ids matter.
 _NO_KEY = "00000000"
 
 
-def count_rows(
-    database: list[str] | None,
-    model: list[str] | None,
-    table: str | None,
-    column: str | None,
-    schema: str | None,
-) -> dict[str, int] | None:
-    """Return the rows under each key id, over all columns in all databases named; None where no column is named.
+def count_rows(which: RowsToCount) -> dict[str, int] | None:
+    """Return the rows under each key id, over all named columns of all databases; None if no column is named.
 
     Raises:
         ConfigurationError: A column or a database is named badly, is not there, or a database without a column.
         DatabaseError: A database cannot be reached, or refuses.
     """
-    if not (model or table or column or schema):
-        if database:
+    named = ColumnName(which.table, which.column, which.schema)
+    if not which.models and named == ColumnName():
+        if which.databases:
             raise ConfigurationError(
-                "which rows? Beside --database, give --model module:Class.attribute, or --table and --column"
+                "which rows? Beside --database, give --model MODULE:CLASS.ATTR, or --table and --column"
             )
         return None
-    options = [ColumnOptions(model=name) for name in model or ()]
-    if table or column or schema:
-        options.append(ColumnOptions(table=table, column=column, schema=schema))
-    columns = [choose_column(one) for one in options]
+    columns = [choose_column(ColumnOptions(), model) for model in which.models]
+    if named != ColumnName():
+        columns.append(choose_column(ColumnOptions(**vars(named)), None))
     counted: Counter[str] = Counter()
-    urls = [read_url(text) for text in database or (os.environ.get(DATABASE_VARIABLE),)]
+    urls = [read_url(text) for text in which.databases or (os.environ.get(DATABASE_VARIABLE),)]
     for url in urls:
         with_engine(url, partial(_count, columns, counted))
     return dict(counted)

@@ -1,30 +1,24 @@
-"""``keys list``: what a ring holds."""
+"""``keys list``: the keys of a ring."""
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-from .counting import ColumnOption, DatabaseOption, ModelOption, SchemaOption, TableOption, count_rows
-from .rings import FileOption, JsonOption, now, open_ring
-from .showing import print_json, ring_to_json, show_ring
+from ..console import print_json
+from ..options import FileOption, JsonOption, RowsToCount
+from .rings import now, open_ring
+from .showing import ring_to_json, show_ring
 
 __all__ = ["list_keys"]
 
 
-def list_keys(
-    *,
-    file: FileOption = None,
-    database: DatabaseOption = None,
-    model: ModelOption = None,
-    table: TableOption = None,
-    column: ColumnOption = None,
-    schema: SchemaOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the keys of a ring: ids, state, age, what wraps them, and the rows under each of them.
-
-    Shows what the file says; 'check' asks the KEK whether it is true. Rows are counted where a column is named.
-    """
+def list_keys(*, file: FileOption = None, which: RowsToCount, as_json: JsonOption = False) -> None:
+    """List keys; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)
-    rows = count_rows(database, model, table, column, schema)
+    rows = None
+    if which != RowsToCount():
+        # It takes SQLAlchemy and the engine.
+        from .counting import count_rows
+
+        rows = count_rows(which)
     if as_json:
         print_json(ring_to_json(ring, rows))
     else:

@@ -17,9 +17,10 @@ from ...keys.ring_file.plain import write_key_file
 from ...keys.ring_file.store import create_ring_file
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_source, open_wrapper
-from ..console import indented, make_console
-from .rings import FileOption, JsonOption, now, ring_path
-from .showing import print_json, show_changed
+from ..console import counted, indented, make_console, print_json
+from ..options import FileOption, JsonOption
+from .rings import now, ring_path
+from .showing import show_changed
 
 __all__ = ["generate", "init"]
 
@@ -45,10 +46,7 @@ def generate(
     ] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Make random 256-bit keys.
-
-    Prints nothing else, so this works: export JWT_COLUMN_KEYS=$(jwt-column keys generate).
-    """
+    """Make keys; see :mod:`jwt_column.cli.keys` for the help text."""
     made = [generate_key() for _ in range(count)]
     if file is not None:
         _write(file, made, as_json=as_json)
@@ -59,18 +57,18 @@ def generate(
     # The form that JWT_COLUMN_KEYS takes. Not through Rich, which would break a long line.
     typer.echo(",".join(made))
     hints = make_console(stderr=True)
-    # Whoever captures the output knows what it is for.
+    # A script that captures the output needs no hint.
     if hints.is_terminal and make_console().is_terminal:
         hints.print()
         hints.print(
-            "Secret: whoever has this key can read the tokens, and without it they are lost.", style="dim"
+            "Secret: with this key the tokens can be read, and without it they are lost.", style="dim"
         )
         hints.print("Into the environment:  export JWT_COLUMN_KEYS=$(jwt-column keys generate)", style="dim")
         hints.print("Into a file:           jwt-column keys generate --file jwt.keys", style="dim")
 
 
 def _write(path: Path, made: list[str], *, as_json: bool) -> None:
-    """Write a key file, read it back, and say what is in it by key id."""
+    """Write a key file, read it back, and print its key ids."""
     write_key_file(path, made)
     uri = uri_of(path)
     ring = KeyRing.from_uri(uri)
@@ -84,8 +82,7 @@ def _write(path: Path, made: list[str], *, as_json: bool) -> None:
         print_json({"file": str(path.absolute()), "uri": uri, "active": ring.active, "keys": roles})
         return
     console = make_console()
-    noun = "key" if len(made) == 1 else "keys"
-    console.print(f"Wrote {len(made)} {noun} to {path} (mode 0600).", soft_wrap=True)
+    console.print(f"Wrote {counted(len(made), 'key')} to {path} (mode 0600).", soft_wrap=True)
     for key_id in ring.key_ids:
         role = "active" if key_id == ring.active else "decrypts only"
         indented(console, Text.assemble((key_id, "cyan"), f"  {role}"))
@@ -125,7 +122,7 @@ def init(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key-ring file with one new data key, wrapped. Never replaces a file."""
+    """Make a key-ring file; see :mod:`jwt_column.cli.keys` for the help text."""
     path = ring_path(file)
     ring_name = check_name(path.name.partition(".")[0] if name is None else name, "key ring (--name)")
     wrapper = open_wrapper(wrapped_by)

@@ -15,8 +15,10 @@ from ...keys.ring_file import disk as _disk
 from ...keys.ring_file.format import RingFile
 from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
-from .counting import ColumnOption, DatabaseOption, ModelOption, SchemaOption, TableOption, count_rows
-from .rings import FileOption, JsonOption, PlainFile, open_ring
+from ..console import counted
+from ..options import FileOption, JsonOption, RowsToCount
+from .counting import count_rows
+from .rings import PlainFile, open_ring
 from .showing import show_changed
 
 __all__ = ["remove"]
@@ -33,11 +35,7 @@ def remove(
     ],
     *,
     file: FileOption = None,
-    database: DatabaseOption = None,
-    model: ModelOption = None,
-    table: TableOption = None,
-    column: ColumnOption = None,
-    schema: SchemaOption = None,
+    which: RowsToCount,
     force: Annotated[
         bool,
         typer.Option(
@@ -61,21 +59,18 @@ def remove(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove keys from a ring, after a look at the databases that no row is under them. Never the active key.
-
-    The version before stays beside the file, as PATH.previous, unless --no-previous is given.
-    """
+    """Remove keys; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)
     key_ids = list(dict.fromkeys(key_ids))
-    # What cannot be done is said before a database is asked, or anybody has to type.
+    # An impossible removal is refused before a database is asked or a key id has to be typed.
     write = _removal(ring, key_ids, force=force, keep_previous=not no_previous)
-    rows = count_rows(database, model, table, column, schema)
+    rows = count_rows(which)
     in_use = {key_id: rows[key_id] for key_id in key_ids if rows is not None and rows.get(key_id)}
     if force:
         _confirm(key_ids, in_use, confirm or [])
     elif rows is None:
         raise ConfigurationError(
-            "are there rows under this key? Give --model module:Class.attribute (or --table and --column) for every "
+            "are there rows under this key? Give --model MODULE:CLASS.ATTR (or --table and --column) for every "
             "column of the ring, with --database; or --force, if rows under it may become unreadable for ever"
         )
     elif in_use:
@@ -87,7 +82,7 @@ def remove(
     hints = ["Bring the file to every host, and reload or restart every process."]
     if not no_previous:
         hints.append(
-            f"{_disk.previous_of(ring.path)} still holds what was removed; delete it when all is well."
+            f"{_disk.previous_of(ring.path)} still holds the removed keys; delete it when all is well."
         )
     noun = "key" if len(key_ids) == 1 else "keys"
     show_changed(ring, f"Removed {noun} {', '.join(key_ids)}.", hints, as_json=as_json, removed=key_ids)
@@ -96,7 +91,7 @@ def remove(
 def _removal(
     ring: StoredRing | PlainFile, key_ids: Sequence[str], *, force: bool, keep_previous: bool
 ) -> Callable[[], StoredRing | PlainFile]:
-    """Return what removes the keys, unless they cannot be removed."""
+    """Return the function that removes the keys; raise if they cannot be removed."""
     if isinstance(ring, PlainFile):
         ring.remove(key_ids)
         return partial(ring.write, keep_previous=keep_previous)
@@ -118,21 +113,21 @@ def _write(ring: StoredRing, changed: RingFile, *, force: bool, keep_previous: b
 
 
 def _confirm(key_ids: Sequence[str], in_use: Mapping[str, int], confirmed: Sequence[str]) -> None:
-    """Have each id typed back.
+    """Ask for each key id to be typed.
 
     Raises:
-        ConfigurationError: It was not.
+        ConfigurationError: One was not.
     """
     for key_id in key_ids:
         if key_id in confirmed:
             continue
         if confirmed or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise ConfigurationError(
-                f"--force needs --confirm {key_id} where nobody can be asked; nothing was removed"
+                f"--force needs --confirm {key_id} without a terminal; nothing was removed"
             )
-        what = f" {_listed({key_id: in_use[key_id]})}." if key_id in in_use else ""
+        rows = f" {_listed({key_id: in_use[key_id]})}." if key_id in in_use else ""
         typed = typer.prompt(
-            f"Without key {key_id} nothing that is under it can be read again.{what}\n"
+            f"Without key {key_id} nothing that is under it can be read again.{rows}\n"
             "Type the key's id to remove it",
             default="",
             show_default=False,
@@ -143,8 +138,6 @@ def _confirm(key_ids: Sequence[str], in_use: Mapping[str, int], confirmed: Seque
 
 
 def _listed(in_use: Mapping[str, int]) -> str:
-    parts = [
-        f"{'1 row is' if rows == 1 else f'{rows:,} rows are'} under key {key_id}"
-        for key_id, rows in in_use.items()
-    ]
-    return ", ".join(parts)
+    return ", ".join(
+        f"{counted(rows, 'row', ('is', 'are'))} under key {key_id}" for key_id, rows in in_use.items()
+    )

@@ -1,13 +1,10 @@
-"""The ring that a command works on: a key-ring file or a file of plain keys, seen as the same thing where it is."""
+"""The ring that a command works on: a key-ring file or a file of plain keys, with one interface as far as it goes."""
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import ConfigurationError, KeyRingError, UnknownKeyError
 from ...keys.providers.file import path_of
@@ -18,13 +15,11 @@ from ...keys.ring_file.store import StoredRing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ...keys.ring import DataKey
 
 __all__ = [
-    "EXIT_CODES",
-    "FileOption",
-    "JsonOption",
     "KeyView",
     "PlainFile",
     "now",
@@ -34,28 +29,9 @@ __all__ = [
     "views_of",
 ]
 
-#: What stands below the help of every command.
-EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 refused because rows are under the key, or a check failed; 2 wrong usage, configuration or "
-    "key ring; 3 the database, or the system that holds the KEK, cannot be reached: a retry may help."
-)
-
-FileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--file",
-        metavar="PATH",
-        help="The key-ring file. Without it, the one that JWT_COLUMN_KEYRING names.",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
-]
-
 
 class KeyView(NamedTuple):
-    """A key as commands show it. Of a plain key nothing is known but its id and whether it is the first."""
+    """A key as commands show it. A plain key has an id, and is the first or not; nothing else is known of it."""
 
     id: str
     state: str
@@ -108,7 +84,7 @@ def open_wrapped(file: Path | None, doing: str) -> StoredRing:
     """Return the key-ring file that a command works on.
 
     Raises:
-        ConfigurationError: It is a file of plain keys, which has no such thing; else as :func:`open_ring`.
+        ConfigurationError: It is a file of plain keys, which cannot do this; else as :func:`open_ring`.
     """
     ring = open_ring(file)
     if isinstance(ring, PlainFile):
@@ -120,7 +96,7 @@ def open_wrapped(file: Path | None, doing: str) -> StoredRing:
 
 
 class PlainFile:
-    """A file of plain keys: the first is active, and of the others nothing is known."""
+    """A file of plain keys: the first is active, the others decrypt only."""
 
     def __init__(self, path: Path, data: bytes, keys: Sequence[DataKey]) -> None:
         self.path = path
@@ -163,7 +139,7 @@ class PlainFile:
             self.keys.remove(key)
 
     def write(self, *, keep_previous: bool = True) -> PlainFile:
-        """Write the file, in which comments are gone, and return what is there now."""
+        """Write the file, without its comments, and return the new state."""
         data = key_file_bytes(key.secret_material() for key in self.keys)
         _disk.update(self.path, self._data, data, keep_previous=keep_previous)
         return PlainFile(self.path, data, self.keys)

@@ -1,18 +1,14 @@
-"""How the commands show a ring: as a table, or as JSON."""
+"""A ring for display: as a table, or as JSON."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from ...keys.providers.file import uri_of
 from ...keys.ring_file.format import KeyState
-from ..console import indented, make_console
+from ..console import counted, indented, make_console, plain_table, print_json
 from .rings import PlainFile, views_of
 
 if TYPE_CHECKING:
@@ -22,16 +18,10 @@ if TYPE_CHECKING:
     from ...keys.ring_file.store import StoredRing
     from .rings import KeyView
 
-__all__ = ["age", "print_json", "ring_to_json", "show_changed", "show_ring"]
+__all__ = ["age", "ring_to_json", "show_changed", "show_ring"]
 
 _STYLES: Final = {KeyState.ACTIVE: "green", KeyState.COMPROMISED: "bold red"}
 _TIMES: Final = ("created", "activated", "deactivated", "compromised")
-
-
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print JSON on standard output."""
-    # Not through Rich, which would break long lines.
-    typer.echo(json.dumps(value, indent=2))
 
 
 def ring_to_json(ring: StoredRing | PlainFile, rows: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -71,18 +61,11 @@ def show_ring(ring: StoredRing | PlainFile, at: datetime, rows: Mapping[str, int
     console.print(Text(title, "bold"), soft_wrap=True)
     console.print()
     views = views_of(ring)
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", border_style="dim"
-    )
-    for name in ("key id", "state"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
     has_tenants = any(view.tenant for view in views)
-    if has_tenants:
-        table.add_column("tenant", overflow="fold")
-    if rows is not None:
-        table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("wrapped by", overflow="fold")
+    columns = ["key id", "state", ">age"]
+    columns += ["tenant"] if has_tenants else []
+    columns += [">rows"] if rows is not None else []
+    table = plain_table(*columns, "wrapped by")
     for view in views:
         cells = [Text(view.id, "cyan"), Text(view.state, _STYLES.get(view.state, "")), Text(age(view, at))]  # type: ignore[call-overload]
         if has_tenants:
@@ -93,8 +76,8 @@ def show_ring(ring: StoredRing | PlainFile, at: datetime, rows: Mapping[str, int
     indented(console, table)
     for key_id, count in missing(views, rows or {}).items():
         console.print()
-        text = (f"{count:,} rows are under ", (key_id, "cyan"), ", a key that the ring lacks.")
-        indented(console, Text.assemble(*text))
+        lost = counted(count, "row", ("is", "are"))
+        indented(console, Text.assemble(f"{lost} under ", (key_id, "cyan"), ", a key that the ring lacks."))
 
 
 def missing(views: Sequence[KeyView], rows: Mapping[str, int]) -> dict[str, int]:
@@ -104,7 +87,7 @@ def missing(views: Sequence[KeyView], rows: Mapping[str, int]) -> dict[str, int]
 
 
 def age(view: KeyView, at: datetime) -> str:
-    """Return how old a key is: the time since it was made, in days, or hours on its first day."""
+    """Return the age of a key in days, or in hours on its first day."""
     if view.created is None:
         return "unknown"
     seconds = max(0.0, (at - view.created).total_seconds())
@@ -113,13 +96,13 @@ def age(view: KeyView, at: datetime) -> str:
 
 
 def show_changed(
-    ring: StoredRing | PlainFile, what: str, hints: Sequence[str], *, as_json: bool, **more: Any
+    ring: StoredRing | PlainFile, done: str, hints: Sequence[str], *, as_json: bool, **more: Any
 ) -> None:
-    """Print what a command did and what comes next; or the ring as JSON."""
+    """Print the change that a command made and the next steps; or the ring as JSON."""
     if as_json:
         print_json(ring_to_json(ring) | more)
         return
     console = make_console()
-    console.print(what, soft_wrap=True)
+    console.print(done, soft_wrap=True)
     for hint in hints:
         console.print(Text(hint, "dim"), soft_wrap=not console.is_terminal)

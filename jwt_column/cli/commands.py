@@ -1,0 +1,105 @@
+"""How commands are declared: options in groups, and modules that are imported when their command is named."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Command", "Unloaded", "group_of", "with_options"]
+
+
+class Command(NamedTuple):
+    """A command of a group, before its module is imported.
+
+    Attributes:
+        function: ``module:function`` below this package, or ``module:app`` for a group of commands.
+        help: The help text; its first paragraph stands in the list of commands. A docstring would be lost under
+            ``PYTHONOPTIMIZE=2``.
+        exit_codes: The text below the help.
+    """
+
+    function: str
+    help: str
+    exit_codes: str | None = None
+
+
+def group_of(commands: Mapping[str, Command]) -> type[TyperGroup]:
+    """Return the class of a group of these commands, for ``typer.Typer(cls=...)``."""
+
+    class Group(TyperGroup):
+        def __init__(self, **attributes: Any) -> None:
+            super().__init__(**attributes)
+            for name, command in commands.items():
+                self.add_command(Unloaded(name, command))
+
+    return Group
+
+
+class Unloaded(TyperCommand):
+    """The help text of a command; the command itself takes its place when it is invoked or completed."""
+
+    def __init__(self, name: str, command: Command) -> None:
+        super().__init__(name, help=command.help)
+        self._command = command
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        """Parse the arguments of the command itself."""
+        return self.load().make_context(*arguments, **named)
+
+    def load(self) -> Any:
+        """Import the command and return it."""
+        module, _, name = self._command.function.partition(":")
+        found = getattr(import_module(f".{module}", __package__), name)
+        if not isinstance(found, typer.Typer):
+            app = typer.Typer(add_completion=False)
+            app.command(self.name, help=self._command.help, epilog=self._command.exit_codes)(
+                with_options(found)
+            )
+            found = app
+        return typer.main.get_command(found)
+
+
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose parameters are those of a function, each dataclass among them as one option a field.
+
+    The annotation of a field is that of a Typer option. So a group of options that several commands take is written
+    once, and a command receives it as one value.
+    """
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        kind = parameter.annotation
+        if not is_dataclass(kind):
+            parameters.append(parameter)
+            continue
+        groups[parameter.name] = kind
+        hints = get_type_hints(kind, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if field.default is MISSING else field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(kind)
+        ]
+
+    def command(**given: Any) -> None:
+        for name, kind in groups.items():
+            values = {field.name: given.pop(field.name) for field in fields(kind)}
+            # Typer gives None for a list without items.
+            given[name] = kind(**{field: value for field, value in values.items() if value is not None})
+        function(**given)
+
+    command.__name__ = function.__name__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
