@@ -46,7 +46,7 @@ def mark_repetitions(items: Iterable[pytest.Item]) -> None:
         if words & _COMPILED_DRIVERS:
             item.add_marker(pytest.mark.exhaustive)
         elif len(servers) == 1 and item.get_closest_marker("matrix") is None:
-            cases[test, *servers].append(item)
+            cases[test, min(servers)].append(item)
     for (test, _), group in cases.items():
         # The choice depends on the name alone, so that all workers and all runs choose alike.
         group.sort(key=lambda item: item.nodeid)
