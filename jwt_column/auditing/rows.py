@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import select, type_coerce
 from sqlalchemy.types import NullType
 
-from ..column.row_binding import open_bound
+from ..column.binding import open_bound
 from ..database.key_order import KeyOrder, KeyRange, sampled
 from ..database.reading import rolled_back, streamed
 from ..errors import AuthenticationError, ConfigurationError, JWTColumnError, KeyRingError
 from ..format import envelope
-from ..format.token import JWT
+from ..format.token import JWT, unchecked_jwt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -197,7 +197,7 @@ def _plaintext(stored: Any) -> JWT | None:
             stored = stored.decode()
         except UnicodeDecodeError:
             return None
-    return JWT._unchecked(stored) if isinstance(stored, str) else None  # noqa: SLF001 - its kind is looked at later
+    return unchecked_jwt(stored) if isinstance(stored, str) else None
 
 
 def check_bound(column: AuditedColumn) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..errors import InvalidTokenError
-from ..format.token import JWT, Kind, expiry_of, read_claims
+from ..format.claims import expiry_of
+from ..format.shape import Kind
+from ..format.token import JWT, read_claims
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ class TokenChecks:
         if header.kind is Kind.ENCRYPTED:
             return header.codes, None
         # The kind of a token follows from its header, and to find it out anew takes as long as to read the claims.
-        claims = read_claims(JWT._unchecked(token, header.kind)) or {}  # noqa: SLF001
+        claims = read_claims(token, header.kind) or {}
         jti = claims.get("jti")
         return (*header.codes, *self._claims(claims)), jti if type(jti) in (str, int) else None
 
@@ -111,13 +112,9 @@ class TokenChecks:
             yield "compromised-kid"
 
     def _claims(self, claims: dict[str, Any]) -> Iterator[str]:
-        try:
-            expiry = expiry_of(claims)
-        except InvalidTokenError:
-            yield "exp-invalid"
-            return
+        expiry = expiry_of(claims)
         if expiry is None:
-            yield "exp-missing"
+            yield "exp-invalid" if "exp" in claims else "exp-missing"
         elif self._limit is not None and expiry - self._begin(claims) > self._limit:
             yield "lifetime"
 

@@ -1,18 +1,15 @@
 """Tokens to stored envelopes and back, for one column: where key ring, token and envelope meet.
 
-Everything that is the same for every row of a column is worked out once, in :class:`TokenCipher`.
-:func:`encrypt_token` and :func:`decrypt_token` are the same without a database.
+There is one way in and one way out. In: a token is checked and packed into a frame, and the frame is sealed. Out: an
+envelope is opened, which gives the frame, and the frame is unpacked. Re-encryption opens, seals, and opens again to
+compare. :func:`encrypt_token` and :func:`decrypt_token` are the same without a database.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hmac import HMAC
 
 from ..errors import (
     AuthenticationError,
@@ -24,95 +21,43 @@ from ..errors import (
 )
 from ..format import envelope
 from ..format.aead import PREFIX_LENGTH
-from ..format.base64url import decode_canonical
-from ..format.token import (
-    JWT,
-    Kind,
-    check_text,
-    classify,
-    expiry_of,
-    is_frame,
-    pack,
-    pack_signed,
-    read_claims,
-    read_packed_claims,
-    unpack,
-)
-from ..keys.default import resolve_keyring
-from ..keys.ring import KeyRing, any_chosen
+from ..format.envelope import EXPIRY_LENGTH, STAMP_FIELD
+from ..format.frame import is_frame, pack, unpack
+from ..format.shape import Kind, Shape, check_text, pack_signed, payload_of, shape_of
+from ..format.token import JWT, take_frame, unchecked_jwt
+from ..keys.ring import any_chosen
 from ..keys.snapshot import parse_key_id
-from . import access
-from .spec import WHOLE, ColumnSpec, utf8
+from .binding import sized
+from .index_fields import IndexFields
+from .spec import ColumnSpec, utf8
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from ..format.envelope import Storage
     from ..keys.data_key import DataKey
+    from ..keys.ring import KeyRing
     from ..keys.snapshot import Keys
 
-    BoundValue = str | int | UUID | bytes
-    #: What opens an old envelope; what seals a new one, with its associated data and its header.
-    _Succession = tuple[Callable[[Any], bytes], Callable[..., bytes], bytes, bytes]
+    _Open = Callable[[bytes, int, bytes], bytes]
 
-__all__ = ["TokenCipher", "bind_values", "decrypt_token", "encrypt_token"]
+__all__ = ["TokenCipher", "decrypt_token", "encrypt_token", "report_decryptions"]
 
-_U16_MAX: Final = 2**16 - 1
+# Each writing process adds one prefix per 2**16 rows.
+_CACHED_OPENERS: Final = 512
+
+_as_jwt: Final = str.__new__
 
 _REFUSAL: Final = " does not take this value"
 
-_STAMP_LENGTH: Final = envelope.STAMP_FIELD.length
-_TEXT_STAMP: Final = slice(len(envelope.TEXT_PREFIX), len(envelope.TEXT_PREFIX) + 2 * _STAMP_LENGTH)
-
-# How many bytes or characters the envelopes have in common that one process writes under one key, without
-# optional fields: the stamp, and the prefix of the nonce behind it or behind the dot.
-_COMMON_BYTES: Final = _STAMP_LENGTH + PREFIX_LENGTH
-_COMMON_CHARACTERS: Final = _TEXT_STAMP.stop + len(".") + PREFIX_LENGTH * 4 // 3
-
-# Each writing process adds one such beginning per 2**16 rows.
-_CACHED_OPENERS: Final = 512
-
-# What fits into any column of any database in either form. Longer tokens are bound one by one, and looked at.
-_SHORT: Final = 32_768
+# The hook of the access trail: called once per decrypted token, with its context and the 4 bytes of its key id.
+_on_decryption: Callable[[str, bytes], None] | None = None
 
 
-def _sized(data: bytes, what: str) -> bytes:
-    """Return data behind its length as u16."""
-    if len(data) > _U16_MAX:
-        raise ConfigurationError(
-            f"{what} has {len(data)} bytes in UTF-8; at most {_U16_MAX} can be authenticated"
-        )
-    return len(data).to_bytes(2, "big") + data
-
-
-def bind_values(values: Iterable[tuple[str, BoundValue]]) -> bytes:
-    """Return the part of the associated data that ties an envelope to values of its row, in the order given.
-
-    Raises:
-        ConfigurationError: A value that is neither text, integer, UUID nor bytes: None among them.
-    """
-    parts = []
-    for name, value in values:
-        parts.append(_sized(name.encode(), "the bound column's name"))
-        parts.append(_sized(_canonical(name, value), f"the bound column {name}"))
-    return b"".join(parts)
-
-
-def _canonical(name: str, value: object) -> bytes:
-    """Return a bound value as it is authenticated."""
-    match value:
-        case str():
-            return b"s" + value.encode()
-        case int() if not isinstance(value, bool):
-            return b"i%d" % value
-        case UUID():
-            return b"u" + value.bytes
-        case bytes() | bytearray() | memoryview():
-            return b"b" + bytes(value)
-    raise ConfigurationError(
-        f"the bound column {name} holds {type(value).__name__}; a token can be bound to text, integers, "
-        "UUIDs and bytes that are known before the row is written"
-    )
+def report_decryptions(hook: Callable[[str, bytes], None] | None) -> None:
+    """Call *hook* for each token that is decrypted, with the context and the 4 bytes of the key id; None: no longer."""
+    global _on_decryption
+    _on_decryption = hook
 
 
 class TokenCipher:
@@ -127,15 +72,15 @@ class TokenCipher:
 
     __slots__ = (
         "_aad_end",
-        "_has_optional_fields",
+        "_fields",
+        "_header_length",
+        "_is_text",
         "_kinds",
         "_layout_byte",
-        "_macs",
+        "_max_length",
+        "_openers",
         "context",
-        "expose_expiry",
-        "fingerprints",
         "layout",
-        "max_length",
         "spec",
         "storage",
     )
@@ -148,16 +93,17 @@ class TokenCipher:
             )
         self.spec = spec
         self.context = spec.context
-        self.fingerprints = spec.fingerprints
-        self.expose_expiry = spec.expose_expiry
         self.storage = spec.storage
-        self.max_length = spec.max_length
         self.layout = spec.layout
+        self._is_text = spec.storage == "text"
+        self._max_length = spec.max_length
         self._layout_byte = self.layout.byte
-        self._has_optional_fields = self.layout != envelope.Layout(has_expiry=False, fingerprints=0)
-        self._aad_end = _sized(self.context.encode(), "the context")
-        # The key of the last token, and for each fingerprint its name and an HMAC under that key, to be copied.
-        self._macs: tuple[DataKey | None, Sequence[tuple[str, HMAC]]] = None, ()
+        self._header_length = self.layout.header_length
+        self._fields = IndexFields(spec) if self._header_length > STAMP_FIELD.length else None
+        # By the nonce prefix, which the envelopes of one process have in common: what opens them, and their key. The
+        # whole is replaced, because another thread must not see the openers of another snapshot of the ring.
+        self._openers: tuple[Keys | None, dict[bytes, tuple[_Open, DataKey]]] = None, {}
+        self._aad_end = sized(self.context.encode(), "the context")
         kinds = {Kind.SIGNED, Kind.ENCRYPTED}
         kinds |= {Kind.UNSIGNED} if spec.allow_unsigned else set()
         kinds |= {Kind.OPAQUE} if spec.allow_opaque else set()
@@ -167,57 +113,7 @@ class TokenCipher:
         """Return the six bytes with which this column's envelopes under the key of this id begin."""
         return envelope.VERSION + parse_key_id(key_id) + self._layout_byte
 
-    def check(self, value: object, *, keep_frame: bool = False) -> JWT:
-        """Return a value as a JWT if the column takes it.
-
-        Args:
-            value: Anything.
-            keep_frame: Whether the token is about to be bound, so that what was made of it here is kept for that.
-
-        Raises:
-            InvalidTokenError: It does not; the message names the column and what is wrong.
-        """
-        if type(value) is JWT and len(value) <= self.max_length and value.kind in self._kinds:
-            return value
-        frame = pack_signed(value) if isinstance(value, str) and len(value) <= self.max_length else None
-        if frame is not None:
-            # The frame proves the kind.
-            return JWT._unchecked(cast("str", value), Kind.SIGNED, frame if keep_frame else None)  # noqa: SLF001
-        if not isinstance(value, str):
-            raise self._refuse("not a str", f"expected str, got {type(value).__name__}")
-        if len(value) > self.max_length:
-            raise self._refuse(
-                "too long", f"it has {len(value)} characters, at most {self.max_length} are allowed"
-            )
-        if envelope.looks_like_envelope(value) or _looks_like_binary_envelope(value):
-            raise self._refuse("already encrypted", "it is encrypted already; bind the token itself")
-        try:
-            kind = self._classify(value)
-        except InvalidTokenError as error:
-            raise self._located(error, _REFUSAL) from None
-        if kind not in self._kinds:
-            raise self._refuse(
-                "unsigned",
-                "its algorithm is none, so anybody can have made it; allow_unsigned=True on the column takes "
-                "it",
-            )
-        return JWT._unchecked(value, kind)  # noqa: SLF001
-
-    def _classify(self, value: str) -> Kind:
-        """Classify a value; what is no JWT is opaque where the column takes that."""
-        if Kind.OPAQUE in self._kinds:
-            with suppress(InvalidTokenError):
-                return classify(value)
-            check_text(value)
-            if utf8(value) is None:
-                raise InvalidTokenError("not a token: it has no UTF-8 form", reason="not UTF-8")
-            return Kind.OPAQUE
-        return classify(value)
-
-    def _refuse(self, reason: str, explanation: str) -> InvalidTokenError:
-        return InvalidTokenError(
-            f"{self.context}{_REFUSAL}: {explanation}", reason=reason, context=self.context
-        )
+    # -- the way in: check and pack, seal --------------------------------------------------------------------
 
     def encrypt(self, value: str, ring: KeyRing, binding: bytes = b"") -> bytes | str:
         """Return the envelope of a token under the ring's active key, in the column's storage form.
@@ -225,52 +121,86 @@ class TokenCipher:
         Args:
             value: A ``str`` of a kind that the column takes.
             ring: Its active key encrypts, or the one that :meth:`KeyRing.using` has chosen.
-            binding: What :func:`bind_values` made of the row, or empty.
+            binding: The result of :func:`binding_of` for the row, or empty.
 
         Raises:
-            InvalidTokenError: The column does not take the value, or its ``exp`` or a claim that is to be
-                fingerprinted has a form that the envelope does not hold.
+            InvalidTokenError: The column does not take the value.
         """
-        signed = pack_signed(value) if isinstance(value, str) and len(value) <= self.max_length else None
-        if signed is None:
-            value = self.check(value)
-        frame = signed or pack(value)
+        packed: tuple[bytes, bytes | None] | None = None
+        if isinstance(value, str) and len(value) <= self._max_length:
+            if type(value) is JWT:
+                kept = take_frame(value)
+                packed = None if kept is None else (kept, payload_of(kept))
+            if packed is None:
+                packed = pack_signed(value)
+        if packed is None:
+            _, frame, payload = self._admit(value)
+        else:
+            frame, payload = packed
         key = ring.snapshot().active if any_chosen() is None else ring.encrypting_key()
         header = key.stamp_prefix + self._layout_byte
-        if self._has_optional_fields:
-            header += self._optional_fields(value, key, signed)
-        stored = key.aead.seal(frame, header + self._aad_end + binding, header)
-        return stored if self.storage == "binary" else envelope.to_text(stored, len(header))
+        if self._fields is not None:
+            header += self._fields.of(payload, frame, key, value, None)
+        return self._seal(frame, key, header, binding)
 
-    def _optional_fields(self, value: str, key: DataKey, signed: bytes | None = None) -> bytes:
-        """Return expiry and fingerprints, as far as the layout has them.
+    def check(self, value: object, *, keep_frame: bool = False) -> JWT:
+        """Return a value as a JWT if the column takes it.
 
         Args:
-            value: The token.
-            key: The key of its envelope.
-            signed: What :func:`pack_signed` made of it, if anything: the payload lies there decoded.
+            value: Any value.
+            keep_frame: Keep the frame in the JWT, for a token that is about to be encrypted.
+
+        Raises:
+            InvalidTokenError: It does not; the message names the column and the fault.
         """
-        claims = None
-        if self.expose_expiry or self.fingerprints != (WHOLE,):
-            if signed is not None:
-                claims = read_packed_claims(signed)
-            else:
-                claims = read_claims(value if isinstance(value, JWT) else JWT._unchecked(value))  # noqa: SLF001
-        parts = []
+        if type(value) is JWT and len(value) <= self._max_length and value.kind in self._kinds:
+            return value
+        kind, frame, _ = self._admit(value)
+        return unchecked_jwt(value, kind, frame if keep_frame else None)  # type: ignore[arg-type]
+
+    def _admit(self, value: Any) -> Shape:
+        """Return the shape of a value, if the column takes it."""
+        if not isinstance(value, str):
+            raise self._refuse("not a str", f"expected str, got {type(value).__name__}")
+        if len(value) > self._max_length:
+            raise self._refuse(
+                "too long", f"it has {len(value)} characters, at most {self._max_length} are allowed"
+            )
+        refusal = None
         try:
-            if self.expose_expiry:
-                expiry = expiry_of(claims)
-                parts.append(envelope.NO_EXPIRY if expiry is None else expiry.to_bytes(6, "big"))
-            last_key, macs = self._macs
-            if key is not last_key:
-                macs = [(name, _mac(key, self.context, name)) for name in self.fingerprints]
-                self._macs = key, macs
-            for name, mac in macs:
-                data = value.encode() if name == WHOLE else claim_input(claims, name)
-                parts.append(envelope.NO_FINGERPRINT if data is None else _finish(mac, data))
+            shape = shape_of(value)
+        except InvalidTokenError as error:
+            refusal = error.with_traceback(None)
+        if refusal is not None:
+            shape = self._admit_opaque(value, refusal)
+        if shape.kind not in self._kinds:
+            raise self._refuse(
+                "unsigned",
+                "its algorithm is none, so that anyone can have made it; allow_unsigned=True on the column "
+                "takes it",
+            )
+        return shape
+
+    def _admit_opaque(self, value: str, refusal: InvalidTokenError) -> Shape:
+        """Return the shape of a value that is no JWT, if the column takes it as an opaque token."""
+        if envelope.looks_like_envelope(value) or _looks_like_binary_envelope(value):
+            raise self._refuse("already encrypted", "it is encrypted already; bind the token itself")
+        if Kind.OPAQUE not in self._kinds:
+            raise self._located(refusal, _REFUSAL)
+        try:
+            check_text(value)
         except InvalidTokenError as error:
             raise self._located(error, _REFUSAL) from None
-        return b"".join(parts)
+        if utf8(value) is None:
+            raise self._refuse("not UTF-8", "it has no UTF-8 form")
+        return Shape(Kind.OPAQUE, pack(value))
+
+    def _seal(self, frame: bytes, key: DataKey, header: bytes, binding: bytes) -> bytes | str:
+        """Return the envelope of a frame, in the column's storage form."""
+        sealed = key.aead.seal(frame, header + self._aad_end + binding, header)
+        return envelope.to_text(sealed, len(header)) if self._is_text else sealed
+
+    # -- the way out: open, unpack ---------------------------------------------------------------------------
 
     def decrypt(self, stored: bytes | str, ring: KeyRing, binding: bytes = b"") -> JWT:
         """Return the token of an envelope in either storage form.
@@ -282,157 +212,39 @@ class TokenCipher:
             KeyUnavailableError: The ring lacks its key and could not be loaded again to look for it.
             AuthenticationError: Changed, or written for another context or other bound values.
         """
-        try:
-            data = stored if type(stored) is bytes else _to_bytes(stored)
-            key = ring.snapshot().by_prefix[data[:5]]
-            header_length = envelope.HEADER_LENGTHS[data[5]]
-            header = data[:header_length]
-            frame: bytes | None = key.aead.open(data, header + self._aad_end + binding, header_length)
-        except (LookupError, InvalidTag, DecryptionError):
-            frame = None
-        # Outside the handler, so that no error carries the first bytes of a stored value as its context.
-        if frame is None:
-            frame = self._open_with_care(stored, ring, binding)
+        frame, key = self._open(stored, ring, binding)
         token = unpack(frame)
         if token is None:
-            raise self._unknown_frame(stored)
-        if access.note is not None:
-            access.note(self.context, envelope.key_id_bytes(stored))
-        return str.__new__(JWT, token)
+            raise self._unknown_frame(key)
+        if _on_decryption is not None:
+            _on_decryption(self.context, key.id_bytes)
+        return _as_jwt(JWT, token)
 
-    def binder(
-        self,
-        keyring: KeyRing | str | None,
-        careful: Callable[[Any], Any],
-        to_driver: Callable[[Any], Any] | None,
-    ) -> Callable[[Any], Any]:
-        """Return *careful*, which binds one value, with a short cut for most of many values.
+    def _open(self, stored: bytes | str, ring: KeyRing, binding: bytes) -> tuple[bytes, DataKey]:
+        """Return the frame of a stored envelope, and its key."""
+        length = self._header_length
+        try:
+            data = stored if type(stored) is bytes else _to_bytes(stored)
+            keys, openers = self._openers
+            if keys is ring.snapshot():
+                body = length + PREFIX_LENGTH
+                open_next, key = openers[data[length:body]]
+                return open_next(data, body, data[:length] + self._aad_end + binding), key
+        except (LookupError, InvalidTag, ValueError, JWTColumnError):
+            pass
+        # Outside the handler, so that no error carries the first bytes of a stored value as its context.
+        return self._open_first(stored, ring, binding)
 
-        A signed token of usual length whose header was seen before needs no check but being packed, and its
-        envelope has header and associated data in common with all others under the key. Whatever is not such
-        a token is for *careful*, and so is whatever fails: NULL, other types, other kinds of tokens.
-
-        Args:
-            keyring: As a column names it.
-            careful: Encrypts by :meth:`encrypt`, or does what the column does instead.
-            to_driver: What the database's driver wants done with what is stored, or None.
-        """
-        if self._has_optional_fields:
-            return careful  # Header and associated data differ from row to row.
-        given = keyring if isinstance(keyring, KeyRing) else None
-        longest = min(self.max_length, _SHORT)
-        is_text = self.storage == "text"
-        # Replaced whole: another thread must not see one key beside another's header.
-        common: tuple[DataKey | None, bytes, bytes] = None, b"", b""
-
-        def bind(value: Any) -> Any:
-            nonlocal common
-            try:
-                signed = pack_signed(value) if isinstance(value, str) and len(value) <= longest else None
-                if signed is not None:
-                    ring = given or resolve_keyring(keyring)
-                    key = ring.snapshot().active if any_chosen() is None else ring.encrypting_key()
-                    last_key, header, aad = common
-                    if key is not last_key:
-                        header = key.stamp_prefix + self._layout_byte
-                        aad = header + self._aad_end
-                        common = key, header, aad
-                    sealed = key.aead.seal(signed, aad, header)
-                    stored = envelope.to_text(sealed, len(header)) if is_text else sealed
-                    return stored if to_driver is None else to_driver(stored)
-            except Exception:  # noqa: BLE001 - it happens again below, and is reported there
-                signed = None
-            try:
-                return careful(value)
-            finally:
-                value = None  # Error reporters show local variables.
-
-        return bind
-
-    def loader(self, keyring: KeyRing | str | None, careful: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return *careful*, which loads one stored value, with a short cut for most of many values.
-
-        What a process writes under one key begins with the same bytes: the stamp, and the prefix of the nonce.
-        Key, derived key and associated data follow from these, so they are found by them all at once. Whatever
-        is not found, or does not open, is for *careful*: NULL, other layouts, keys to be loaded again, damage.
-
-        Args:
-            keyring: As a column names it.
-            careful: Loads by :meth:`decrypt`, or does what the column does instead.
-        """
-        if self._has_optional_fields:
-            return careful  # The associated data differs from row to row.
-        form: Any = bytes
-        beginning = slice(_COMMON_BYTES)
-        if self.storage == "text":
-            form, beginning = str, slice(_COMMON_CHARACTERS)
-        given = keyring if isinstance(keyring, KeyRing) else None
-        # Thrown away when the ring changes, so that no key outlives its place in the ring.
-        known: tuple[Keys | None, dict[Any, Callable[[Any], bytes]]] = None, {}
-        new = str.__new__
-
-        def load(stored: Any) -> Any:
-            if type(stored) is form:
-                try:
-                    keys, openers = known
-                    if keys is (given or resolve_keyring(keyring)).snapshot():
-                        token = unpack(openers[stored[beginning]](stored))
-                        if token is not None:
-                            if access.note is not None:
-                                access.note(self.context, envelope.key_id_bytes(stored))
-                            return new(JWT, token)
-                except (LookupError, InvalidTag, ValueError, JWTColumnError):
-                    pass
-            return load_carefully(stored)
-
-        def load_carefully(stored: Any) -> Any:
-            nonlocal known
-            loaded = careful(stored)
-            if type(stored) is form and type(loaded) is JWT:
-                keys = (given or resolve_keyring(keyring)).snapshot()
-                if keys is not known[0] or len(known[1]) >= _CACHED_OPENERS:
-                    known = keys, {}
-                open_frame = self._opener(stored, keys)
-                if open_frame is not None:
-                    known[1][stored[beginning]] = open_frame
-            return loaded
-
-        return load
-
-    def _opener(self, stored: Any, keys: Keys) -> Callable[[Any], bytes] | None:
-        """Return what opens the envelopes that begin like this one; None where the beginning is not enough."""
-        if not envelope.looks_like_envelope(stored):
-            return None
-        is_text = type(stored) is str
-        stamp = bytes.fromhex(stored[_TEXT_STAMP]) if is_text else stored[:_STAMP_LENGTH]
-        key = keys.by_prefix.get(stamp[:-1])
-        if key is None or stamp[-1:] != self._layout_byte:
-            return None
-        aad = stamp + self._aad_end
-        if not is_text:
-            return key.aead.opener(stored[_STAMP_LENGTH:_COMMON_BYTES], aad, _COMMON_BYTES)
-        # Canonical, or it would not have been opened carefully before.
-        prefix = cast("bytes", decode_canonical(stored[_TEXT_STAMP.stop + 1 : _COMMON_CHARACTERS]))
-        open_rest = key.aead.opener(prefix, aad)
-
-        def open_text(stored: str) -> bytes:
-            rest = decode_canonical(stored[_COMMON_CHARACTERS:])
-            if rest is None:
-                raise InvalidTag
-            return open_rest(rest)
-
-        return open_text
-
-    def _open_with_care(self, stored: bytes | str, ring: KeyRing, binding: bytes) -> bytes:
-        """Open what did not open at once: after a reload of the ring, or not at all, saying why."""
+    def _open_first(self, stored: bytes | str, ring: KeyRing, binding: bytes) -> tuple[bytes, DataKey]:
+        """Open an envelope of a beginning that was not seen yet, of another layout, or a damaged one."""
         try:
             data = _to_bytes(stored)
-            header_length = envelope.split(data)
+            length = envelope.split(data)
             key = ring.key(data[1:5])
         except JWTColumnError as error:
             raise self._located(error) from error.__cause__
         try:
-            return key.aead.open(data, data[:header_length] + self._aad_end + binding, header_length)
+            frame = key.aead.open(data, data[:length] + self._aad_end + binding, length)
         except InvalidTag:
             raise AuthenticationError(
                 f"{self.context}: the envelope ({len(data)} bytes) does not authenticate under key {key.id}: "
@@ -440,47 +252,46 @@ class TokenCipher:
                 context=self.context,
                 key_id=key.id,
             ) from None
+        if length == self._header_length:
+            current = ring.snapshot()
+            keys, openers = self._openers
+            if keys is not current or len(openers) >= _CACHED_OPENERS:
+                # Replaced when the ring changes, so that no key outlives its place in the ring.
+                openers = {}
+                self._openers = current, openers
+            if current.by_prefix.get(key.stamp_prefix) is key:
+                prefix = data[length : length + PREFIX_LENGTH]
+                openers[prefix] = key.aead.opener(prefix), key
+        return frame, key
+
+    # -- out and in again ------------------------------------------------------------------------------------
 
     def resealer(self, ring: KeyRing) -> Callable[..., bytes | str]:
         """Return the function that puts a stored token into a new envelope, for the rows of a whole table.
 
         It takes a stored value and, for a column that binds row values, the binding; it returns the same token under
-        the key that is active now, of the ring or of the row's tenant, with today's layout and storage form. The new
-        envelope is opened and compared before it is returned: it is about to replace the only copy. The shape of the
-        token is not checked again, because a column may have become stricter since it was stored, and base64url is
-        left packed.
+        the key that is active now, of the ring or of the row's tenant, with today's layout, storage form and index
+        fields, worked out anew. The expiry of a token without readable claims is carried over. The new envelope is
+        opened and compared before it is returned, because it replaces the only copy. The shape of the token is not
+        checked again, because a column may have become stricter since it was stored, and base64url is left packed.
 
-        The function raises what :meth:`decrypt` raises, and InvalidTokenError where the claims cannot be
-        fingerprinted as the column now asks.
+        The function raises the errors of :meth:`decrypt`.
         """
         # Once: rows that are written while a table is re-encrypted must not end up under two keys.
         keys = ring.snapshot()
-        layout_byte = self._layout_byte
-        aad_end = self._aad_end
-        header_lengths = envelope.HEADER_LENGTHS
-        has_optional_fields, is_text = self._has_optional_fields, self.storage == "text"
 
         def reseal(stored: bytes | str, binding: bytes = b"") -> bytes | str:
-            try:
-                data = stored if type(stored) is bytes else _to_bytes(stored)
-                old = ring.snapshot().by_prefix[data[:5]]
-                length = header_lengths[data[5]]
-                frame: bytes | None = old.aead.open(data, data[:length] + aad_end + binding, length)
-            except (LookupError, InvalidTag, DecryptionError):
-                frame = None
-            if frame is None:
-                frame = self._open_with_care(stored, ring, binding)
-                old = ring.key(_to_bytes(stored)[1:5])
+            frame, old = self._open(stored, ring, binding)
             if not is_frame(frame):
-                raise self._unknown_frame(stored)
+                raise self._unknown_frame(old)
             key = keys.successor(old)
-            header = key.stamp_prefix + layout_byte
-            if has_optional_fields:
-                header += self._optional_fields(cast("str", unpack(frame)), key)
-            aad = header + aad_end + binding
-            sealed = key.aead.seal(frame, aad)
+            header = key.stamp_prefix + self._layout_byte
+            if self._fields is not None:
+                header += self._fields.of(payload_of(frame), frame, key, None, _expiry_field(stored))
+            new = self._seal(frame, key, header, binding)
+            data = new if type(new) is bytes else _to_bytes(new)
             try:
-                opened: bytes | None = key.aead.open(sealed, aad)
+                opened: bytes | None = key.aead.open(data, header + self._aad_end + binding, len(header))
             except InvalidTag:
                 opened = None
             if opened != frame:
@@ -490,72 +301,24 @@ class TokenCipher:
                     context=self.context,
                     key_id=key.id,
                 )
-            return envelope.to_text(header + sealed, len(header)) if is_text else header + sealed
-
-        return reseal if has_optional_fields else self._quick_resealer(ring, keys, reseal)
-
-    def _quick_resealer(
-        self, ring: KeyRing, keys: Keys, careful: Callable[..., bytes | str]
-    ) -> Callable[..., bytes | str]:
-        """Return *careful*, which reseals one stored value, with a short cut for most of many values.
-
-        As in :meth:`loader`: what a process wrote under one key begins with the same bytes, and all that is needed to
-        open it follows from these. The same goes for the new envelope, which is opened as any stored one is. Whatever
-        is not known yet, or is not as it should be, is for *careful*.
-        """
-        form: Any = bytes
-        beginning = slice(_COMMON_BYTES)
-        if self.storage == "text":
-            form, beginning = str, slice(_COMMON_CHARACTERS)
-        is_text = form is str
-        # By how an old envelope begins, what opens it and seals its successor; by how that begins, what opens that.
-        successions: dict[Any, _Succession] = {}
-        openers: dict[Any, Callable[[Any], bytes]] = {}
-        opened_by = keys
-
-        def reseal(stored: Any, binding: bytes = b"") -> bytes | str:
-            if type(stored) is form and not binding and ring.snapshot() is opened_by:
-                try:
-                    open_old, seal, aad, header = successions[stored[beginning]]
-                    frame = open_old(stored)
-                    if is_frame(frame):
-                        new: Any = seal(frame, aad, header)
-                        if is_text:
-                            new = envelope.to_text(new, _STAMP_LENGTH)
-                        # It is about to replace the only copy.
-                        if openers[new[beginning]](new) == frame:
-                            return new  # type: ignore[no-any-return]
-                except (LookupError, InvalidTag, ValueError):
-                    pass
-            return reseal_carefully(stored, binding)
-
-        def reseal_carefully(stored: Any, binding: bytes) -> bytes | str:
-            nonlocal opened_by
-            new = careful(stored, binding)
-            if type(stored) is form and not binding:
-                current = ring.snapshot()
-                if current is not opened_by or len(successions) >= _CACHED_OPENERS:
-                    # Thrown away when the ring changes, so that no key outlives its place in the ring.
-                    successions.clear()
-                    openers.clear()
-                    opened_by = current
-                open_old, open_new = self._opener(stored, current), self._opener(new, current)
-                if open_old is not None and open_new is not None:
-                    key = current.by_prefix[_to_bytes(new)[: _STAMP_LENGTH - 1]]
-                    header = key.stamp_prefix + self._layout_byte
-                    successions[stored[beginning]] = open_old, key.aead.seal, header + self._aad_end, header
-                    openers[new[beginning]] = open_new
             return new
 
         return reseal
 
-    def _unknown_frame(self, stored: bytes | str) -> MalformedEnvelopeError:
+    # -- errors ----------------------------------------------------------------------------------------------
+
+    def _refuse(self, reason: str, explanation: str) -> InvalidTokenError:
+        return InvalidTokenError(
+            f"{self.context}{_REFUSAL}: {explanation}", reason=reason, context=self.context
+        )
+
+    def _unknown_frame(self, key: DataKey) -> MalformedEnvelopeError:
         return MalformedEnvelopeError(
             f"{self.context}: the envelope authenticates but holds no known frame; "
             "a program other than jwt-column wrote it",
             reason="frame",
             context=self.context,
-            key_id=envelope.parse(stored).key_id,
+            key_id=key.id,
         )
 
     def _located(self, error: JWTColumnError, verb: str = "") -> JWTColumnError:
@@ -569,7 +332,7 @@ class TokenCipher:
 
 
 def _looks_like_binary_envelope(value: str) -> bool:
-    """Say whether a text is what some driver or program made of a binary envelope's bytes."""
+    """Return True for the text that some drivers and programs make of a binary envelope's bytes."""
     return "\x00" < value[:1] < " " and not value[0].isspace()
 
 
@@ -586,53 +349,11 @@ def _to_bytes(stored: object) -> bytes:
     raise MalformedEnvelopeError(f"an envelope is bytes or str, not {type(stored).__name__}", reason="type")
 
 
-def claim_input(claims: dict[str, object] | None, name: str) -> bytes | None:
-    """Return what is fingerprinted of a claim; None when the token does not have it.
-
-    Raises:
-        InvalidTokenError: The claim is neither text nor an integer.
-    """
-    if claims is None or name not in claims:
-        return None
-    return claim_value_input(name, claims[name])
-
-
-def claim_value_input(name: str, value: object) -> bytes:
-    """Return what is fingerprinted of a claim's value: ``s`` and UTF-8, or ``i`` and decimal digits.
-
-    Raises:
-        InvalidTokenError: The value is neither text nor an integer.
-    """
-    if isinstance(value, str):
-        data = utf8(value)
-        if data is None:
-            raise InvalidTokenError(f"the claim {name} has no UTF-8 form", reason="claim")
-        return b"s" + data
-    if isinstance(value, int) and not isinstance(value, bool):
-        # Python writes out no integer of more than 4300 digits.
-        with suppress(ValueError):
-            return b"i%d" % value
-    raise InvalidTokenError(
-        f"the claim {name} is neither text nor an integer, so it has no fingerprint", reason="claim"
-    )
-
-
-def fingerprint(key: DataKey, context: str, name: str, data: bytes) -> bytes:
-    """Return the 16-byte fingerprint: HMAC-SHA256 under the key of context and name, truncated."""
-    return _finish(_mac(key, context, name), data)
-
-
-def _mac(key: DataKey, context: str, name: str) -> HMAC:
-    """Return HMAC-SHA256 under the key of context and name: for many fingerprints, it is keyed once."""
-    return HMAC(key.fingerprint_key(context, name), SHA256())
-
-
-def _finish(mac: HMAC, data: bytes) -> bytes:
-    """Return the fingerprint of some data."""
-    # A copy costs a third of what hmac.digest() does, which looks its algorithm up at every call.
-    mac = mac.copy()
-    mac.update(data)
-    return mac.finalize()[: envelope.FINGERPRINT_LENGTH]
+def _expiry_field(stored: bytes | str) -> bytes | None:
+    """Return the expiry field of an envelope that was opened; None if its layout has none."""
+    data = _to_bytes(stored)
+    at = STAMP_FIELD.length
+    return data[at : at + EXPIRY_LENGTH] if data[5] & 1 else None
 
 
 def encrypt_token(
@@ -646,7 +367,7 @@ def encrypt_token(
     allow_opaque: bool = False,
     allow_unsigned: bool = False,
 ) -> bytes | str:
-    """Return a token as a column with these parameters would store it.
+    """Return a token as a column with these options would store it.
 
     Args:
         token: A compact JWS or JWE of at most 65,536 characters. Not verified.
@@ -659,7 +380,7 @@ def encrypt_token(
         allow_unsigned: Whether ``alg: none`` is taken.
 
     Raises:
-        InvalidTokenError: Not a token, or a claim that cannot be fingerprinted.
+        InvalidTokenError: Not a token that such a column takes.
         ConfigurationError: A parameter that no column has.
     """
     spec = ColumnSpec(
@@ -678,6 +399,6 @@ def decrypt_token(stored: bytes | str, ring: KeyRing, *, context: str) -> JWT:
 
     Raises:
         DecryptionError: Malformed, of a newer version, or not authentic; see the subclasses.
-        KeyRingError: Its key is not to be had.
+        KeyRingError: The ring lacks its key.
     """
     return TokenCipher(ColumnSpec(context=context)).decrypt(stored, ring)

@@ -13,10 +13,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
-from ..errors import InvalidTokenError, UnsupportedComparisonError
-from .cipher import claim_value_input, fingerprint
+from ..errors import UnsupportedComparisonError
+from ..format.claims import claim_input
 from .header_sql import HeaderSQL
-from .spec import WHOLE
+from .index_fields import fingerprint
+from .spec import WHOLE, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -107,14 +108,11 @@ class Fingerprints:
 
     def _input_of(self, value: object) -> bytes:
         """Return what is fingerprinted of a value."""
-        try:
-            if self._name != WHOLE:
-                return claim_value_input(self._name, value)
-            if isinstance(value, str):
-                return str.encode(value)
-        except (InvalidTokenError, UnicodeEncodeError):
-            # Raised below, where no handler makes the value a part of the error.
-            pass
+        data = (
+            (utf8(value) if isinstance(value, str) else None) if self._name == WHOLE else claim_input(value)
+        )
+        if data is not None:
+            return data
         kinds = "a str" if self._name == WHOLE else "a str or an int"
         kind = type(value).__name__
         value = None

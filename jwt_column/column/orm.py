@@ -16,7 +16,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import ClauseElement, Null
 
 from ..errors import InvalidTokenError
-from .row_binding import bind_rows
+from .row_binding import listen_to_rows
 from .sealed import SealedJWT
 from .types import EncryptedJWT
 
@@ -41,7 +41,7 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
         if isinstance(type_, EncryptedJWT):
             event.listen(getattr(class_, prop.key), "set", _coercion(type_), retval=True)
             if type_.bound_to:
-                bind_rows(mapper, prop)
+                listen_to_rows(mapper, prop)
 
 
 _NOT_CHECKED: Final = (SealedJWT, Null)

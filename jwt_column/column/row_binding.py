@@ -13,7 +13,7 @@ been copied from another row.
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
 from sqlalchemy import Table, Uuid, event, select
@@ -21,13 +21,13 @@ from sqlalchemy.orm import LoaderCallableStatus, PassiveFlag
 from sqlalchemy.orm.attributes import flag_modified, get_history
 from sqlalchemy.orm.exc import ObjectDeletedError, UnmappedColumnError
 
-from ..errors import AuthenticationError, ConfigurationError, DecryptionError
+from ..errors import ConfigurationError, DecryptionError
 from ..format.token import JWT
-from .cipher import bind_values
+from .binding import BoundJWT, binding_of
 from .sealed import SealedJWT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
 
     from sqlalchemy import Column, Connection, Result, Select
     from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, Session
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
     from .types import EncryptedJWT
 
-__all__ = ["BoundJWT", "bind_rows", "find_bound_column", "open_bound", "python_type_of"]
+__all__ = ["find_bound_column", "listen_to_rows", "python_type_of"]
 
-_Opened = TypeVar("_Opened")
 
 _BINDABLE: Final = (str, int, UUID, bytes)
 
@@ -45,26 +44,7 @@ _BINDABLE: Final = (str, int, UUID, bytes)
 _UNKNOWN: Final = LoaderCallableStatus.NO_VALUE
 
 
-class BoundJWT(JWT):
-    """A token on its way into one row. Whoever binds it takes the binding, so it serves for that row only."""
-
-    __slots__ = ("_binding",)
-    _binding: bytes | None
-
-    @classmethod
-    def of(cls, token: JWT, binding: bytes) -> BoundJWT:
-        """Return a token together with the binding of its row."""
-        bound = str.__new__(cls, token)
-        bound._kind, bound._binding = token.kind, binding  # noqa: SLF001 - of the object made here
-        return bound
-
-    def take_binding(self) -> bytes | None:
-        """Return the binding the first time, None after that."""
-        binding, self._binding = self._binding, None
-        return binding
-
-
-def bind_rows(mapper: Mapper[Any], prop: ColumnProperty[Any]) -> None:
+def listen_to_rows(mapper: Mapper[Any], prop: ColumnProperty[Any]) -> None:
     """Bind the tokens of one mapped attribute to values of their rows.
 
     Raises:
@@ -124,7 +104,7 @@ class _RowBinding:
 
     def before_insert(self, _mapper: Mapper[Any], _connection: Connection, state: InstanceState[Any]) -> None:
         """Give the token of a new row its binding."""
-        self._bind(state, state.dict.get(self._key), state.dict)
+        self._attach(state, state.dict.get(self._key), state.dict)
 
     def before_update(self, _mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]) -> None:
         """Give a new token its binding, and an old one too when the row's bound values change."""
@@ -143,7 +123,7 @@ class _RowBinding:
         if not is_new and isinstance(token, SealedJWT):
             # Nobody assigned a token, but this one has to move along with its row.
             token = token.reveal(**self._named(stored)) if token.awaits_row else token.reveal()
-        self._bind(state, token, attributes)
+        self._attach(state, token, attributes)
         if not is_new and token is not None:
             flag_modified(state.obj(), self._key)
 
@@ -151,7 +131,7 @@ class _RowBinding:
     def _is_changed(state: InstanceState[Any], key: str) -> bool:
         return get_history(state.obj(), key, PassiveFlag.PASSIVE_NO_INITIALIZE).has_changes()
 
-    def _bind(self, state: InstanceState[Any], token: object, attributes: Mapping[str, Any]) -> None:
+    def _attach(self, state: InstanceState[Any], token: object, attributes: Mapping[str, Any]) -> None:
         """Put a token with the binding of its row in the place of a token."""
         if isinstance(token, SealedJWT):
             raise DecryptionError(
@@ -164,7 +144,7 @@ class _RowBinding:
             values = self._named(attributes)
             for name, value in values.items():
                 self._check_value(name, value)
-            state.dict[self._key] = BoundJWT.of(token, bind_values(values.items()))
+            state.dict[self._key] = BoundJWT.of(token, binding_of(values.items()))
 
     def _named(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the bound values, by the names that ``bound_to`` has for them."""
@@ -246,31 +226,6 @@ def find_bound_column(table: Table, name: str, mapper: Mapper[Any] | None) -> Co
         columns: list[Any] = mapper.column_attrs[name].columns
         column = next((column for column in columns if column.table is table), None)
     return column
-
-
-def open_bound(action: Callable[[bytes], _Opened], names: Sequence[str], values: Sequence[Any]) -> _Opened:
-    """Open an envelope by *action*, given the binding to these values of its row, as the database returned them.
-
-    A UUID comes back as text from a database without such a type. An envelope authenticates under the right binding
-    only, so the second attempt cannot open a wrong one.
-
-    Raises:
-        AuthenticationError: The envelope is bound to other values.
-    """
-    try:
-        return action(bind_values(zip(names, values, strict=True)))
-    except AuthenticationError:
-        as_uuids = [_as_uuid(value) for value in values]
-        if as_uuids == list(values):
-            raise
-    return action(bind_values(zip(names, as_uuids, strict=True)))
-
-
-def _as_uuid(value: Any) -> Any:
-    try:
-        return UUID(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def python_type_of(type_: TypeEngine[Any]) -> type | None:

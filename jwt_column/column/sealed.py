@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ..errors import ConfigurationError, DecryptionError, JWTColumnError
 from ..format import envelope
-from .cipher import bind_values
+from .binding import binding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ..format.envelope import Storage
     from ..format.token import JWT
     from ..keys.ring import KeyRing
-    from .cipher import BoundValue, TokenCipher
+    from .binding import BoundValue
+    from .cipher import TokenCipher
 
 __all__ = ["SealedJWT"]
 
@@ -73,14 +74,14 @@ class SealedJWT:
             ConfigurationError: Other names than those in ``bound_to``.
             JWTColumnError: As ``undecryptable="raise"`` would have.
         """
-        binding = self._bind(bound) if bound or self._binding is None else self._binding
+        binding = self._binding_from(bound) if bound or self._binding is None else self._binding
         return self._cipher.decrypt(self._stored, self._get_ring(), binding)
 
     def in_row(self, bound: Mapping[str, BoundValue]) -> JWT | SealedJWT:
         """Return the token, now that its row is known; else a sealed value with the reason."""
         binding = None
         try:
-            binding = self._bind(bound)
+            binding = self._binding_from(bound)
             return self._cipher.decrypt(self._stored, self._get_ring(), binding)
         except JWTColumnError as error:
             reason = error
@@ -93,13 +94,13 @@ class SealedJWT:
             binding=binding,
         )
 
-    def _bind(self, bound: Mapping[str, BoundValue]) -> bytes:
+    def _binding_from(self, bound: Mapping[str, BoundValue]) -> bytes:
         if set(bound) != set(self._bound_to):
             names = ", ".join(f"{name}=..." for name in self._bound_to)
             raise ConfigurationError(
                 f"{self._cipher.context}: open this value with reveal({names})", context=self._cipher.context
             )
-        return bind_values((name, bound[name]) for name in self._bound_to)
+        return binding_of((name, bound[name]) for name in self._bound_to)
 
     def stored_as(self, storage: Storage, context: str) -> bytes | str:
         """Return the stored value, to be written back into the column that it came from.

@@ -34,9 +34,9 @@ from ..format import envelope
 from ..format.token import JWT
 from ..keys.default import resolve_keyring
 from ..keys.ring import KeyRing
+from .binding import BoundJWT
 from .cipher import TokenCipher
 from .comparator import EncryptedComparator
-from .row_binding import BoundJWT
 from .sealed import SealedJWT
 from .spec import ColumnSpec
 
@@ -167,21 +167,20 @@ class EncryptedJWT(TypeDecorator[JWT]):
             value = None
             raise failure.with_traceback(None) from None
 
-        if self.bound_to or self.plaintext == "write":
-            return process
-        return self.cipher().binder(self.keyring, process, to_driver)
+        return process
 
     def _store_function(self, dialect: Dialect) -> Callable[[Any], bytes | str]:
         """Return the function that turns a token into what is stored."""
         cipher = self.cipher()
         encrypt = cipher.encrypt
         keyring = self.keyring
-        bound_to = self.bound_to
+        given = keyring if isinstance(keyring, KeyRing) else None
+        bound_to = self.spec.bound_to
 
         def store(value: Any) -> bytes | str:
             if type(value) is SealedJWT:
                 return value.stored_as(cipher.storage, cipher.context)
-            return encrypt(value, keyring if isinstance(keyring, KeyRing) else resolve_keyring(keyring))
+            return encrypt(value, given or resolve_keyring(keyring))
 
         def store_bound(value: Any) -> bytes | str:
             binding = value.take_binding() if type(value) is BoundJWT else None
@@ -191,8 +190,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
                     "statement does not name; write it through the ORM, by session.add() or an assignment",
                     context=cipher.context,
                 )
-            ring = keyring if isinstance(keyring, KeyRing) else resolve_keyring(keyring)
-            return encrypt(value, ring, binding)
+            return encrypt(value, given or resolve_keyring(keyring), binding)
 
         def store_plaintext(value: Any) -> bytes | str:
             if type(value) is SealedJWT:
@@ -211,6 +209,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
         cipher = self.cipher()
         decrypt = cipher.decrypt
         keyring = self.keyring
+        given = keyring if isinstance(keyring, KeyRing) else None
 
         def process(value: Any) -> Any:
             if value is None:
@@ -218,12 +217,12 @@ class EncryptedJWT(TypeDecorator[JWT]):
             if type(value) is not bytes and type(value) is not str:
                 value = _bytes_or_text(value)
             try:
-                return decrypt(value, keyring if isinstance(keyring, KeyRing) else resolve_keyring(keyring))
+                return decrypt(value, given or resolve_keyring(keyring))
             except (DecryptionError, KeyRingError) as error:
                 failure = error
             return self._load_otherwise(value, failure, cipher)
 
-        return self._keep_closed(process, cipher) if self.bound_to else cipher.loader(keyring, process)
+        return self._keep_closed(process, cipher) if self.bound_to else process
 
     def _keep_closed(self, process: Callable[[Any], Any], cipher: TokenCipher) -> Callable[[Any], Any]:
         """Leave envelopes closed, for the ORM to open them when it knows their row."""

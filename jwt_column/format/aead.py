@@ -144,22 +144,20 @@ class XAES256GCM:
         gcm = self._subkeys.get(prefix) or self._subkey(prefix)
         return gcm.decrypt(sealed[start + 12 : start + 24], sealed[start + 24 :], aad)
 
-    def opener(self, prefix: bytes, aad: bytes, start: int = 0) -> Callable[[bytes], bytes]:
-        """Return :meth:`open` for messages that share their associated data and the prefix of their nonces.
+    def opener(self, prefix: bytes) -> Callable[[bytes, int, bytes], bytes]:
+        """Return :meth:`open` for messages whose nonces begin alike, without a look for their key.
 
         Args:
-            prefix: The first 12 bytes of what :meth:`seal` made.
-            aad: The associated data of :meth:`seal`.
-            start: Where in its argument the function looks for what follows the prefix.
+            prefix: The first 12 bytes of a message of :meth:`seal`.
 
         Returns:
-            A function that raises what :meth:`open` raises, and ValueError where a nonce ends early.
+            A function of the message, of the place in it that follows the prefix, and of the associated data. It
+            raises InvalidTag, as :meth:`open` does, and ValueError for a nonce that ends early.
         """
         decrypt = self._subkey(prefix).decrypt
-        half, rest = slice(start, start + _HALF), slice(start + _HALF, None)
 
-        def open_next(sealed: bytes) -> bytes:
-            return decrypt(sealed[half], sealed[rest], aad)
+        def open_next(sealed: bytes, at: int, aad: bytes) -> bytes:
+            return decrypt(sealed[at : at + _HALF], sealed[at + _HALF :], aad)
 
         return open_next
 

@@ -9,16 +9,16 @@ from typing import Final
 
 from pybase64 import b64decode, b64encode_as_string
 
-__all__ = ["ALPHABET", "decode", "decode_canonical", "decode_canonical_pair", "encode"]
+__all__ = ["ALPHABET", "CANONICAL_PADDING", "decode", "decode_canonical", "encode"]
 
 #: The two characters in which this alphabet differs from that of RFC 4648 section 4, as pybase64 takes them.
 ALPHABET: Final = b"-_"
 
 # What has to be appended to a text of this length modulo 4; one left-over character decodes to nothing.
 _PADDING: Final = ("", "", "==", "=")
-# The same by the last character, where its spare bits are zero as the canonical spelling has them (RFC 4648
-# section 3.5).
-_CANONICAL_PADDING: Final[tuple[dict[str, str], ...]] = (
+#: The same by the last character, where its spare bits are zero as the canonical spelling has them (RFC 4648
+#: section 3.5).
+CANONICAL_PADDING: Final[tuple[dict[str, str], ...]] = (
     dict.fromkeys("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", ""),
     {},
     dict.fromkeys("AQgw", "=="),
@@ -53,23 +53,6 @@ def decode_canonical(text: str) -> bytes | None:
     if "+" in text or "/" in text or "=" in text:
         return None
     try:
-        return b64decode(text + _CANONICAL_PADDING[len(text) & 3][text[-1]], ALPHABET, True)
-    except (LookupError, ValueError):
-        return None
-
-
-def decode_canonical_pair(text: str) -> tuple[bytes, bytes] | None:
-    """Return the bytes of two canonical texts with a dot between them; None where either is empty or is none.
-
-    Every token that is bound comes through here: one look for foreign characters serves both texts.
-    """
-    if "+" in text or "/" in text or "=" in text:
-        return None
-    first, _, second = text.partition(".")
-    try:
-        return (
-            b64decode(first + _CANONICAL_PADDING[len(first) & 3][first[-1]], ALPHABET, True),
-            b64decode(second + _CANONICAL_PADDING[len(second) & 3][second[-1]], ALPHABET, True),
-        )
+        return b64decode(text + CANONICAL_PADDING[len(text) & 3][text[-1]], ALPHABET, True)
     except (LookupError, ValueError):
         return None

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InvalidTokenError
-from .token import parse_header
+from .shape import parse_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +54,7 @@ def _begins_token(header: str, following: list[str]) -> bool:
     if not _SHORTEST_HEADER <= len(header) <= _LONGEST_HEADER:
         return False
     try:
-        _, fields = parse_header(header)
+        fields = parse_header(header)
     except InvalidTokenError:
         return False
     # The payload of a JWS, the ciphertext of a JWE: without it there is nothing to protect.

@@ -15,7 +15,7 @@ from jwt_column.errors import (
     KeyUnavailableError,
     PlaintextFoundError,
 )
-from jwt_column.format.token import classify
+from jwt_column.format.shape import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ class Reader(ABC):
     def _is_plaintext(self, text: str) -> bool:
         """Return True if a stored text is a token in the clear."""
         try:
-            classify(text)
+            shape_of(text)
         except InvalidTokenError:
             return False
         return True

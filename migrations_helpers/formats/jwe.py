@@ -11,7 +11,8 @@ from cryptography.exceptions import InvalidTag
 
 from jwt_column.errors import ConfigurationError, InvalidTokenError
 from jwt_column.format import base64url
-from jwt_column.format.token import JWT, Kind, classify
+from jwt_column.format.shape import Kind, shape_of
+from jwt_column.format.token import JWT
 from jwt_column.keys.providers.sdk import import_sdk
 
 from ._reader import Reader, ascii_text
@@ -74,7 +75,7 @@ class JWEReader(Reader):
 
     def _is_plaintext(self, text: str) -> bool:
         try:
-            kind = classify(text)
+            kind = shape_of(text).kind
         except InvalidTokenError:
             return False
         if kind is not Kind.ENCRYPTED:

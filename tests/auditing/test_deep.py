@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session as ORMSession
 from jwt_column import JWT, ConfigurationError, EncryptedJWT, Severity, audit
 from jwt_column.auditing import AuditProgress
 from jwt_column.auditing.tokens import Demands, TokenChecks
-from jwt_column.column.cipher import bind_values
+from jwt_column.column.binding import binding_of
 from jwt_column.format import envelope as envelopes
+from jwt_column.format.token import unchecked_jwt
 from tests.support.audited import (
     AFTER,
     BEFORE,
@@ -218,7 +219,7 @@ def test_a_uuid_that_comes_back_as_text_is_tried_as_one(sqlite: sa.Engine) -> No
     bound.create(sqlite)
 
     def sealed(owner: uuid.UUID) -> bytes | str:
-        return envelope(bound.c.token, token(jti=str(owner)), binding=bind_values([("owner", owner)]))
+        return envelope(bound.c.token, token(jti=str(owner)), binding=binding_of([("owner", owner)]))
 
     with sqlite.begin() as connection:
         put(connection, bound.c.token, [sealed(OWNERS[1])], owner=str(OWNERS[1]))
@@ -316,7 +317,7 @@ def test_headers_are_worked_out_once_and_the_cache_is_bounded() -> None:
     assert 0 < len(checks._headers) <= 1024
     known = dict(checks._headers)
     # As many dots as a header does not go with make it no token.
-    assert checks.check(JWT._unchecked(token({"kid": "1099"}) + ".more")) == ((), None)
+    assert checks.check(unchecked_jwt(token({"kid": "1099"}) + ".more")) == ((), None)
     long = token({"x5c": ["M" * 5000]})
     assert checks.check(JWT(long)) == (("header-x5c",), None)
     assert checks._headers == known

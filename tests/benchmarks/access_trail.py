@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from jwt_column import EncryptedJWT, KeyRing
-from jwt_column.column.access_trail import Access, set_access_sink
+from jwt_column.access_trail import Access, set_access_sink
 from tests.benchmarks.measure import Figure, Table, Work, compare
 from tests.support.tokens import signed_token
 

@@ -28,7 +28,7 @@ from jwt_column.cli.console import ExitCode, make_console
 from jwt_column.cli.options import DATABASE_VARIABLE, ColumnOptions
 from jwt_column.cli.progress import shown_progress
 from jwt_column.cli.watch import WatchedColumn, watch_columns
-from jwt_column.column.cipher import bind_values
+from jwt_column.column.binding import binding_of
 from jwt_column.providers import write_key_file
 from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
 from tests.support.audited import AFTER, table_of
@@ -189,7 +189,7 @@ def test_the_type_of_a_named_column_is_said(sqlite: sa.Engine) -> None:
         sa.Column("token", sa.LargeBinary),
     )
     type_ = column_type(KeyRing([NEW_KEY]), **options)
-    sealed = type_.cipher().encrypt(token(1), type_.ring(), bind_values([("owner", "alice")]))
+    sealed = type_.cipher().encrypt(token(1), type_.ring(), binding_of([("owner", "alice")]))
     with sqlite.begin() as connection:
         table.create(connection)
         connection.execute(table.insert().values(a=1, b=2, owner="alice", token=sealed))

@@ -28,7 +28,7 @@ from jwt_column import (
     generate_key,
     set_default_keyring,
 )
-from jwt_column.column.access_trail import Access, logging_sink, opentelemetry_sink, set_access_sink
+from jwt_column.access_trail import Access, logging_sink, opentelemetry_sink, set_access_sink
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:

@@ -41,8 +41,8 @@ from jwt_column import (
     generate_key,
     set_default_keyring,
 )
-from jwt_column.column.cipher import TokenCipher, bind_values
-from jwt_column.column.row_binding import BoundJWT
+from jwt_column.column.binding import BoundJWT, binding_of
+from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.spec import ColumnSpec
 from migrations_helpers import reencrypt
 from tests.support.tokens import signed_token
@@ -125,7 +125,7 @@ def stored(session: Session, row: int = 1) -> Any:
 
 def opened(session: Session, row: int = 1, **bound: Any) -> str:
     """Open what is stored with these values, without the ORM."""
-    binding = bind_values(bound.items())
+    binding = binding_of(bound.items())
     ring = EncryptedJWT().ring()
     return TokenCipher(ColumnSpec(context="grants.token")).decrypt(stored(session, row), ring, binding)
 
@@ -149,9 +149,9 @@ def test_every_type_is_bound_in_the_order_declared(engine: sa.Engine, ring: KeyR
         session.commit()
         assert session.get_one(Everything, 1).token == TOKEN
         value = session.scalars(sa.select(sa.type_coerce(Everything.token, sa.Text))).one()
-    binding = bind_values([("id", 1), ("name", "ä"), ("account", ACCOUNT), ("digest", b"\x00\xff")])
+    binding = binding_of([("id", 1), ("name", "ä"), ("account", ACCOUNT), ("digest", b"\x00\xff")])
     assert TokenCipher(ColumnSpec(context="everything.secret")).decrypt(value, ring, binding) == TOKEN
-    swapped = bind_values([("name", "ä"), ("id", 1), ("account", ACCOUNT), ("digest", b"\x00\xff")])
+    swapped = binding_of([("name", "ä"), ("id", 1), ("account", ACCOUNT), ("digest", b"\x00\xff")])
     with pytest.raises(AuthenticationError):
         TokenCipher(ColumnSpec(context="everything.secret")).decrypt(value, ring, swapped)
 

@@ -15,13 +15,18 @@ from typing import Any
 
 import hypothesis.strategies as st
 import jwt
+import jwt as pyjwt
 import pytest
 from hypothesis import example, given
 from rich.pretty import pretty_repr
 
 from jwt_column import JWT, InvalidTokenError
-from jwt_column.format import base64url, token
-from jwt_column.format.token import Kind, classify, expiry_of, is_frame, pack, pack_signed, unpack
+from jwt_column.format import base64url, frame, shape
+from jwt_column.format.base64url import decode
+from jwt_column.format.claims import expiry_of
+from jwt_column.format.frame import is_frame, pack, unpack
+from jwt_column.format.shape import Kind, pack_signed, shape_of
+from jwt_column.format.token import unchecked_jwt
 from tests.support import independent_envelope as independent
 from tests.support.tokens import (
     ALGORITHMS,
@@ -164,7 +169,7 @@ class TestShape:
 
     @pytest.mark.parametrize(("value", "kind"), ACCEPTED)
     def test_token_is_classified(self, value: str, kind: Kind) -> None:
-        assert kind is classify(value)
+        assert kind is shape_of(value).kind
 
     @pytest.mark.parametrize(("value", "kind"), ACCEPTED)
     def test_jwt_takes_all_but_the_unsigned_and_keeps_every_character(self, value: str, kind: Kind) -> None:
@@ -190,10 +195,10 @@ class TestShape:
 
     def test_second_look_at_a_header_gives_the_verdict_of_the_first(self) -> None:
         for _ in range(2):
-            assert Kind.SIGNED is classify(compact({"alg": "A", "n": 1}, CLAIMS, b"x"))
-            assert Kind.UNSIGNED is classify(compact({"alg": "none", "n": 1}, CLAIMS, b"x"))
+            assert Kind.SIGNED is shape_of(compact({"alg": "A", "n": 1}, CLAIMS, b"x")).kind
+            assert Kind.UNSIGNED is shape_of(compact({"alg": "none", "n": 1}, CLAIMS, b"x")).kind
             with pytest.raises(InvalidTokenError):
-                classify(compact({"alg": 1, "n": 1}, CLAIMS, b"x"))
+                shape_of(compact({"alg": 1, "n": 1}, CLAIMS, b"x"))
 
     def test_more_headers_than_are_remembered_are_still_told_apart(self) -> None:
         many = [
@@ -201,25 +206,25 @@ class TestShape:
         ]
         for _ in range(2):
             assert [n for n in range(2_500) if n % 3 == 0] == [
-                n for n, value in enumerate(many) if classify(value) is Kind.UNSIGNED
+                n for n, value in enumerate(many) if shape_of(value).kind is Kind.UNSIGNED
             ]
         assert many == [unpack(pack(value)) for value in many]
-        assert len(token._header_kinds) <= 1024
-        assert len(token._header_texts) <= 1024
-        assert len(token._packed_headers) <= 1024
+        assert len(shape._kinds) <= 1024
+        assert len(frame._header_texts) <= 1024
+        assert len(shape._packed_headers) <= 1024
 
     def test_long_header_is_not_remembered(self) -> None:
         """Else a thousand of them, each of its own, would fill the memory."""
         value = compact({"alg": "HS256", "x5c": "A" * 10_000}, CLAIMS, b"x")
-        assert Kind.SIGNED is classify(value)
+        assert Kind.SIGNED is shape_of(value).kind
         assert value == unpack(pack(value))
-        longest = max(map(len, (*token._header_kinds, *token._packed_headers, *token._header_texts.values())))
+        longest = max(map(len, (*shape._kinds, *shape._packed_headers, *frame._header_texts)))
         assert longest <= 4096
 
     @given(value=st.text(max_size=60) | st.text(alphabet=string.ascii_letters + ".-_=", max_size=60))
     def test_any_text_is_refused_or_classified(self, value: str) -> None:
         try:
-            result: object = classify(value)
+            result: object = shape_of(value).kind
         except InvalidTokenError as error:
             result = error.reason
         assert result
@@ -235,7 +240,7 @@ class TestShape:
 
     @given(value=tokens())
     def test_every_signed_token_is_one(self, value: str) -> None:
-        assert Kind.SIGNED is classify(value)
+        assert Kind.SIGNED is shape_of(value).kind
 
 
 class TestBase64url:
@@ -308,7 +313,7 @@ class TestValue:
     @pytest.mark.parametrize("value", [TOKEN, ENCRYPTED, UNSIGNED, "an opaque token"])
     def test_pickle_keeps_token_class_and_kind(self, value: str, protocol: int) -> None:
         """Also of what a column took that allows more than a JWT made by hand may be."""
-        before = JWT._unchecked(value)
+        before = unchecked_jwt(value)
         after = pickle.loads(pickle.dumps(before, protocol))
         assert value == after
         assert type(after) is JWT
@@ -340,7 +345,7 @@ class TestValue:
         [(TOKEN, Kind.SIGNED), (ENCRYPTED, Kind.ENCRYPTED), (UNSIGNED, Kind.UNSIGNED), ("x.y", Kind.OPAQUE)],
     )
     def test_token_that_was_not_checked_finds_its_kind_when_asked(self, value: str, kind: Kind) -> None:
-        unchecked = JWT._unchecked(value)
+        unchecked = unchecked_jwt(value)
         assert [kind, kind] == [unchecked.kind, unchecked.kind]
 
 
@@ -368,12 +373,12 @@ class TestContent:
 
     def test_opaque_token_has_no_header(self) -> None:
         with pytest.raises(InvalidTokenError) as caught:
-            _ = JWT._unchecked("opaque").unverified_header
+            _ = unchecked_jwt("opaque").unverified_header
         assert caught.value.reason == "opaque"
 
     def test_claims_are_read(self) -> None:
         assert JWT(TOKEN).unverified_claims == CLAIMS
-        assert JWT._unchecked(UNSIGNED).unverified_claims == CLAIMS
+        assert unchecked_jwt(UNSIGNED).unverified_claims == CLAIMS
 
     @pytest.mark.parametrize(
         "value",
@@ -383,14 +388,13 @@ class TestContent:
             f"{HEAD}..{TAIL}",
             compact(HEADER, b"no JSON", SIGNATURE),
             compact(HEADER, ["sub"], SIGNATURE),
-            compact(HEADER, b'{"x":NaN}', SIGNATURE),
             compact(HEADER, b"\xff", SIGNATURE),
             compact(HEADER, DEEP, SIGNATURE),
         ],
-        ids=["JWE", "opaque", "detached", "no JSON", "list", "NaN", "no UTF-8", "deep"],
+        ids=["JWE", "opaque", "detached", "no JSON", "list", "no UTF-8", "deep"],
     )
     def test_payload_that_cannot_be_read_has_no_claims_and_no_expiry(self, value: str) -> None:
-        unreadable = JWT._unchecked(value)
+        unreadable = unchecked_jwt(value)
         with pytest.raises(InvalidTokenError) as caught:
             _ = unreadable.unverified_claims
         assert caught.value.reason == "no readable claims"
@@ -419,16 +423,91 @@ class TestContent:
         assert not value.is_expired()
 
     @pytest.mark.parametrize(
+        "payload",
+        [
+            b'{"sub":"alice","x":NaN}',
+            b'\xef\xbb\xbf{"sub":"alice"}',
+            '{"sub":"alice"}'.encode("utf-16"),
+            '{"sub":"alice"}'.encode("utf-16-be"),
+            '{"sub":"alice"}'.encode("utf-32-le"),
+            b' {"sub":"alice"}\r\n',
+            b'{"sub":"bob","sub":"alice"}',
+            b'{"sub":"alice","x":1e400}',
+            b'{"sub":"alice","x":"\xed\xa0\x80"}',
+        ],
+        ids=["NaN", "BOM", "UTF-16", "UTF-16-BE", "UTF-32-LE", "space", "twice", "infinity", "surrogate"],
+    )
+    def test_payload_is_read_as_pyjwt_reads_it(self, payload: bytes) -> None:
+        value = compact(HEADER, payload, SIGNATURE)
+        peer = pyjwt.decode(value, options={"verify_signature": False})
+        assert "alice" == peer["sub"] == JWT(value).unverified_claims["sub"]
+        assert repr(peer) == repr(JWT(value).unverified_claims)
+
+    def test_integer_that_python_does_not_read_leaves_the_other_claims(self) -> None:
+        value = JWT(compact(HEADER, b'{"n":' + b"9" * 5_000 + b',"exp":5,"sub":"alice"}', SIGNATURE))
+        assert (value.unverified_claims["sub"], value.unverified_claims["n"]) == ("alice", float("inf"))
+        assert value.is_expired()
+        # The control: PyJWT does not read such a payload at all.
+        with pytest.raises(pyjwt.DecodeError):
+            pyjwt.decode(value, options={"verify_signature": False})
+
+    @pytest.mark.parametrize(
         "exp",
-        [-1, -0.5, 2**48 - 1, 2**64, b"9" * 5_000, b"-" + b"9" * 5_000, b"1e400", True, None, "1", [1], {}],
+        [
+            -1,
+            -0.5,
+            2**48 - 1,
+            2**64,
+            b"9" * 5_000,
+            b"-" + b"9" * 5_000,
+            b"1e400",
+            b"NaN",
+            True,
+            None,
+            "1",
+            [1],
+            {},
+        ],
         ids=lambda exp: repr(exp)[:20],
     )
-    def test_exp_that_no_envelope_holds_is_refused(self, exp: object) -> None:
-        with pytest.raises(InvalidTokenError) as caught:
-            _ = with_exp(exp).expires_at
-        assert caught.value.reason == "exp"
-        with pytest.raises(InvalidTokenError):
-            with_exp(exp).is_expired()
+    def test_exp_that_no_envelope_holds_counts_as_absent(self, exp: object) -> None:
+        assert with_exp(exp).expires_at is None
+
+    @pytest.mark.parametrize(
+        "exp",
+        [
+            -1,
+            0,
+            5,
+            5.5,
+            "5",
+            " 5 ",
+            True,
+            2**48,
+            2**64,
+            b"1e300",
+            None,
+            "soon",
+            "5.5",
+            [1],
+            {},
+            b"1e400",
+            b"NaN",
+        ],
+        ids=lambda exp: repr(exp)[:20],
+    )
+    def test_token_expires_when_pyjwt_says_so(self, exp: object) -> None:
+        value = with_exp(exp)
+        try:
+            pyjwt.decode(value, options={"verify_signature": False, "verify_exp": True})
+        except pyjwt.ExpiredSignatureError:
+            assert value.is_expired()
+        except (pyjwt.PyJWTError, TypeError, ValueError, OverflowError):
+            with pytest.raises(InvalidTokenError) as caught:
+                value.is_expired()
+            assert caught.value.reason == "exp"
+        else:
+            assert not value.is_expired()
 
     @given(exp=st.integers(0, 2**48 - 2) | st.floats(0, 2**48 - 2))
     def test_expiry_is_rounded_down(self, exp: float) -> None:
@@ -497,7 +576,7 @@ class TestVerify:
     ) -> None:
         arguments = {"key": verification_key("RS256"), "algorithms": ["RS256"], **arguments}
         with pytest.raises(failure) as caught:
-            JWT._unchecked(value).verify(**arguments)
+            unchecked_jwt(value).verify(**arguments)
         shown = locals_shown_by(caught.value)
         assert not {segment for segment in value.split(".") if segment and segment in shown}
         assert set() == revealed_by(caught.value, value)
@@ -616,8 +695,8 @@ class TestPacking:
 
     @given(value=tokens())
     def test_short_cut_packs_a_known_signed_token_like_the_long_way(self, value: str) -> None:
-        classify(value)
-        assert pack(value) == pack_signed(value)
+        shape_of(value)
+        assert (pack(value), decode(value.split(".")[1])) == pack_signed(value)
 
     @pytest.mark.parametrize(
         "value",
@@ -662,14 +741,14 @@ class TestPacking:
 
     @given(value=st.data())
     def test_short_cut_takes_nothing_that_the_shape_check_refuses(self, value: st.DataObject) -> None:
-        classify(TOKEN)
+        shape_of(TOKEN)
         changed = list(TOKEN)
         for _ in range(value.draw(st.integers(1, 3))):
             position = value.draw(st.integers(0, len(changed) - 1))
             changed[position : position + 1] = value.draw(st.text(alphabet="AQ.=+ \n\u00e9", max_size=2))
         text = "".join(changed)
         if pack_signed(text) is not None:
-            assert Kind.SIGNED is classify(text)
+            assert Kind.SIGNED is shape_of(text).kind
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 counts the parser's depth by itself.")

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import example, given
 
 from jwt_column import KeyRing, decrypt_token, encrypt_token, errors
-from jwt_column.column.cipher import TokenCipher, bind_values
+from jwt_column.column.binding import binding_of
+from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.spec import ColumnSpec
 from tests.support import independent_envelope as independent
 from tests.vectors import generate
@@ -56,7 +57,7 @@ def project_opens(
     """Open with the project: by the public function, or by the column's cipher where row values are bound."""
     if binding:
         return TokenCipher(ColumnSpec(context=context)).decrypt(
-            stored, ring, bind_values(generate.bound_values(binding))
+            stored, ring, binding_of(generate.bound_values(binding))
         )
     return decrypt_token(stored, ring, context=context)
 
@@ -82,7 +83,7 @@ def project_seals(
             allow_unsigned=True,
         )
     )
-    return cipher.encrypt(token, KeyRing([key]), bind_values(binding))
+    return cipher.encrypt(token, KeyRing([key]), binding_of(binding))
 
 
 class TestFiles:

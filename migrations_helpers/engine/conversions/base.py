@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import and_, not_, or_
 
-from jwt_column.column.cipher import bind_values
+from jwt_column.column.binding import binding_of
 from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.errors import AuthenticationError, InvalidTokenError, JWTColumnError
 from jwt_column.format import envelope
@@ -138,12 +138,12 @@ class RowBinding:
             AuthenticationError: The values are not those that the envelope is bound to.
         """
         try:
-            return action(bind_values(zip(self._names, values, strict=True)))
+            return action(binding_of(zip(self._names, values, strict=True)))
         except AuthenticationError:
             read_as_uuids = [_as_uuid(value) for value in values]
             if read_as_uuids == list(values):
                 raise
-        return action(bind_values(zip(self._names, read_as_uuids, strict=True)))
+        return action(binding_of(zip(self._names, read_as_uuids, strict=True)))
 
 
 def _as_uuid(value: Any) -> Any:

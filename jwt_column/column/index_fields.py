@@ -1,0 +1,95 @@
+"""Index fields: the expiry and the fingerprints that an envelope's header shows.
+
+A claim that cannot be indexed counts as absent; see :mod:`jwt_column.format.claims`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+
+from ..format.claims import claim_input, expiry_of, parse_object
+from ..format.envelope import EXPIRY_LENGTH, FINGERPRINT_LENGTH, NO_EXPIRY, NO_FINGERPRINT
+from ..format.frame import unpack
+from .spec import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..keys.data_key import DataKey
+    from .spec import ColumnSpec
+
+__all__ = ["IndexFields", "fingerprint"]
+
+_NO_MACS: Final[Sequence[tuple[str, HMAC]]] = ()
+
+
+class IndexFields:
+    """Works out the index fields of the tokens of one column.
+
+    Args:
+        spec: The column's options, with a context.
+    """
+
+    __slots__ = ("_context", "_expose_expiry", "_macs", "_names", "_needs_claims")
+
+    def __init__(self, spec: ColumnSpec) -> None:
+        self._context = spec.context or ""
+        self._names = tuple(spec.fingerprints)
+        self._expose_expiry = spec.expose_expiry
+        self._needs_claims = spec.expose_expiry or self._names != (WHOLE,)
+        # The key of the last token, and for each fingerprint its name and an HMAC under that key, to be copied.
+        # Replaced whole: another thread must not see one key beside the HMACs of another.
+        self._macs: tuple[DataKey | None, Sequence[tuple[str, HMAC]]] = None, _NO_MACS
+
+    def of(
+        self, payload: bytes | None, frame: bytes, key: DataKey, token: str | None, expiry: bytes | None
+    ) -> bytes:
+        """Return expiry and fingerprints, as the layout has them.
+
+        Args:
+            payload: The token's payload; None for a token that is no JWS.
+            frame: The token's frame.
+            key: The key of its envelope.
+            token: The token; None takes it from the frame.
+            expiry: The expiry field of a token without readable claims, from its previous envelope.
+        """
+        last_key, macs = self._macs
+        if key is not last_key:
+            macs = [(name, _mac(key, self._context, name)) for name in self._names]
+            self._macs = key, macs
+        claims = parse_object(payload) if payload is not None and self._needs_claims else None
+        fields = b""
+        if self._expose_expiry:
+            seconds = None if claims is None else expiry_of(claims)
+            if seconds is not None:
+                fields = seconds.to_bytes(EXPIRY_LENGTH, "big")
+            else:
+                fields = expiry if claims is None and expiry is not None else NO_EXPIRY
+        for name, mac in macs:
+            if name == WHOLE:
+                data: bytes | None = (token or unpack(frame) or "").encode()
+            else:
+                data = None if claims is None or name not in claims else claim_input(claims[name])
+            fields += NO_FINGERPRINT if data is None else _finish(mac, data)
+        return fields
+
+
+def fingerprint(key: DataKey, context: str, name: str, data: bytes) -> bytes:
+    """Return the 16-byte fingerprint: HMAC-SHA256 under the key of context and name, truncated."""
+    return _finish(_mac(key, context, name), data)
+
+
+def _mac(key: DataKey, context: str, name: str) -> HMAC:
+    """Return HMAC-SHA256 under the key of context and name: for many fingerprints, it is keyed once."""
+    return HMAC(key.fingerprint_key(context, name), SHA256())
+
+
+def _finish(mac: HMAC, data: bytes) -> bytes:
+    """Return the fingerprint of some data."""
+    # A copy costs a third of hmac.digest(), which looks its algorithm up at every call.
+    mac = mac.copy()
+    mac.update(data)
+    return mac.finalize()[:FINGERPRINT_LENGTH]
