@@ -58,8 +58,10 @@ class MissingExtraError(ConfigurationError):
     """An optional dependency is not installed; the message gives the ``pip install`` command."""
 
 
-class InvalidTokenError(JWTColumnError):
+class InvalidTokenError(JWTColumnError, ValueError):
     """The value is not a token that the column accepts; nothing was encrypted or stored.
+
+    Also a ``ValueError``, as validators and forms expect it.
 
     Attributes:
         reason: What is wrong, without any part of the value.

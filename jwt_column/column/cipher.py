@@ -21,10 +21,10 @@ from ..errors import (
 )
 from ..format import envelope
 from ..format.aead import PREFIX_LENGTH
-from ..format.envelope import EXPIRY_LENGTH, STAMP_FIELD
-from ..format.frame import is_frame, pack, unpack
+from ..format.envelope import EXPIRY_LENGTH, NO_EXPIRY, STAMP_FIELD
+from ..format.frame import begins_as_jws, is_frame, pack, unpack
 from ..format.shape import Kind, Shape, check_text, pack_signed, payload_of, shape_of
-from ..format.token import JWT, take_frame, unchecked_jwt
+from ..format.token import JWT, given_expiry, take_frame, unchecked_jwt
 from ..keys.ring import any_chosen
 from ..keys.snapshot import parse_key_id
 from .binding import sized
@@ -72,6 +72,7 @@ class TokenCipher:
 
     __slots__ = (
         "_aad_end",
+        "_exposes_expiry",
         "_fields",
         "_header_length",
         "_is_text",
@@ -95,6 +96,7 @@ class TokenCipher:
         self.context = spec.context
         self.storage = spec.storage
         self.layout = spec.layout
+        self._exposes_expiry = spec.expose_expiry
         self._is_text = spec.storage == "text"
         self._max_length = spec.max_length
         self._layout_byte = self.layout.byte
@@ -134,13 +136,16 @@ class TokenCipher:
             if packed is None:
                 packed = pack_signed(value)
         if packed is None:
+            value = _revealed(value)
             _, frame, payload = self._admit(value)
         else:
             frame, payload = packed
         key = ring.snapshot().active if any_chosen() is None else ring.encrypting_key()
         header = key.stamp_prefix + self._layout_byte
         if self._fields is not None:
-            header += self._fields.of(payload, frame, key, value, None)
+            given = given_expiry(value) if payload is None and type(value) is JWT else None
+            expiry = None if given is None else given.to_bytes(EXPIRY_LENGTH, "big")
+            header += self._fields.of(payload, frame, key, value, expiry)
         return self._seal(frame, key, header, binding)
 
     def check(self, value: object, *, keep_frame: bool = False) -> JWT:
@@ -155,6 +160,7 @@ class TokenCipher:
         """
         if type(value) is JWT and len(value) <= self._max_length and value.kind in self._kinds:
             return value
+        value = _revealed(value)
         kind, frame, _ = self._admit(value)
         return unchecked_jwt(value, kind, frame if keep_frame else None)  # type: ignore[arg-type]
 
@@ -218,6 +224,8 @@ class TokenCipher:
             raise self._unknown_frame(key)
         if _on_decryption is not None:
             _on_decryption(self.context, key.id_bytes)
+        if self._exposes_expiry and not begins_as_jws(frame):
+            return unchecked_jwt(token, expiry=_given_expiry(stored))
         return _as_jwt(JWT, token)
 
     def _open(self, stored: bytes | str, ring: KeyRing, binding: bytes) -> tuple[bytes, DataKey]:
@@ -331,6 +339,12 @@ class TokenCipher:
         return error.with_traceback(None)
 
 
+def _revealed(value: Any) -> Any:
+    """Return the text of a pydantic ``SecretStr``, which ``model_dump()`` gives; any other value as it is."""
+    reveal = None if isinstance(value, str) else getattr(value, "get_secret_value", None)
+    return value if reveal is None else reveal()
+
+
 def _looks_like_binary_envelope(value: str) -> bool:
     """Return True for the text that some drivers and programs make of a binary envelope's bytes."""
     return "\x00" < value[:1] < " " and not value[0].isspace()
@@ -354,6 +368,12 @@ def _expiry_field(stored: bytes | str) -> bytes | None:
     data = _to_bytes(stored)
     at = STAMP_FIELD.length
     return data[at : at + EXPIRY_LENGTH] if data[5] & 1 else None
+
+
+def _given_expiry(stored: bytes | str) -> int | None:
+    """Return the expiry of an envelope that was opened, in seconds since 1970; None without one."""
+    field = _expiry_field(stored)
+    return None if field is None or field == NO_EXPIRY else int.from_bytes(field, "big")
 
 
 def encrypt_token(

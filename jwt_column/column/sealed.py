@@ -123,6 +123,27 @@ class SealedJWT:
     def __repr__(self) -> str:
         return f"SealedJWT(key_id={self.key_id!r}, {type(self.reason).__name__})"
 
+    def __str__(self) -> str:
+        raise self._not_a_token()
+
+    def __format__(self, spec: str) -> str:
+        raise self._not_a_token()
+
+    def _not_a_token(self) -> JWTColumnError:
+        """Return the error for a text made of this value, such as an ``Authorization`` header; ``!r`` is allowed."""
+        return JWTColumnError(
+            f"{self._cipher.context}: a sealed value is no token and has no text: {type(self.reason).__name__}; "
+            "test for SealedJWT, or reveal() it",
+            context=self._cipher.context,
+            key_id=self.key_id,
+        )
+
+    def __copy__(self) -> SealedJWT:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SealedJWT:
+        return self  # Immutable; a copy would take a key ring along.
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SealedJWT) and other._stored == self._stored
 

@@ -13,6 +13,7 @@ __all__ = [
     "CACHED_HEADERS",
     "LONGEST_CACHED_HEADER",
     "MAX_SEGMENT",
+    "begins_as_jws",
     "is_frame",
     "is_verbatim",
     "jws_ends",
@@ -99,6 +100,11 @@ def jws_ends(frame: bytes) -> tuple[int, int] | None:
     header_end = _JWS_START.size + header_length
     payload_end = header_end + payload_length
     return (header_end, payload_end) if start == _JWS_PACKED and payload_end <= len(frame) else None
+
+
+def begins_as_jws(frame: bytes) -> bool:
+    """Return True for a packed frame of three segments whose first one can be a JSON object: nearly every frame."""
+    return frame[:2] == b"\x01\x03" and frame[6:7] == b"{"
 
 
 def is_frame(frame: bytes) -> bool:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..errors import InvalidTokenError
 from .base64url import decode
-from .claims import expiry_of, parse_object
-from .shape import Kind, parse_header, shape_of
+from .claims import MAX_EXPIRY, expiry_of, parse_object
+from .shape import Kind, check_text, parse_header, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["JWT", "read_claims", "take_frame", "unchecked_jwt"]
+    from pydantic_core import CoreSchema
+
+__all__ = ["JWT", "given_expiry", "read_claims", "take_frame", "unchecked_jwt"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -49,7 +51,9 @@ class JWT(str):
     {'sub': 'alice'}
     """
 
-    __slots__ = ("_frame", "_kind")
+    __slots__ = ("_expiry", "_frame", "_kind")
+    #: The expiry of a token without readable claims, in seconds since 1970, if it was given.
+    _expiry: int
     #: The frame that the check made, until :func:`take_frame`.
     _frame: bytes | None
     _kind: Kind
@@ -75,6 +79,38 @@ class JWT(str):
             token._kind = kind  # noqa: SLF001 - of the object made here
         return token
 
+    @classmethod
+    def opaque(cls, text: str, *, expires_at: datetime | float | None = None) -> Self:
+        """Return a token that need not be a JWT, such as an opaque refresh token, with the expiry that came with it.
+
+        The column has to take it: ``allow_opaque=True``. One with ``expose_expiry=True`` stores the expiry as it stores
+        the ``exp`` of a JWT. A text that is a JWT with readable claims keeps the ``exp`` of its own.
+
+        Args:
+            text: The token. Not empty, without white space around it.
+            expires_at: The expiry, timezone-aware or in seconds since 1970; rounded down to whole seconds.
+
+        Raises:
+            InvalidTokenError: Not a text that a token can be, or a time that no envelope holds.
+        """
+        failure = None
+        try:
+            if not isinstance(text, str):
+                raise InvalidTokenError(  # noqa: TRY301 - one place takes the value out of the frame
+                    f"not a token: expected str, got {type(text).__name__}", reason="not a str"
+                )
+            check_text(text)
+            seconds = None if expires_at is None else _seconds(expires_at)
+        except InvalidTokenError as error:
+            failure = error.with_traceback(None)
+        if failure is not None:
+            text = ""  # Error reporters show local variables.
+            raise failure
+        token = str.__new__(cls, str.__str__(text))
+        if seconds is not None:
+            token._expiry = seconds  # noqa: SLF001 - of the object made here
+        return token
+
     def __repr__(self) -> str:
         return f"JWT(redacted, {len(self)} characters)"
 
@@ -87,9 +123,9 @@ class JWT(str):
     def __deepcopy__(self, memo: dict[int, Any]) -> JWT:
         return self
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # An opaque or unsigned token of a column that allows it must survive a pickle: no shape check here.
-        return unchecked_jwt, (str(self),)
+        return unchecked_jwt, (str(self), None, None, given_expiry(self))
 
     @property
     def kind(self) -> Kind:
@@ -131,13 +167,14 @@ class JWT(str):
 
     @property
     def expires_at(self) -> datetime | None:
-        """The ``exp`` claim (RFC 7519 section 4.1.4) in UTC, whole seconds, not verified.
+        """The ``exp`` claim (RFC 7519 section 4.1.4) in UTC, whole seconds, not verified; else that of :meth:`opaque`.
 
         It is the expiry that a column with ``expose_expiry`` stores: None without a readable payload, without ``exp``,
         and for an ``exp`` that is not a number of seconds from 0 to 2**48 - 2. A time past the year 9999 is shown as
         its end.
         """
-        seconds = expiry_of(read_claims(self))
+        claims = read_claims(self)
+        seconds = given_expiry(self) if claims is None else expiry_of(claims)
         if seconds is None:
             return None
         try:
@@ -158,7 +195,10 @@ class JWT(str):
             InvalidTokenError: ``exp`` is no number, so that PyJWT refuses the token.
         """
         claims = read_claims(self)
-        if claims is None or "exp" not in claims:
+        if claims is None:
+            given = given_expiry(self)
+            claims = {} if given is None else {"exp": given}
+        if "exp" not in claims:
             return False
         try:
             seconds = int(claims["exp"])
@@ -168,6 +208,20 @@ class JWT(str):
         if seconds is None:
             raise InvalidTokenError("the exp claim is not a number of seconds", reason="exp")
         return seconds <= ((at or datetime.now(UTC)) - _EPOCH).total_seconds() - leeway
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
+        """Let pydantic validate a field of this type by its shape, and mask it when it is serialized."""
+        from .pydantic_schema import core_schema_of
+
+        return core_schema_of(cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> dict[str, Any]:
+        """Describe a field of this type in a JSON schema."""
+        from .pydantic_schema import JSON_SCHEMA
+
+        return dict(JSON_SCHEMA)
 
     def verify(self, key: Any, algorithms: Sequence[str], **options: Any) -> dict[str, Any]:
         """Verify signature and registered claims with PyJWT, and return the claims.
@@ -194,15 +248,38 @@ class JWT(str):
         raise failure from None
 
 
-def unchecked_jwt(value: str, kind: Kind | None = None, frame: bytes | None = None) -> JWT:
-    """Return a JWT without a shape check: of a stored value, or of one whose *kind* and *frame* are known."""
+def unchecked_jwt(
+    value: str, kind: Kind | None = None, frame: bytes | None = None, expiry: int | None = None
+) -> JWT:
+    """Return a JWT without a shape check: of a stored value, or of one whose *kind*, *frame* or *expiry* are known."""
     # str() of an enumeration's member is its name, not the characters that it stands for.
     token = str.__new__(JWT, str.__str__(value))
     if kind is not None:
         token._kind = kind  # noqa: SLF001 - of the object made here
     if frame is not None:
         token._frame = frame  # noqa: SLF001
+    if expiry is not None:
+        token._expiry = expiry  # noqa: SLF001
     return token
+
+
+def given_expiry(token: JWT) -> int | None:
+    """Return the expiry that a token without readable claims was made or loaded with, in seconds since 1970."""
+    return getattr(token, "_expiry", None)
+
+
+def _seconds(time: datetime | float) -> int:
+    """Return a time in seconds since 1970, if an envelope can hold it."""
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise InvalidTokenError(
+                "expires_at has no time zone: give datetime.now(UTC) + ..., or seconds since 1970",
+                reason="exp",
+            )
+        time = (time - _EPOCH).total_seconds()
+    if type(time) not in (int, float) or not 0 <= time <= MAX_EXPIRY:
+        raise InvalidTokenError("expires_at is a time from 1970 on, or seconds since then", reason="exp")
+    return int(time)
 
 
 def read_claims(token: JWT, kind: Kind | None = None) -> dict[str, Any] | None:

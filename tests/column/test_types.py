@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import pickle
 import threading
@@ -1164,3 +1165,21 @@ def test_forked_processes_go_on_with_their_own_nonces(engine: sa.Engine, ring: K
         stored = connection.scalars(sa.select(raw(table))).all()
     assert {row.id for row in loaded} == {row.token.unverified_claims["jti"] for row in loaded}
     assert len({value[6:30] for value in stored}) == len(stored) == 20
+
+
+def test_a_sealed_value_is_never_sent_as_a_text_and_copies_as_itself(memory: sa.Engine) -> None:
+    lost, ring = KeyRing.generate(), KeyRing.generate()
+    stored = EncryptedJWT(lost, context="sessions.token").process_bind_param(signed_token(), memory.dialect)
+    type_ = EncryptedJWT(ring, context="sessions.token", undecryptable="sealed")
+    sealed = type_.process_result_value(stored, memory.dialect)
+    for render in (
+        str,
+        "{}".format,
+        lambda value: f"Bearer {value}",
+        lambda value: f"{value:>40}",
+        "%s".__mod__,
+    ):
+        with pytest.raises(JWTColumnError, match=r"sessions\.token: a sealed value is no token"):
+            render(sealed)
+    assert f"{sealed!r}" == repr(sealed)
+    assert copy.deepcopy({"token": sealed})["token"] is copy.copy(sealed) is sealed
