@@ -40,8 +40,8 @@ def key_usage(
     """Return the census of a column as a statement: ``key_id``, ``state`` and ``rows`` per key and state.
 
     ``state`` is ``"current"`` (stamped as the column would write today), ``"stale"`` (another key or layout),
-    ``"plaintext"``, or ``"unreadable"`` (neither). ``key_id`` is NULL for the last two. NULL values are not
-    counted. On PostgreSQL the statement fails where row-level security would hide rows from it.
+    ``"plaintext"``, or ``"unreadable"`` (neither). ``key_id`` is NULL for the last two. Rows without a token, NULL or
+    an empty value, are not counted. On PostgreSQL the statement fails where row-level security would hide rows from it.
 
     Args:
         column: A mapped attribute such as ``Session.token``, or a Core column.
@@ -56,7 +56,7 @@ def key_usage(
     # Grouped by the raw stamp first, so that a handful of groups is interpreted and not every row.
     stamps = (
         select(stored.stamp().label("stamp"), func.count().label("rows"))
-        .where(column.is_not(None))
+        .where(stored.has_value())
         .group_by("stamp")
     )
     by_stamp = stamps.where(*map(AllRowsVisible, stamps.get_final_froms())).subquery("stamps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import and_, func, not_, select
+from sqlalchemy import and_, func, not_, or_, select
 
 from ..census import current_stamps, key_usage
 from ..column.comparator import EncryptedComparator
@@ -60,7 +60,9 @@ def census(connection: Connection, column: AuditedColumn, active: Sequence[str])
 
 def count_rows(connection: Connection, column: AuditedColumn, active: Sequence[str], now: datetime) -> Count:
     """Count the rows of a column."""
-    nulls = select(func.count()).select_from(column.table).where(column.column.is_(None))
+    # Spelled without NOT, which of NULL is NULL.
+    has_none = or_(column.column.is_(None), not_(column.header.has_value()))
+    nulls = select(func.count()).select_from(column.table).where(has_none)
     expired = None
     expiry: tuple[ExpiryCount, ...] = ()
     if column.type_.expose_expiry:
@@ -153,7 +155,7 @@ def row_findings(
             "unreadable",
             "neither an envelope nor a token in the clear",
             states["unreadable"],
-            and_(column.column.is_not(None), not_(header.is_envelope()), not_(header.is_plaintext())),
+            and_(header.has_value(), not_(header.is_envelope()), not_(header.is_plaintext())),
         )
     if count.expired:
         yield found("expired", "expired and still stored", count.expired, _has_expired(column, now))

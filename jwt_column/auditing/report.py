@@ -92,7 +92,7 @@ class ColumnAudit:
         context: The context that its envelopes are bound to.
         configuration: The parameters of its ``EncryptedJWT``, as text; the key ring by its name only.
         rows: Rows of the table; 0 if the database does not have it or refused to read it.
-        nulls: Rows without a token.
+        nulls: Rows without a token: NULL or an empty value.
         keys: Rows per key id and state.
         expired: Rows whose token has expired; None for a column that does not expose the expiry.
         expiry: Rows per day of expiry, in the order of days, empty days left out; empty likewise.

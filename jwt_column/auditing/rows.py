@@ -52,7 +52,7 @@ def batches(
     """
     # The value as the driver returns it: a column of bytes may hold text in SQLite.
     columns = (*column.bound, type_coerce(column.column, NullType()))
-    is_set = column.column.is_not(None)
+    has_value = column.header.has_value()
     keys = column.keys
     if not keys:
         yield from _stream(connection, column, columns, sample)
@@ -60,7 +60,7 @@ def batches(
     order = KeyOrder(column.table, keys, connection.dialect.name)
     parts: Iterator[tuple[KeyRange, int | None]] = iter([(KeyRange(), None)])
     if sample is not None and sample < rows:
-        parts = sampled(connection, order, rows, sample, is_set)
+        parts = sampled(connection, order, rows, sample, has_value)
     while True:
         with rolled_back(connection):
             part = next(parts, None)
@@ -70,7 +70,7 @@ def batches(
         while left is None or left > 0:
             size = BATCH if left is None else min(BATCH, left)
             with rolled_back(connection):
-                found = connection.execute(order.batch(columns, window, size, is_set)).all()
+                found = connection.execute(order.batch(columns, window, size, has_value)).all()
             if found:
                 yield [_row(found_row, len(keys)) for found_row in found]
                 window = KeyRange(after=order.key_of(found[-1]))
@@ -83,7 +83,7 @@ def _stream(
     connection: Connection, column: AuditedColumn, columns: Sequence[Any], sample: int | None
 ) -> Iterator[list[StoredRow]]:
     """Yield the rows of a table without a primary key, in any order."""
-    statement = select(*columns).where(column.column.is_not(None)).limit(sample)
+    statement = select(*columns).where(column.header.has_value()).limit(sample)
     with rolled_back(connection):
         result = connection.execute(statement.execution_options(**streamed(connection, BATCH)))
         try:

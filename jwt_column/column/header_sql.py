@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import (
     Alias,
+    Integer,
     LargeBinary,
     String,
     Table,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from ..format.envelope import Storage
 
-__all__ = ["DEFINITION", "HeaderPart", "HeaderSQL", "HeaderType", "generated_column"]
+__all__ = ["DEFINITION", "HeaderPart", "HeaderSQL", "HeaderType", "generated_column", "has_value"]
 
 #: The keyword with which a compiler writes out what a generated column is made of, instead of its name.
 DEFINITION: Final = "jwt_column_definition"
@@ -289,6 +290,30 @@ def _compile_hex_postgresql(element: _Hex, compiler: SQLCompiler, **kw: Any) -> 
     return f"encode({compiler.process(field, **kw)}, 'hex')"
 
 
+class _ByteLength(FunctionElement[int]):
+    """The length of a stored value in bytes, which PostgreSQL knows without reading it."""
+
+    type = Integer()
+    inherit_cache = True
+    name = "octet_length"
+
+
+@compiles(_ByteLength)
+def _compile_byte_length(element: _ByteLength, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"octet_length{compiler.process(element.clause_expr, **kw)}"
+
+
+@compiles(_ByteLength, "sqlite")
+def _compile_byte_length_sqlite(element: _ByteLength, compiler: SQLCompiler, **kw: Any) -> str:
+    (stored,) = _arguments(element)
+    return f"length(CAST({compiler.process(stored, **kw)} AS BLOB))"
+
+
+def has_value(stored: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition of a value that is neither NULL nor empty; an empty value stands for no token."""
+    return and_(stored.is_not(None), _ByteLength(stored) > literal_column("0"))
+
+
 def _substring(stored: Any, start: int, length: int, *, is_text: bool) -> ColumnElement[Any]:
     """Return bytes or characters of a stored value, counted from 1."""
     kind = _Characters if is_text else _Bytes
@@ -385,6 +410,10 @@ class HeaderSQL:
             self.field(VERSION_FIELD, from_start=True) == self.constant(VERSION, prefix=True),
             self.field(LAYOUT_FIELD) == self.constant(layout),
         )
+
+    def has_value(self) -> ColumnElement[bool]:
+        """Return the condition of a value that is neither NULL nor empty; an empty value stands for no token."""
+        return has_value(self._stored)
 
     def is_envelope(self) -> ColumnElement[bool]:
         """Say whether a value begins like an envelope of this version, with a whole stamp."""

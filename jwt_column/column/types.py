@@ -216,6 +216,9 @@ class EncryptedJWT(TypeDecorator[JWT]):
                 return None
             if type(value) is not bytes and type(value) is not str:
                 value = _bytes_or_text(value)
+            if not value:
+                # A column that is NOT NULL DEFAULT '' has this for "no token".
+                return None
             try:
                 return decrypt(value, given or resolve_keyring(keyring))
             except (DecryptionError, KeyRingError) as error:

@@ -25,6 +25,8 @@ from sqlalchemy import (
     select,
 )
 
+from jwt_column.column.header_sql import has_value
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -79,6 +81,11 @@ class RunTable:
         """Whether psycopg 3 can read the key and the bound columns in binary; text is the same in either form."""
         return all(isinstance(column.type, _KNOWN_TO_PSYCOPG) for column in (*self.keys, *self.bound))
 
+    @property
+    def has_value(self) -> ColumnElement[bool]:
+        """The condition of rows with a value that is neither NULL nor empty."""
+        return has_value(self.value)
+
     def key_of(self, row: Sequence[Any]) -> Key:
         """Return the key of a row that was read."""
         return tuple(row[: len(self.keys)])
@@ -99,11 +106,11 @@ class RunTable:
 
     def any_row(self) -> Select[Any]:
         """Return the statement that finds one row with a value."""
-        return select(*self.keys).where(self.value.is_not(None)).limit(1)
+        return select(*self.keys).where(self.has_value).limit(1)
 
     def count(self, *conditions: ColumnElement[bool]) -> Select[Any]:
         """Return the statement that counts the rows with a value for which all conditions hold."""
-        return select(func.count()).select_from(self.clause).where(self.value.is_not(None), *conditions)
+        return select(func.count()).select_from(self.clause).where(self.has_value, *conditions)
 
     def counts(self, conditions: Sequence[ColumnElement[bool] | None], keys: KeyRange) -> Select[Any]:
         """Return the statement that counts, in one scan, the rows with a value and those of each condition.
@@ -111,9 +118,7 @@ class RunTable:
         A condition that is None counts nothing.
         """
         columns: list[ColumnElement[Any]] = [func.count(), *map(_count_if, conditions)]
-        return (
-            select(*columns).select_from(self.clause).where(self.value.is_not(None), *self.order.within(keys))
-        )
+        return select(*columns).select_from(self.clause).where(self.has_value, *self.order.within(keys))
 
     def boundaries(self, condition: ColumnElement[bool], rows: int, parts: int) -> Select[Any]:
         """Return the statement that finds the keys which cut *rows* rows into even parts."""

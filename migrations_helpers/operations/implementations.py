@@ -11,6 +11,7 @@ from sqlalchemy import not_
 
 from jwt_column.census import current_stamps
 from jwt_column.column.header_sql import HeaderSQL
+from jwt_column.database.row_security import hidden_rows
 from jwt_column.errors import ConfigurationError, ReencryptionError
 
 from ..engine.conversions import Adoption, Decryption, Reencryption
@@ -89,6 +90,9 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
     connection = operations.get_bind()
     type_ = operation.type_
     table = find_table(connection, operation.table, operation.column, type_, schema=operation.schema)
+    hidden = hidden_rows(connection, table.clause)
+    if hidden is not None:
+        raise ReencryptionError(f"op.{operation.name} cannot see every row: {hidden}", context=type_.context)
     if connection.execute(table.any_row()).first() is None:
         return
     is_current = HeaderSQL(table.value, type_).has_stamp(*current_stamps(type_))

@@ -728,7 +728,7 @@ def test_what_is_neither_envelope_nor_token_is_an_error_in_every_mode(
     memory: sa.Engine, ring: KeyRing
 ) -> None:
     modes: tuple[Mode, ...] = ("refuse", "read", "write")
-    for number, value in enumerate([b"", b"nonsense", b"\xff\xfe", b"\x01short", b"e" * 100]):
+    for number, value in enumerate([b" ", b"nonsense", b"\xff\xfe", b"\x01short", b"e" * 100]):
         for mode in modes:
             table = sessions(EncryptedJWT(plaintext=mode), name=f"sessions_{number}_{mode}")
             with memory.begin() as connection:

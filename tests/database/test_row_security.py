@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from jwt_column import (
     JWT,
     EncryptedJWT,
     KeyRing,
+    ReencryptionError,
     audit,
     find_plaintext_tokens,
     generate_key,
@@ -191,6 +194,19 @@ def test_commands_count_all_rows_or_fail_and_a_purge_says_what_it_saw(
     assert role in output
     code, output, _ = run("purge", "--json", as_role=False)
     assert (json.loads(output)["deleted"], json.loads(output)["row_security"]) == (2, False)
+
+
+def test_the_gate_of_a_migration_fails_and_does_not_pass_over_hidden_rows(
+    engine: sa.Engine, role: str
+) -> None:
+    """No row is visible, and every row is stale."""
+    type_ = EncryptedJWT(KeyRing.generate(), context="sessions.token")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER POLICY tenant ON sessions USING (false)")
+    with acting_as(engine, role) as connection:
+        op: Any = Operations(MigrationContext.configure(connection))
+        with pytest.raises(ReencryptionError, match=f"from the role {role}; use the table's owner"):
+            op.ensure_jwt_column_current("sessions", "token", type_=type_)
 
 
 def test_a_purge_deletes_the_rows_that_its_role_sees(engine: sa.Engine, role: str) -> None:

@@ -87,10 +87,8 @@ def mix_in(
 ) -> tuple[dict[Any, Stored], dict[Any, Stored]]:
     """Overwrite every fifth row with something bad, and a few with NULL and plaintext; return bad and clear ones."""
     bad: dict[Any, Stored] = {}
-    values = bad_values(storage)
-    if engine.dialect.name == "sqlite":
-        # SQLite's substr() of an empty BLOB is NULL, and so is every condition on its header.
-        values = [value for value in values if value != b""]
+    # An empty value is no bad one: it stands for no token.
+    values = [value for value in bad_values(storage) if value]
     for number, stored in enumerate(values, 1):
         bad[5 * number] = stored
     clear = {

@@ -69,7 +69,7 @@ class Rows:
         """Return the conditions of a column, from the one that tells a conversion's rows from the others."""
         header = HeaderSQL(value, type_)
         pending, plaintext = is_pending(header), header.is_plaintext()
-        has_value = value.is_not(None)
+        has_value = header.has_value()
         spared = () if expired is None else (expired.spares(header),)
         return cls(
             pending=and_(has_value, pending, *spared),
