@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,12 @@ def test_a_terminal_of_80_columns_is_not_overrun() -> None:
     assert max(map(len, done.lines)) <= 80
 
 
-def test_a_wide_terminal_gets_lines_that_can_be_read() -> None:
-    done = run_in_terminal("demo", "--rows", str(ROWS), columns=200)
+def test_a_wide_terminal_gets_lines_that_can_be_read_and_no_color_is_honoured() -> None:
+    done = run_in_terminal("demo", "--rows", str(FEWEST_ROWS), columns=200, NO_COLOR="1")
     own = [line for line in done.lines if re.match(r"\d  \S", line)]
     assert done.returncode == 0
     assert len(own) == HEADINGS
     assert max(map(len, own)) <= 100
-
-
-def test_no_color_is_honoured() -> None:
-    done = run_in_terminal("demo", "--rows", str(ROWS), NO_COLOR="1")
-    assert done.returncode == 0
     colours = re.findall(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|9[0-7])(?:;[0-9;]*)?m", done.output)
     assert colours == []
 
@@ -112,10 +108,11 @@ def test_ascii_is_enough() -> None:
     assert "  ok All " in done.stdout
 
 
-def test_a_narrow_terminal_loses_nothing() -> None:
-    done = run("demo", "--rows", str(FEWEST_ROWS), COLUMNS="50")
-    assert done.returncode == 0
-    assert "mapped_column(EncryptedJWT(allow_unsigned=True))" in re.sub(r"\n +", "", done.stdout)
+def test_a_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    code, output = invoke()
+    assert code == ExitCode.OK
+    assert "mapped_column(EncryptedJWT(allow_unsigned=True))" in re.sub(r"\n +", "", output)
 
 
 def test_nothing_secret_is_printed(kept: Kept) -> None:
@@ -172,13 +169,24 @@ def test_the_kept_migrations_are_a_project_that_alembic_runs(kept: Kept) -> None
     assert done.stdout.strip() == "0002 (head)"
     scripts = sorted((kept.directory / "migrations" / "versions").glob("*.py"))
     texts = [script.read_text() for script in scripts]
-    assert 'op.reencrypt_jwt_column("sessions", "token")' in texts[0]
-    assert 'op.ensure_jwt_column_current("sessions", "token")' in texts[1]
+    for text, operation in zip(texts, ("reencrypt_jwt_column", "ensure_jwt_column_current"), strict=True):
+        assert f"op.{operation}(" in text
+        assert '"sessions", "token", type_=EncryptedJWT(allow_unsigned=True)' in text
 
 
-def test_nothing_is_left_without_keep(tmp_path: Path) -> None:
-    assert run("demo", "--rows", str(FEWEST_ROWS), TMPDIR=str(tmp_path)).returncode == 0
+def test_nothing_is_left_without_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert invoke()[0] == ExitCode.OK
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_temporary_directory_the_cure_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    done = CliRunner().invoke(app, ["demo"])
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert "set TMPDIR to one, or give --keep DIRECTORY" in done.stderr
 
 
 def test_a_directory_with_an_awkward_name_will_do(tmp_path: Path) -> None:
@@ -330,7 +338,7 @@ def test_payload_texts_are_the_segment_and_what_it_encodes() -> None:
 
 def test_hex_lines_show_offset_bytes_and_text() -> None:
     data = bytes(range(64))
-    lines = list(hex_lines(data, 32, 2, [(1, "green")]))
+    lines = list(hex_lines(data, 32, [(1, "green")]))
     assert lines[0].plain == "00000020  20 21 22 23 24 25 26 27 28 29 2a 2b 2c 2d 2e 2f   !\"#$%&'()*+,-./"
     assert lines[1].plain.startswith("00000030  30 31")
     assert [data[span.start : span.end] and span.style for span in lines[0].spans if span.style == "green"]

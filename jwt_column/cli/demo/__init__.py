@@ -13,6 +13,7 @@ import typer
 
 from ...errors import ConfigurationError
 from ..console import ExitCode, make_console
+from ..options import option
 from .narration import Narration
 from .project import Project
 from .story import tell_story
@@ -20,7 +21,7 @@ from .tokens import FEWEST_ROWS
 
 __all__ = ["demo"]
 
-# What is asked for is held in memory, to be compared with what is read at the end.
+# All tokens are held in memory, to be compared with the rows at the end.
 _MOST_ROWS = 1_000_000
 
 
@@ -31,17 +32,14 @@ def demo(
     ] = 10_000,
     keep: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "--keep",
             metavar="DIRECTORY",
             help="Leave databases, key file and migrations in this new or empty directory.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Store, look, rotate: real tokens in a SQLite file, from the first row to a retired key.
-
-    Ends with 1 if anything is not as promised.
-    """
+    """Run the demo; see :mod:`jwt_column.cli.app` for the help text."""
     start = perf_counter()
     console = make_console()
     narration = Narration(console)
@@ -54,16 +52,22 @@ def demo(
         console.print(f"  The files, the key among them, are in {keep}", style="dim", soft_wrap=True)
     count, failed = narration.held + len(narration.failed), len(narration.failed)
     verdict = f"All {count} checks held" if not failed else f"{failed} of {count} checks failed"
-    narration.check(not failed, (f"{verdict}, in {perf_counter() - start:.1f} s.", "bold"))
+    narration.check(not failed, f"{verdict}, in {perf_counter() - start:.1f} s.")
     if failed:
         raise typer.Exit(ExitCode.FAILURE)
 
 
 @contextmanager
 def _directory(keep: Path | None) -> Iterator[Path]:
-    """Give a directory: one that goes at the end, or one that stays."""
+    """Yield the directory of the files: a temporary one, or *keep*."""
     if keep is None:
-        with TemporaryDirectory(prefix="jwt-column-demo-") as name:
+        try:
+            temporary = TemporaryDirectory(prefix="jwt-column-demo-")
+        except OSError:
+            raise ConfigurationError(
+                "no temporary directory can be written; set TMPDIR to one, or give --keep DIRECTORY"
+            ) from None
+        with temporary as name:
             yield Path(name)
         return
     if set("%?") & set(str(keep.absolute())):

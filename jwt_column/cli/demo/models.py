@@ -1,6 +1,6 @@
-"""The two tables of the demo: one as this package would have it, and its twin without encryption.
+"""The two tables of the demo: one with an encrypted column, and its twin without.
 
-The demo prints the source of :class:`Session`, so what is shown is what runs.
+The demo prints the source of :class:`Session`, so the code that is shown is the code that runs.
 """
 
 # No "from __future__ import annotations": SQLAlchemy reads the annotations of mapped attributes.

@@ -1,11 +1,10 @@
-"""How the demo speaks: headings, words, code, and checks that are counted."""
+"""The demo's output: headings, words, code, and checks that are counted."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
@@ -13,7 +12,7 @@ from rich.text import Text
 from ..console import indented, mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from rich.console import Console, RenderableType
 
@@ -21,7 +20,7 @@ __all__ = ["Narration"]
 
 
 class Narration:
-    """What the demo says, and what it found to be true or not."""
+    """The output of the demo, and the results of its checks."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -32,25 +31,20 @@ class Narration:
     def heading(self, title: str) -> None:
         """Begin the next step."""
         self._step += 1
-        self.console.print()
-        self.console.print(
-            Rule(Text.assemble((f"{self._step}  ", "cyan"), (title, "bold")), align="left", style="dim")
-        )
-        self.console.print()
+        rule = Rule(Text.assemble((f"{self._step}  ", "cyan"), (title, "bold")), align="left", style="dim")
+        self.console.print("", rule, "")
 
-    def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print a paragraph; a part may come with a style."""
-        self.show(Text.assemble(*parts))
+    def say(self, *parts: str | tuple[str, str], after: bool = False) -> None:
+        """Print a paragraph; a part may come with a style, and an empty line may follow."""
+        self.show(Text.assemble(*parts), after=after)
 
-    def show(self, renderable: RenderableType, *, by: int = 2) -> None:
+    def show(self, renderable: RenderableType, *, by: int = 2, after: bool = False) -> None:
         """Print anything, indented."""
         indented(self.console, renderable, by=by)
+        if after:
+            self.console.print()
 
-    def blank(self) -> None:
-        """Print an empty line."""
-        self.console.print()
-
-    def code(self, source: str) -> None:
+    def code(self, source: str, *, after: bool = False) -> None:
         """Print Python source code."""
         # The terminal's own sixteen colours, which were chosen for its background.
         syntax = Syntax("", "python", theme="ansi_dark", background_color="default")
@@ -58,50 +52,29 @@ class Narration:
         highlighted.rstrip()
         # On a narrow terminal a long line goes on below; by itself it would be cut off.
         highlighted.no_wrap, highlighted.overflow = False, "fold"
-        self.show(highlighted, by=4)
+        self.show(highlighted, by=4, after=after)
 
     def evaluate(self, source: str, names: dict[str, Any]) -> Any:
-        """Print an expression and what it gives, as Python's prompt does: what is shown is what was run."""
+        """Evaluate an expression, and print it with its value as Python's prompt does."""
         value = eval(source, {}, names)  # noqa: S307 - the demo's own expressions, none of them from outside
         self.code(f">>> {source}")
         self.show(Text(repr(value), "dim"), by=4)
         return value
 
-    def check(self, ok: bool, *parts: str | tuple[str, str]) -> None:
-        """Print what was checked and whether it holds."""
-        claim = Text.assemble(*parts)
+    def check(self, ok: bool, claim: str) -> None:
+        """Print a claim and whether it holds."""
         if ok:
             self.held += 1
         else:
-            self.failed.append(claim.plain)
+            self.failed.append(claim)
         sign = mark(self.console, ok=ok)
-        width = self.console.width - 2 - len(sign.plain) - 1
-        lines = claim.wrap(self.console, width)
-        for number, line in enumerate(lines):
+        lead = len(sign.plain) + 1
+        for number, line in enumerate(Text(claim).wrap(self.console, self.console.width - 2 - lead)):
             line.rstrip()
-            lead = sign if number == 0 else Text(" " * len(sign.plain))
-            self.show(Text.assemble(lead, " ", line))
+            self.show(Text.assemble(*((sign, " ") if number == 0 else (" " * lead,)), line))
 
-    @contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Callable[[], None]]:
-        """Show a bar while something is done; each call of what is yielded counts one. Only on a terminal."""
-        bar = Progress(
-            TextColumn(f"  {description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_interactive,
-        )
-        with bar:
-            task = bar.add_task(description, total=total)
-            yield lambda: bar.advance(task)
-
-    @contextmanager
-    def waiting(self, description: str) -> Iterator[None]:
-        """Show that something is being done. Only on a terminal."""
-        if self.console.is_interactive:
-            with self.console.status(f"{description} ...", spinner_style="cyan"):
-                yield
-        else:
-            yield
+    def waiting(self, description: str) -> AbstractContextManager[Any]:
+        """Show that something is being done, on a terminal."""
+        if not self.console.is_interactive:
+            return nullcontext()
+        return self.console.status(f"{description} ...", spinner_style="cyan")

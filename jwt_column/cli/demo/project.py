@@ -1,15 +1,15 @@
-"""A directory such as an application has: databases, a key file, and Alembic's migrations."""
+"""The files of an application: databases, a key file, and Alembic's migrations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import shutil
+from pathlib import Path
+from typing import Final
 
+import alembic
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Engine, create_engine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["Project"]
 
@@ -37,24 +37,12 @@ with engine.connect() as connection:
 engine.dispose()
 '''
 
-_SCRIPT_PY_MAKO: Final = '''\
-"""${message}"""
-
-from alembic import op
-${imports if imports else ""}
-
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
-
-
-def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
-'''
-
 _REVISION_PY: Final = '''\
 """{message}."""
 
 from alembic import op
+
+from jwt_column import EncryptedJWT
 
 revision = {revision!r}
 down_revision = {down_revision!r}
@@ -77,7 +65,6 @@ class Project:
         self.database = directory / "sessions.sqlite3"
         self.plain_database = directory / "plaintext.sqlite3"
         self.key_file = directory / "jwt.keys"
-        self._ini = directory / "alembic.ini"
         self._migrations = directory / "migrations"
         self._head: str | None = None
 
@@ -86,25 +73,24 @@ class Project:
         return create_engine(URL.create("sqlite+pysqlite", database=str(path)))
 
     def write_migrations(self) -> None:
-        """Write what ``alembic init`` writes, as a developer would then have edited it."""
+        """Write the files of ``alembic init``, with a developer's edits."""
         (self._migrations / "versions").mkdir(parents=True)
-        self._ini.write_text(_ALEMBIC_INI, encoding="utf-8")
+        (self.directory / "alembic.ini").write_text(_ALEMBIC_INI, encoding="utf-8")
         (self._migrations / "env.py").write_text(_ENV_PY, encoding="utf-8")
-        (self._migrations / "script.py.mako").write_text(_SCRIPT_PY_MAKO, encoding="utf-8")
+        template = Path(alembic.__file__).parent / "templates" / "generic" / "script.py.mako"
+        shutil.copyfile(template, self._migrations / "script.py.mako")
 
     def add_revision(self, revision: str, message: str, statement: str) -> Path:
         """Write the next revision, whose ``upgrade()`` is this statement, and return its file."""
         slug = message.lower().replace("-", "").replace(" ", "_")
         path = self._migrations / "versions" / f"{revision}_{slug}.py"
-        path.write_text(
-            _REVISION_PY.format(
-                message=message, revision=revision, down_revision=self._head, statement=statement
-            ),
-            encoding="utf-8",
+        text = _REVISION_PY.format(
+            message=message, revision=revision, down_revision=self._head, statement=statement
         )
+        path.write_text(text, encoding="utf-8")
         self._head = revision
         return path
 
     def upgrade(self) -> None:
         """Run ``alembic upgrade head``."""
-        command.upgrade(Config(self._ini), "head")
+        command.upgrade(Config(self.directory / "alembic.ini"), "head")

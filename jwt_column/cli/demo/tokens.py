@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from importlib import resources
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import jwt
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AUDIENCE", "FEWEST_ROWS", "Issuer", "RFCToken", "SignedToken", "payload_texts", "rfc_tokens"]
 
-#: Out of a hundred signed tokens. RS256 is what most identity providers sign with.
-_SHARES: Final = {"RS256": 50, "ES256": 20, "EdDSA": 20, "HS256": 10}
+# Half of the tokens are RS256, which most identity providers sign with.
+_MIX: Final = ("RS256", "ES256", "RS256", "EdDSA", "RS256", "HS256", "RS256", "ES256", "RS256", "EdDSA")
 
 AUDIENCE: Final = "https://app.example.com"
 
@@ -65,31 +66,20 @@ class Issuer:
     """An identity provider: one fresh key for each algorithm, and the sessions that it opens."""
 
     def __init__(self) -> None:
-        rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        ec_key = ec.generate_private_key(ec.SECP256R1())
-        ed_key = ed25519.Ed25519PrivateKey.generate()
-        secret = os.urandom(32)
-        self._signing: dict[str, Any] = {
-            "RS256": rsa_key,
-            "ES256": ec_key,
-            "EdDSA": ed_key,
-            "HS256": secret,
+        private: dict[str, Any] = {
+            "RS256": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+            "ES256": ec.generate_private_key(ec.SECP256R1()),
+            "EdDSA": ed25519.Ed25519PrivateKey.generate(),
         }
-        #: What verifies: public keys, and for HS256 the shared secret.
-        self.verifying: dict[str, Any] = {
-            "RS256": rsa_key.public_key(),
-            "ES256": ec_key.public_key(),
-            "EdDSA": ed_key.public_key(),
-            "HS256": secret,
-        }
-        self._key_ids = {algorithm: f"{algorithm.lower()}-{uuid.uuid4().hex[:8]}" for algorithm in _SHARES}
+        secret = {"HS256": os.urandom(32)}
+        self._signing: dict[str, Any] = {**private, **secret}
+        #: The keys to verify with: public keys, and for HS256 the shared secret.
+        self.verifying: dict[str, Any] = {name: key.public_key() for name, key in private.items()} | secret
 
     def sign(self, count: int) -> Iterator[SignedToken]:
-        """Yield this many tokens, each of a user of its own, the algorithms mixed as they are in the wild."""
+        """Yield this many tokens, each of a user of its own, the algorithms mixed."""
         now = int(time.time())
-        algorithms = _mixed_algorithms()
-        for number in range(1, count + 1):
-            algorithm = next(algorithms)
+        for number, algorithm in zip(range(1, count + 1), cycle(_MIX), strict=False):
             user = f"user{number:06d}"
             claims = {
                 "iss": "https://login.example.com/",
@@ -101,25 +91,16 @@ class Issuer:
                 "exp": now + 3600,
                 "jti": str(uuid.uuid4()),
             }
-            headers = {"kid": self._key_ids[algorithm]}
-            token = jwt.encode(claims, self._signing[algorithm], algorithm, headers=headers)
-            yield SignedToken(user, algorithm, token)
-
-
-def _mixed_algorithms() -> Iterator[str]:
-    """Yield algorithms in their shares, the first few all different, without end."""
-    used = dict.fromkeys(_SHARES, 0)
-    while True:
-        # The one that is furthest behind its share comes next.
-        algorithm = min(_SHARES, key=lambda name: (used[name] + 0.5) / _SHARES[name])
-        used[algorithm] += 1
-        yield algorithm
+            headers = {"kid": f"{algorithm.lower()}-1"}
+            yield SignedToken(
+                user, algorithm, jwt.encode(claims, self._signing[algorithm], algorithm, headers)
+            )
 
 
 def payload_texts(token: str) -> tuple[bytes, bytes]:
     """Return a token's payload as the token spells it, and as the text that it encodes.
 
-    For a JWE both are those of the ciphertext segment: there is no readable payload to look for.
+    For a JWE both are those of the ciphertext segment: it has no readable payload.
     """
     segments = token.split(".")
     segment = segments[1] if len(segments) == 3 else segments[3]
