@@ -373,7 +373,7 @@ def test_every_public_member_is_documented(class_: type, heading: str) -> None:
     documented = set(re.findall(r"^\| `(?:KeyRing)?\.(\w+)", section, re.MULTILINE))
     # What only other modules of the package use.
     internal = {"awaits_row", "in_row", "stored_as"}
-    internal |= {"current", "encrypting_key", "key", "keys", "snapshot"}
+    internal |= {"current", "encrypting_key", "key", "keys", "keys_for_search", "snapshot"}
     inherited = dir(str) if issubclass(class_, str) else []
     assert documented == {name for name in dir(class_) if not name.startswith("_")} - internal - set(
         inherited
