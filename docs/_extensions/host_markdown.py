@@ -33,7 +33,9 @@ _PAGE: Final = re.compile(r"\[(?P<title>[^\]]+)\]\((?P<page>[\w/-]+)\.md\)")
 
 
 #: Public members of public classes that only the package itself calls.
-INTERNAL: Final = "awaits_row, current, encrypting_key, in_row, key, keys, keys_for_search, snapshot, stored_as"
+INTERNAL: Final = (
+    "awaits_row, current, encrypting_key, in_row, key, keys, keys_for_search, snapshot, stored_as"
+)
 
 
 def directive(name: str) -> str:
