@@ -58,6 +58,8 @@ class ChosenColumn:
     arguments: str = ""
     options: ColumnOptions | None = None
     mapped: Column[Any] | None = None
+    #: Index fields that a run may drop.
+    drop: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ class ChosenColumn:
                 raise
             raise ConfigurationError(f"there is no schema {self.schema}; nothing was done") from None
         found = self._as_stored(connection)
-        if self.options is not None:
+        if self.options is not None and not self.drop:
             _refuse_lost_fields(connection, found)
         return found
 

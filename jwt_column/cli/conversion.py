@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .reencrypt import RunOptions
     from .summary import Census, Words
 
-__all__ = ["convert"]
+__all__ = ["convert", "split_names"]
 
 
 def convert(
@@ -97,7 +97,7 @@ class _Run:
     ) -> None:
         self._column = column
         self._options = options
-        self._key_columns, self._preserve = _names(options.key_columns), _names(options.preserve)
+        self._key_columns, self._preserve = split_names(options.key_columns), split_names(options.preserve)
         self._make_conversion = make_conversion
         self._words = words
         self._expired = expired
@@ -199,7 +199,8 @@ class _Run:
         print_problem(f"stopped: {kept}. The same command goes on from there.")
 
 
-def _names(text: str | None) -> tuple[str, ...]:
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Return the names of a list with commas."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 

@@ -2,7 +2,7 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Final, Literal
 
@@ -11,7 +11,7 @@ import typer
 from migrations_helpers.engine.conversions import Adoption, Reencryption
 
 from .columns import choose_column
-from .conversion import convert
+from .conversion import convert, split_names
 from .formats import SourceOptions
 from .options import ColumnOptions, DatabaseOption, JsonOption, ModelColumn, option
 from .summary import Words
@@ -105,11 +105,24 @@ def reencrypt(
             rich_help_panel=_RUN,
         ),
     ] = "keep",
+    drop: Annotated[
+        str | None,
+        option(
+            "--drop",
+            metavar="NAMES",
+            help="Fingerprints, or expiry, that rows have and the column's type does not make, and that may go: names, "
+            "with commas between them. Without it a run that would drop one is refused.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     run: RunOptions,
 ) -> None:
     """Re-encrypt a column; see :mod:`jwt_column.cli.app` for the help text."""
     words = Words("reencrypt", "re-encrypted")
-    convert(database, choose_column(column, model), run, Reencryption, words, expired=expired)
+    dropped = split_names(drop)
+    conversion = partial(Reencryption, drop=dropped)
+    chosen = replace(choose_column(column, model), drop=dropped)
+    convert(database, chosen, run, conversion, words, expired=expired)
 
 
 def encrypt(

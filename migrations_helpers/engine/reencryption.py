@@ -18,13 +18,14 @@ from .capacity import find_capacity
 from .connection import RunConnection
 from .conversions import Reencryption
 from .expired import choose_expired
+from .layouts import check_drop
 from .reflection import find_table
 from .report import ReencryptionReport
 from .run import Options, Run, check_options
 from .shards import work_in_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     from sqlalchemy import Connection, Engine
@@ -47,6 +48,7 @@ def reencrypt(
     shards: int = 1,
     executor: Executor | None = None,
     expired: ExpiredChoice = "keep",
+    drop: Sequence[str] = (),
     dry_run: bool = False,
     progress: Callable[[ReencryptionReport], None] | None = None,
     **options: Any,
@@ -69,6 +71,8 @@ def reencrypt(
             any others, ``"skip"`` leaves them as they are, ``"null"`` sets the column to NULL, ``"delete"`` deletes
             the row. The last three need a column with ``expose_expiry=True``: SQL decides, by the envelope's header and
             without a key. A row that shows no expiry is re-encrypted.
+        drop: Names of fingerprints, or ``"expiry"``, that rows have and *type_* does not make, and that may go. Without
+            it a run that would drop one is refused: rows could no longer be found by it.
         dry_run: Open every stale row and make its new envelope, write nothing.
         progress: Called after each batch with the report so far.
         **options: ``batch_seconds`` (0.1: the time of a batch), ``verify`` (``"stamp"`` counts the rows that are
@@ -86,7 +90,8 @@ def reencrypt(
         ReencryptionError: No such table or column, no key to page by, another run is at work, or rows are left that
             are stale or cannot be read; ``report`` says which. Rewritten rows stay rewritten.
         ConfigurationError: A parameter has a value that it cannot have, or there is no key ring; or *expired* needs a
-            readable expiry, or a nullable column, and there is none.
+            readable expiry, or a nullable column, and there is none; or
+            *type_* does not make an index field that rows have, and *drop* does not name it.
         KeyRingError: The key ring cannot be loaded.
     """
     given = Options(
@@ -100,9 +105,8 @@ def reencrypt(
     )
     column_type = in_column(type_, table, column)
     chosen = choose_expired(expired, column_type)
-    return convert_column(
-        bind, table, column, column_type, Reencryption, given, schema=schema, expired=chosen
-    )
+    conversion = partial(Reencryption, drop=check_drop(drop))
+    return convert_column(bind, table, column, column_type, conversion, given, schema=schema, expired=chosen)
 
 
 def in_column(type_: EncryptedJWT | None, table: str, column: str) -> EncryptedJWT:
@@ -154,6 +158,7 @@ def convert_column(
         make_fitting = partial(make_conversion, capacity=capacity)
         run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
         run.survey()
+        run.refuse_lost_fields()
         if options.shards > 1 and not options.dry_run:
             work_in_shards(connection.sqlalchemy, run_table, run, type_, make_fitting, expired, schema)
             run.sweep()

@@ -8,6 +8,7 @@ from sqlalchemy import LargeBinary, Text, column, inspect, or_, select, table
 from sqlalchemy.exc import NoSuchTableError
 
 from jwt_column.database.key_order import KeyOrder, key_type, sorts_as_it_compares
+from jwt_column.database.row_security import hidden_rows
 from jwt_column.errors import ReencryptionError
 
 from .table import RunTable
@@ -59,6 +60,10 @@ def find_table(
     names, index = _find_key(connection, table(table_name, schema=schema), columns, wanted)
     if column_name in names:
         raise ReencryptionError(f"{full_name}.{column_name} is part of the key to page by; nothing was done")
+    clause = table(table_name, schema=schema)
+    hidden = hidden_rows(connection, clause)
+    if hidden is not None:
+        raise ReencryptionError(f"{hidden}; nothing was done")
     dialect = _family(connection.dialect.name)
     typed = tuple(
         column(name, key_type(columns[name]["type"], dialect))

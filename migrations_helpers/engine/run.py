@@ -15,6 +15,7 @@ from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
 
 from .connection import RunConnection, is_retryable, mysql_code
+from .conversions import Reencryption, find_lost_fields
 from .report import ReencryptionReport
 from .strategies import Strategy, choose_removal, choose_strategy, read_batch
 
@@ -101,12 +102,13 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Survey(NamedTuple):
-    """Rows with a value: all of them, and those that need work, are plaintext, have expired and would need work."""
+    """Rows with a value: all of them, and those of each condition of :class:`~.conversions.Rows`."""
 
     rows: int
     pending: int
     plaintext: int
     expired: int
+    protected: int
 
 
 class Run:
@@ -139,7 +141,7 @@ class Run:
         self._dead_rows = 0
         self._started = time.monotonic()
         #: The rows when the run began, and at the end of its last pass.
-        self.begin = self._end = Survey(0, 0, 0, 0)
+        self.begin = self._end = Survey(0, 0, 0, 0, 0)
         #: Seconds that the last count of the rows took.
         self.look_seconds = 0.0
         self.report = ReencryptionReport(
@@ -154,7 +156,7 @@ class Run:
         report.plaintext = found.plaintext
         # Re-encryption leaves plaintext alone: it is neither pending nor current. Nor are expired rows current.
         untouched = found.plaintext if self.conversion.leaves_plaintext else 0
-        report.already_current = found.rows - found.pending - found.expired - untouched
+        report.already_current = found.rows - found.pending - found.expired - found.protected - untouched
         if self.options.dry_run or self._removal is None:
             report.expired = found.expired
         report.scanned = report.already_current
@@ -164,7 +166,7 @@ class Run:
         """Count the rows of a key range, by SQL."""
         began = time.monotonic()
         rows = self.conversion.rows
-        statement = self._table.counts((rows.pending, rows.plaintext, rows.expired), keys)
+        statement = self._table.counts((rows.pending, rows.plaintext, rows.expired, rows.protected), keys)
         found = Survey._make(self.read(statement)[0])
         self.look_seconds = time.monotonic() - began
         return found
@@ -177,6 +179,24 @@ class Run:
         """Return how many rows something is still to be done with."""
         return found.pending + (found.expired if self._removal is not None else 0)
 
+    def refuse_lost_fields(self) -> None:
+        """Raise if rows hold index fields that the run would take away.
+
+        Raises:
+            ConfigurationError: They do; the message renders the type that keeps them.
+        """
+        conversion = self.conversion
+        if not isinstance(conversion, Reencryption):
+            return
+        lost = find_lost_fields(
+            self.read, self._table, conversion, is_any_protected=bool(self.begin.protected)
+        )
+        if lost is not None:
+            raise ConfigurationError(
+                f"{lost}, or name the fields that may go in drop=[...]. Nothing was done",
+                context=conversion.type_.context,
+            )
+
     def work(self, keys: KeyRange) -> None:
         """Go over a key range until nothing is left that can be done."""
         report = self.report
@@ -185,7 +205,7 @@ class Run:
             before = report.reencrypted + report.expired
             self._pass_over(keys)
             self._count_left(keys)
-            if self.options.dry_run or report.remaining <= report.left:
+            if self.options.dry_run or self.left_in(self._end) <= report.left:
                 return
             # The rest is locked by the application, or was written by an old process meanwhile. Give a
             # transaction that holds locks a moment, unless this pass still got somewhere.
@@ -195,14 +215,16 @@ class Run:
     def sweep(self) -> None:
         """Work on the rows that the shards have left, if there are any."""
         self._count_left(KeyRange())
-        if self.report.remaining:
+        if self.left_in(self._end):
             self.work(KeyRange())
         else:
             self.report.forget_left()
 
     def _count_left(self, keys: KeyRange) -> None:
         self._end = found = self.look(keys)
-        self.report.remaining, self.report.plaintext = self.left_in(found), found.plaintext
+        # Rows that another release wrote meanwhile, with index fields that this run would drop, are not worked on.
+        self.report.remaining = self.left_in(found) + found.protected
+        self.report.plaintext = found.plaintext
 
     def conclude(self) -> None:
         """Verify, and fail if anything is left.
@@ -221,7 +243,7 @@ class Run:
         report.finished = True
         self.tell()
         if not report.dry_run and not report.is_complete:
-            raise ReencryptionError(_explain(report), reason="rows", report=report)
+            raise ReencryptionError(_explain(report, self._end.protected), reason="rows", report=report)
 
     def _count_scanned(self) -> None:
         report = self.report
@@ -392,7 +414,7 @@ def _name(error: Exception) -> str:
     return f"{name} {code}" if code else name
 
 
-def _explain(report: ReencryptionReport) -> str:
+def _explain(report: ReencryptionReport, protected: int) -> str:
     """Explain in a few words why a run did not finish."""
     where = f"{report.table}.{report.column}"
     done = f"{report.reencrypted} rows were rewritten"
@@ -405,6 +427,11 @@ def _explain(report: ReencryptionReport) -> str:
     if report.unwritable_count:
         return (
             f"{where}: {_unwritable(report)}; {done}. Make room for them, or clear those rows, and run again"
+        )
+    if protected:
+        return (
+            f"{where}: {protected} rows were written during the run with fingerprints or an expiry that its type_ does "
+            f"not make, by another release of the application; {done}. Run again with the type of that release"
         )
     return (
         f"{where}: {report.remaining} rows still need work after {report.passes} passes, because the application "

@@ -20,7 +20,7 @@ from jwt_column.census import key_usage
 from jwt_column.column.types import EncryptedJWT
 from jwt_column.errors import ConfigurationError
 
-from ..engine.reencryption import in_column
+from ..engine.rendering import render_type
 from .directives import ColumnOp, DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 from .indexes import compare_indexes, silence_reflection
 
@@ -141,9 +141,8 @@ def _render(context: AutogenContext, operation: ColumnOp) -> str:
     """Return an operation as a line of a revision. The key ring is never in it."""
     context.imports.add("import migrations_helpers")
     arguments = [repr(operation.table), repr(operation.column)]
-    if repr(operation.type_) != repr(in_column(None, operation.table, operation.column)):
-        context.imports.add("from jwt_column import EncryptedJWT")
-        arguments.append(f"type_={operation.type_!r}")
+    context.imports.add("from jwt_column import EncryptedJWT")
+    arguments.append(f"type_={render_type(operation.type_)}")
     if operation.schema is not None:
         arguments.append(f"schema={operation.schema!r}")
     prefix = context.opts.get("alembic_module_prefix") or "op."

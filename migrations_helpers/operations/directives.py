@@ -95,13 +95,15 @@ class ReencryptColumnOp(ColumnOp):
     """Re-encrypt every stale row of a column under its active key; return a :class:`ReencryptionReport`.
 
     Raises:
+        ConfigurationError: Rows have a fingerprint or an expiry that ``type_`` does not make, and ``drop`` does not
+            name it.
         ReencryptionError: Rows are left that are stale or cannot be read. The revision stays unapplied; rows that
             were rewritten stay rewritten, and the next run goes on from there.
     """
 
     name = "reencrypt_jwt_column"
     # A downgrade loses no row, even if the upgrade deletes expired ones.
-    own_options = frozenset({"expired"})
+    own_options = frozenset({"expired", "drop"})
 
     def reverse(self) -> ColumnOp:
         """Return the operation itself: both keys decrypt, so going back means the key that is active then."""

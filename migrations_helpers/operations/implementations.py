@@ -14,11 +14,13 @@ from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.database.row_security import hidden_rows
 from jwt_column.errors import ConfigurationError, ReencryptionError
 
-from ..engine.conversions import Adoption, Decryption, Reencryption
+from ..engine.conversions import Adoption, Decryption, Reencryption, find_lost_fields
 from ..engine.expired import choose_expired
+from ..engine.layouts import check_drop
 from ..engine.progress import report_progress
 from ..engine.reencryption import convert_column
 from ..engine.reflection import find_table
+from ..engine.rendering import render_type
 from ..engine.run import Options, check_options
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 
@@ -37,7 +39,8 @@ __all__: list[str] = []
 def _reencrypt(operations: Operations, operation: ReencryptColumnOp) -> ReencryptionReport:
     options = dict(operation.options)
     expired = choose_expired(options.pop("expired", "keep"), operation.type_)
-    return _convert(operations, operation, Reencryption, options, expired)
+    conversion = partial(Reencryption, drop=check_drop(options.pop("drop", ())))
+    return _convert(operations, operation, conversion, options, expired)
 
 
 @Operations.implementation_for(EncryptColumnOp)
@@ -98,10 +101,18 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
     is_current = HeaderSQL(table.value, type_).has_stamp(*current_stamps(type_))
     behind = connection.execute(table.count(not_(is_current))).scalar_one()
     if behind:
+        conversion = Reencryption(type_, table.value)
+        lost = find_lost_fields(connection.execute, table, conversion, is_any_protected=True)
+        if lost is not None:
+            raise ReencryptionError(
+                f"{behind} rows are stale or in the clear. {lost} in this operation and in op.reencrypt_jwt_column",
+                reason="rows",
+                context=type_.context,
+            )
         raise ReencryptionError(
             f"{table.name}.{operation.column}: {behind} rows are stale or in the clear; run "
-            f'op.reencrypt_jwt_column("{operation.table}", "{operation.column}") (or op.encrypt_jwt_column for '
-            "plaintext) first",
+            f'op.reencrypt_jwt_column("{operation.table}", "{operation.column}", type_={render_type(type_)}) '
+            "(or op.encrypt_jwt_column for plaintext) first",
             reason="rows",
             context=type_.context,
         )

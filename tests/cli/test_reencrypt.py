@@ -475,11 +475,17 @@ def test_the_model_says_it_all(path: str, sqlite: sa.Engine, application: Callab
     assert_done(sessions, sqlite)
 
 
-def test_the_model_may_drop_what_rows_have(sqlite: sa.Engine, application: Callable[[str], str]) -> None:
+def test_a_model_drops_what_rows_have_only_when_it_is_named(
+    sqlite: sa.Engine, application: Callable[[str], str]
+) -> None:
+    """The model may be that of an older release."""
     sessions = create_sessions(sqlite, 5, fingerprints=["jti"])
-    name = application(MODEL.replace("{type}", ""))
-    done = invoke(sqlite.url, "--model", f"{name}:Session.secret")
-    assert done.exit_code == ExitCode.OK
+    model = ("--model", f"{application(MODEL.replace('{type}', ''))}:Session.secret")
+    for more in ((), ("--dry-run",)):
+        refused = invoke(sqlite.url, *model, *more)
+        assert refused.exit_code == ExitCode.USAGE
+        assert "the fingerprint 'jti'" in " ".join(refused.stderr.split())
+    assert invoke(sqlite.url, *model, "--drop", "jti").exit_code == ExitCode.OK
     assert {stored[5] for stored in sessions.stored(sqlite).values()} == {0}
 
 
@@ -1182,10 +1188,10 @@ def test_the_reference_has_what_the_options_say() -> None:
     """By introspection, so that the page cannot drift from the two commands: names, defaults, limits, choices."""
     sections = dict(re.findall(r"^## (jwt-column [a-z ]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
     for path in ("jwt-column reencrypt", "jwt-column encrypt"):
-        shared = re.search(r"All\s+options\s+of\s+`([^`]+)`(?:\s+but\s+`([^`]+)`)?", sections[path])
+        shared = re.search(r"All\s+options\s+of\s+`([^`]+)`(?:\s+but\s+([^,]+))?", sections[path])
         rows = documented_options(sections[shared[1]]) if shared else {}
-        if shared and shared[2]:
-            del rows[shared[2]]
+        for name in re.findall("`([^`]+)`", (shared and shared[2]) or ""):
+            del rows[name]
         rows |= documented_options(sections[path])
         command = getattr(reencrypt_module, path.split()[1])
         options = {name: rest for name, *rest in options_of(with_options(command))}
@@ -1206,3 +1212,10 @@ def test_the_reference_has_the_exit_codes_and_the_environment() -> None:
     assert re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE) == [str(code.value) for code in ExitCode]
     for variable in (DATABASE_VARIABLE, "JWT_COLUMN_KEYRING", "JWT_COLUMN_KEYS", "NO_COLOR", "COLUMNS"):
         assert re.search(rf"^\| [^|]*`{variable}`", PAGE, re.MULTILINE)
+
+
+def test_fields_that_rows_have_go_only_when_they_are_named(sqlite: sa.Engine) -> None:
+    sessions = create_sessions(sqlite, 3, fingerprints=["token", "jti"])
+    refused = invoke(sqlite.url, *TABLE, "--fingerprint", "jti")
+    assert (refused.exit_code, sessions.census(sqlite)) == (ExitCode.USAGE, {(OLD, "stale"): 3})
+    assert invoke(sqlite.url, *TABLE, "--fingerprint", "jti", "--drop", "token").exit_code == ExitCode.OK

@@ -161,9 +161,9 @@ def test_rendered_operation_brings_the_rows_up_to_date(engine: Engine) -> None:
     set_default_keyring(NEW)
     asked = {"jwt_column": {"compare_rows": True}}
     assert upgrade_lines(engine, metadata, **asked) == [
-        "op.reencrypt_jwt_column('sessions', 'token')",
+        "op.reencrypt_jwt_column('sessions', 'token', type_=EncryptedJWT())",
         "op.reencrypt_jwt_column('sessions', 'refresh', "
-        "type_=EncryptedJWT(context='sessions.refresh', storage='text', fingerprints=['jti']))",
+        "type_=EncryptedJWT(storage='text', fingerprints=['jti']))",
     ]
     script = migrations(engine, metadata, **asked)
     assert script.upgrade_ops is not None
@@ -217,4 +217,4 @@ def test_schema_is_rendered() -> None:
     operation = migrations_helpers.ReencryptColumnOp("sessions", "token", schema="auth")
     with create_engine("sqlite://").connect() as connection:
         text = render_op_text(AutogenContext(context_of(connection, MetaData())), operation)
-    assert text == "op.reencrypt_jwt_column('sessions', 'token', schema='auth')"
+    assert text == "op.reencrypt_jwt_column('sessions', 'token', type_=EncryptedJWT(), schema='auth')"

@@ -5,6 +5,15 @@ from __future__ import annotations
 from .adoption import Adoption
 from .base import Conversion, Rows, Stored, was_read
 from .decryption import Decryption
-from .reencryption import Reencryption
+from .reencryption import Reencryption, find_lost_fields
 
-__all__ = ["Adoption", "Conversion", "Decryption", "Reencryption", "Rows", "Stored", "was_read"]
+__all__ = [
+    "Adoption",
+    "Conversion",
+    "Decryption",
+    "Reencryption",
+    "Rows",
+    "Stored",
+    "find_lost_fields",
+    "was_read",
+]

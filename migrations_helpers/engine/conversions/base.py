@@ -14,6 +14,8 @@ from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.errors import AuthenticationError, InvalidTokenError, JWTColumnError
 from jwt_column.format import envelope
 
+from ..layouts import holds_more
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from jwt_column.column.types import EncryptedJWT
 
     from ..expired import Expired
+    from ..layouts import Allowed
 
 __all__ = ["Conversion", "RowBinding", "Rows", "Stored", "count_key_ids", "limited", "was_read"]
 
@@ -48,6 +51,7 @@ class Rows:
         pending: Rows to convert.
         expired: Rows that would be converted, had their token not expired; None if a run does not tell them apart.
         removed: Whether those are cleared or deleted.
+        protected: Rows that would lose index fields, which no run may take away; None if there cannot be any.
         plaintext: Rows that hold a token in the clear.
         finished: Rows that need no conversion and are no plaintext.
     """
@@ -55,6 +59,7 @@ class Rows:
     pending: ColumnElement[bool]
     expired: ColumnElement[bool] | None
     removed: bool
+    protected: ColumnElement[bool] | None
     plaintext: ColumnElement[bool]
     finished: ColumnElement[bool]
 
@@ -65,16 +70,20 @@ class Rows:
         type_: EncryptedJWT,
         is_pending: Callable[[HeaderSQL], ColumnElement[bool]],
         expired: Expired | None = None,
+        allowed: Allowed | None = None,
     ) -> Rows:
         """Return the conditions of a column, from the one that tells a conversion's rows from the others."""
         header = HeaderSQL(value, type_)
         pending, plaintext = is_pending(header), header.is_plaintext()
         has_value = header.has_value()
-        spared = () if expired is None else (expired.spares(header),)
+        protected = None if allowed is None else holds_more(header, allowed)
+        spared = [] if expired is None else [expired.spares(header)]
+        spared += [] if protected is None else [not_(protected)]
         return cls(
             pending=and_(has_value, pending, *spared),
             expired=None if expired is None else and_(has_value, pending, expired.covers(header)),
             removed=expired is not None and expired.removes,
+            protected=protected,
             plaintext=plaintext,
             finished=and_(has_value, not_(or_(pending, plaintext))),
         )

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, not_
 
+from jwt_column.database.key_order import KeyRange
+
+from ..layouts import Allowed, FoundFields
 from .base import RowBinding, Rows, count_key_ids, limited
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from sqlalchemy import ColumnClause, ColumnElement
+    from sqlalchemy import ColumnClause, ColumnElement, Row, Select
 
     from jwt_column.column.header_sql import HeaderSQL
     from jwt_column.column.types import EncryptedJWT
+    from jwt_column.format.token import JWT
 
     from ..expired import Expired
+    from ..table import RunTable
     from .base import Stored
 
-__all__ = ["Reencryption"]
+__all__ = ["Reencryption", "find_lost_fields"]
+
+# Rows that are opened to find the names of their fingerprints. A claim that one row lacks, another one may have.
+_SAMPLED: Final = 20
 
 
 class Reencryption:
@@ -31,6 +39,7 @@ class Reencryption:
         value: The column, with its raw type.
         capacity: Bytes that the column holds; a row that would need more is left as it is. None for no limit.
         expired: The treatment of expired rows; None re-encrypts them too.
+        drop: Index fields that rows may lose; see :class:`~migrations_helpers.engine.layouts.Allowed`.
     """
 
     calls_out = False
@@ -43,12 +52,15 @@ class Reencryption:
         *,
         capacity: int | None = None,
         expired: Expired | None = None,
+        drop: tuple[str, ...] = (),
     ) -> None:
+        self.type_ = type_
         self._cipher = type_.cipher()
         self._ring = type_.ring()
         self.key_id: str | None = self._ring.active
         self._stamps = [self._cipher.stamp(key_id) for key_id in self._ring.current_key_ids]
-        self.rows = Rows.of(value, type_, self._is_stale, expired)
+        self.allowed = Allowed(type_, drop)
+        self.rows = Rows.of(value, type_, self._is_stale, expired, self.allowed)
         self._row = RowBinding(type_)
         self._reseal = self._cipher.resealer(self._ring)
         #: Returns the same token in a new envelope; without a detour where no row values are bound.
@@ -68,6 +80,41 @@ class Reencryption:
         """Count the key ids of the old envelopes."""
         return count_key_ids(old)
 
+    def open(self, stored: Stored, *bound: Any) -> JWT:
+        """Return the token of an envelope."""
+        return self._row.open(lambda binding: self._cipher.decrypt(stored, self._ring, binding), bound)
+
     def check(self, stored: Stored, *bound: Any) -> None:
         """Open an envelope."""
-        self._row.open(lambda binding: self._cipher.decrypt(stored, self._ring, binding), bound)
+        self.open(stored, *bound)
+
+
+def find_lost_fields(
+    read: Callable[[Select[Any]], Iterable[Row[Any]]],
+    table: RunTable,
+    conversion: Reencryption,
+    *,
+    is_any_protected: bool,
+) -> str | None:
+    """Return a sentence on the index fields that a run would drop, with the type that keeps them, or None.
+
+    Args:
+        read: Executes a statement.
+        table: The table.
+        conversion: The conversion of the run.
+        is_any_protected: Whether rows hold more fields than the conversion may drop. If not, names are compared.
+    """
+    found = FoundFields(conversion.type_, conversion.open)
+    conditions = [conversion.rows.pending]
+    if is_any_protected and conversion.rows.protected is not None:
+        conditions.insert(0, conversion.rows.protected)
+    for condition in conditions:
+        for row in read(table.rows(condition, KeyRange(), _SAMPLED)):
+            found.add(row[-1], table.bound_of(row))
+    lost = found.lost(conversion.allowed)
+    if not lost:
+        return None
+    return (
+        f"{table.name}.{table.value.name}: rows have {' and '.join(lost)}, which type_ does not make and a run would "
+        f"drop. Write type_={found.rendered()}"
+    )

@@ -1,0 +1,175 @@
+"""A run never drops a fingerprint or an expiry that rows have, unless it is told to.
+
+The layout byte of an envelope tells how many fingerprints it has, and not which. Their names are found by making the
+fingerprints of a row's token anew, under every name that it can have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import and_
+
+from jwt_column.column.cipher import TokenCipher
+from jwt_column.column.spec import WHOLE, ColumnSpec
+from jwt_column.errors import ConfigurationError, JWTColumnError
+from jwt_column.format import envelope
+
+from .rendering import render_type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import ColumnElement
+
+    from jwt_column.column.header_sql import HeaderSQL
+    from jwt_column.column.types import EncryptedJWT
+    from jwt_column.format.token import JWT
+
+__all__ = ["EXPIRY", "Allowed", "FoundFields", "check_drop", "holds_more"]
+
+#: The name under which ``drop`` lets the expiry go.
+EXPIRY: Final = "expiry"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The index fields that rows may have without losing one: those of the type, and those that the caller drops.
+
+    Raises:
+        ConfigurationError: The caller drops a field that the type makes.
+    """
+
+    type_: EncryptedJWT
+    drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        made = {*self.type_.fingerprints, *([EXPIRY] if self.type_.expose_expiry else ())}
+        for name in self.drop:
+            if name in made:
+                raise ConfigurationError(f"drop names {name!r}, and the column's type makes it")
+
+    @property
+    def expiry(self) -> bool:
+        """Whether rows may have an expiry."""
+        return self.type_.expose_expiry or EXPIRY in self.drop
+
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """The names of fingerprints that rows may have."""
+        return frozenset(self.type_.fingerprints) | (frozenset(self.drop) - {EXPIRY})
+
+    def covers(self, layout: envelope.Layout) -> bool:
+        """Return True if rows of a layout lose nothing, as far as the numbers tell."""
+        return layout.fingerprints <= len(self.fingerprints) and (self.expiry or not layout.has_expiry)
+
+
+def check_drop(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of fields that may go.
+
+    Raises:
+        ConfigurationError: It is no list of names.
+    """
+    if isinstance(names, str):
+        raise ConfigurationError(f"drop is a list of names; write [{names!r}]")
+    return tuple(names)
+
+
+def holds_more(header: HeaderSQL, allowed: Allowed) -> ColumnElement[bool] | None:
+    """Return the SQL condition of envelopes that hold more than is allowed; None if no envelope can."""
+    more = [
+        envelope.Layout(bool(byte & 1), byte >> 1)
+        for byte in sorted(envelope.HEADER_LENGTHS)
+        if not allowed.covers(envelope.Layout(bool(byte & 1), byte >> 1))
+    ]
+    if not more:
+        return None
+    layouts = [header.constant(layout.byte) for layout in more]
+    return and_(
+        header.field(envelope.VERSION_FIELD, from_start=True)
+        == header.constant(envelope.VERSION, prefix=True),
+        header.field(envelope.LAYOUT_FIELD).in_(layouts),
+    )
+
+
+class FoundFields:
+    """The index fields that sampled rows have.
+
+    Args:
+        type_: The column's type.
+        open_: Opens an envelope.
+    """
+
+    def __init__(self, type_: EncryptedJWT, open_: Callable[..., JWT]) -> None:
+        self._type = type_
+        self._open = open_
+        self._has_expiry = False
+        self._names: list[str | None] = []
+
+    def add(self, stored: bytes | str, bound: Sequence[Any]) -> None:
+        """Take the fields of one row into account."""
+        try:
+            parsed = envelope.parse(stored)
+        except JWTColumnError:
+            return
+        self._has_expiry = self._has_expiry or parsed.layout.has_expiry
+        missing = parsed.layout.fingerprints - len(self._names)
+        self._names += [None] * missing
+        unnamed = [place for place in range(parsed.layout.fingerprints) if self._names[place] is None]
+        if not unnamed:
+            return
+        try:
+            token = self._open(stored, *bound)
+            names = _names_by_fingerprint(self._type, token, parsed.key_id, self._candidates(token))
+        except JWTColumnError:
+            # Without its key a row keeps its fingerprints' names to itself.
+            return
+        for place in unnamed:
+            self._names[place] = names.get(bytes(parsed.fingerprints[place]))
+
+    def _candidates(self, token: JWT) -> Iterable[str]:
+        try:
+            claims = list(token.unverified_claims)
+        except JWTColumnError:
+            claims = []
+        return dict.fromkeys([*self._type.fingerprints, WHOLE, *claims])
+
+    def lost(self, allowed: Allowed) -> list[str]:
+        """Return the fields of the rows that are not allowed, in words."""
+        named = [name for name in self._names if name is not None]
+        lost = [f"the fingerprint {name!r}" for name in named if name not in allowed.fingerprints]
+        if not lost and len(self._names) > len(allowed.fingerprints):
+            lost.append(f"{len(self._names)} fingerprints and not {len(allowed.fingerprints)}")
+        if self._has_expiry and not allowed.expiry:
+            lost.append("a readable expiry")
+        return lost
+
+    def rendered(self) -> str:
+        """Return the column's type as it is written to keep every field."""
+        spec = self._type.spec
+        named = [name for name in self._names if name is not None]
+        names = tuple(dict.fromkeys((*named, *spec.fingerprints)))
+        complete = replace(spec, fingerprints=names, expose_expiry=spec.expose_expiry or self._has_expiry)
+        return render_type(self._type, complete)
+
+
+def _names_by_fingerprint(
+    type_: EncryptedJWT, token: JWT, key_id: str, candidates: Iterable[str]
+) -> dict[bytes, str]:
+    """Return the names that a token's fingerprints can have under a key, by fingerprint."""
+    ring = type_.ring().with_active(key_id)
+    found = {}
+    for name in candidates:
+        spec = ColumnSpec(
+            context=type_.context,
+            fingerprints=(name,),
+            allow_opaque=True,
+            allow_unsigned=True,
+            max_length=max(len(token), 1),
+        )
+        (fingerprint,) = envelope.parse(TokenCipher(spec).encrypt(token, ring)).fingerprints
+        if bytes(fingerprint) != envelope.NO_FINGERPRINT:
+            found[bytes(fingerprint)] = name
+    return found

@@ -1,0 +1,19 @@
+"""A column's type as a line of a migration: every option that is not its default, and never the key ring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jwt_column.column.spec import ColumnSpec
+    from jwt_column.column.types import EncryptedJWT
+
+__all__ = ["render_type"]
+
+
+def render_type(type_: EncryptedJWT, spec: ColumnSpec | None = None) -> str:
+    """Return ``EncryptedJWT(...)`` for a type, or with other options for one like it."""
+    options = (spec or type_.spec).options()
+    if type_.context_is_default:
+        options.pop("context", None)
+    return f"EncryptedJWT({', '.join(f'{name}={value!r}' for name, value in options.items())})"
