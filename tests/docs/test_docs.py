@@ -8,6 +8,7 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import subprocess
@@ -45,6 +46,8 @@ from jwt_column.column.comparator import EncryptedComparator
 from jwt_column.providers import MODULE_OF_SCHEME
 from migrations_helpers import ReencryptionReport, formats
 from migrations_helpers.engine.run import Options
+from tests.support.commands import running_commands
+from tests.support.databases import truthy
 from tests.support.docs_examples import ROOT, Page, pages
 from tests.support.vault import start_openbao
 
@@ -117,6 +120,16 @@ def openbao_of_a_page(openbao: OpenBao, monkeypatch: pytest.MonkeyPatch) -> Iter
     server.close()
 
 
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path | None]:
+    """The commands of the pages without the second that each takes to start; CI starts the real ones."""
+    if truthy(os.environ.get("CI")):
+        yield None
+    else:
+        with running_commands() as directory:
+            yield directory
+
+
 def runnable_pages() -> Iterator[Any]:
     for page in PAGES:
         is_cloud = re.search(r"^<!-- (needs:|component: openbao)", text_of(page), re.MULTILINE)
@@ -127,11 +140,15 @@ def runnable_pages() -> Iterator[Any]:
 
 @pytest.mark.parametrize("page", list(runnable_pages()))
 def test_examples_of_a_page_run(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    programs: Path | None,
+    request: pytest.FixtureRequest,
 ) -> None:
     for component in re.findall(r"^<!-- component: (\w+) -->$", text_of(page), re.MULTILINE):
         request.getfixturevalue(f"{component}_of_a_page")
-    Page(page, tmp_path, monkeypatch).run()
+    Page(page, tmp_path, monkeypatch, programs).run()
 
 
 @every_page

@@ -83,10 +83,21 @@ def same_output(shown: str, given: str, key_ids: dict[str, str]) -> bool:
 class Page:
     """One page, and the directory in which its reader works."""
 
-    def __init__(self, path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, programs: Path | None = None
+    ) -> None:
+        """Take a page.
+
+        Args:
+            path: The page.
+            directory: The reader's directory, empty.
+            monkeypatch: Puts back what the page changes in this process.
+            programs: A directory that stands first on the reader's ``PATH``.
+        """
         self._path = path
         self._directory = directory
         self._monkeypatch = monkeypatch
+        self._programs = [] if programs is None else [str(programs)]
         self._key_ids: dict[str, str] = {}
         self._module = ModuleType(_MODULE)
 
@@ -102,7 +113,9 @@ class Page:
         patch.setattr(sys, "dont_write_bytecode", True)
         environment = dict(os.environ)
         os.environ.update(PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1", COLUMNS="80")
-        os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        os.environ["PATH"] = os.pathsep.join(
+            (*self._programs, str(Path(sys.executable).parent), os.environ["PATH"])
+        )
         set_default_keyring(None)
         try:
             self._run(self._path)
