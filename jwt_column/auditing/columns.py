@@ -51,7 +51,8 @@ class AuditedColumn:
     @property
     def context(self) -> str:
         """The context of its envelopes."""
-        return self.type_.cipher().context
+        # A column of a table has one; a cipher is made for each call.
+        return self.type_.context or self.type_.cipher().context
 
     @property
     def header(self) -> HeaderSQL:

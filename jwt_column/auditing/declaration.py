@@ -85,8 +85,11 @@ def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:
 
 def sharing_findings(columns: Sequence[AuditedColumn]) -> Iterator[Finding]:
     """Yield the columns that share a context, so that an envelope of one opens in the other."""
+    by_context: dict[str, list[AuditedColumn]] = {}
     for column in columns:
-        others = [one.name for one in columns if one is not column and one.context == column.context]
+        by_context.setdefault(column.context, []).append(column)
+    for column in columns:
+        others = [one.name for one in by_context[column.context] if one is not column]
         if others:
             yield KINDS["context-shared"].found(
                 column.name,

@@ -67,7 +67,7 @@ class Examination:
         self._progress = progress
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, list[tuple[Any, ...]]] = {}
-        self._origins: Counter[str] = Counter()
+        self._origins: dict[str, set[str]] = {}
         #: Rows that were opened.
         self.examined = 0
 
@@ -84,7 +84,8 @@ class Examination:
         token, code, origin = self._opener.open(row)
         if code is not None:
             self._add(code, row)
-            self._origins[origin] += 1
+            if origin:
+                self._origins.setdefault(code, set()).add(origin)
         if token is None:
             return
         codes, jti = self._checks.check(token)
@@ -105,8 +106,13 @@ class Examination:
     def findings(self) -> Iterator[Finding]:
         """Yield the findings."""
         for code, count in self._counts.items():
-            message = KINDS[code].message(count)
-            if code == "moved":
-                origins = sorted(origin for origin in self._origins if origin)
-                message += f": {', '.join(origins)}"
-            yield KINDS[code].found(self._column.name, f"{message}.", count, self._examples[code])
+            kind = KINDS[code]
+            if code == "undecryptable" and not self._opener.opened and count == self._opener.unauthenticated:
+                # A damaged row does not have only damaged neighbours.
+                kind = KINDS["no-row-opens"]
+            message = kind.message(count)
+            if code in self._origins:
+                message += f": {', '.join(sorted(self._origins[code]))}"
+            elif code == "undecryptable":
+                message += f" {self._column.context!r}"
+            yield kind.found(self._column.name, f"{message}.", count, self._examples[code])

@@ -129,8 +129,8 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "unreadable",
                 critical,
-                "Find out which program wrote them; restore them from a backup, encrypt them with --from, or "
-                "clear them.",
+                "Find out which program wrote them: tokens that are no JWT need allow_opaque=True on the column, and "
+                "values of another library jwt-column encrypt --from; else restore them from a backup.",
             ),
             Kind(
                 "unknown-key",
@@ -142,16 +142,35 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "undecryptable",
                 critical,
-                "Find out what changed them; restore them from a backup, or clear them.",
+                "If the table or the column was renamed, give EncryptedJWT the old name as context=, which a deep audit "
+                "with --try-context OLD (try_contexts=) proves; else find the program that changed the rows, and "
+                "restore them from a backup.",
                 rows=(
-                    "does not open under its key: it was changed",
-                    "do not open under their keys: they were changed",
+                    "was changed, or written in another context than",
+                    "were changed, or written in another context than",
                 ),
+            ),
+            Kind(
+                "no-row-opens",
+                critical,
+                "Look for a rename of the table or the column, and leave the rows as they are: a deep audit with "
+                "--try-context OLD (try_contexts=) proves it, and context=OLD on EncryptedJWT opens them.",
+                rows=(
+                    "holds an envelope, the only one, and it does not open in the context",
+                    "hold envelopes, and none of them opens in the context",
+                ),
+            ),
+            Kind(
+                "other-context",
+                critical,
+                "Give EncryptedJWT this context=: the table or the column was renamed, and the rows are whole.",
+                rows=("opens in another context", "open in another context"),
             ),
             Kind(
                 "moved",
                 critical,
-                "Find out who copied them; clear them, and let their users log in again.",
+                "If a table or a column was renamed, give EncryptedJWT the old name as context=; else find out who "
+                "copied them, clear them, and let their users log in again.",
                 rows=("holds an envelope of another column", "hold envelopes of another column"),
             ),
             Kind(

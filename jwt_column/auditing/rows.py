@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select, type_coerce
@@ -15,7 +16,7 @@ from ..format import envelope
 from ..format.token import JWT, unchecked_jwt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..keys.ring import KeyRing
     from .columns import AuditedColumn
 
-__all__ = ["Opened", "Opener", "StoredRow", "batches"]
+__all__ = ["Opened", "Opener", "Origins", "StoredRow", "batches", "check_bound"]
 
 #: Rows that are in memory at once.
 BATCH: Final = 500
@@ -106,7 +107,7 @@ class Opened(NamedTuple):
     Attributes:
         token: The token, or None.
         code: The code of a finding, or None.
-        origin: With ``"moved"``, the column that the envelope was written for.
+        origin: With ``"moved"``, the column that the envelope was written for; with ``"other-context"``, its context.
     """
 
     token: JWT | None
@@ -117,24 +118,54 @@ class Opened(NamedTuple):
 _NOTHING: Final = Opened(None)
 
 
+class Origins:
+    """The contexts of an audit, from which an envelope may have been moved into a column of another one."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, tuple[AuditedColumn, KeyRing]] = {}
+        self._ciphers: dict[str, TokenCipher] = {}
+
+    def add(self, column: AuditedColumn, ring: KeyRing) -> None:
+        """Add a column; the first one of a context stands for all of them."""
+        self._columns.setdefault(column.context, (column, ring))
+
+    def find(self, stored: Any, *, besides: str) -> Opened | None:
+        """Return the token and the column of an envelope that opens in another context than *besides*."""
+        for context, (column, ring) in self._columns.items():
+            if context == besides:
+                continue
+            cipher = self._ciphers.get(context)
+            if cipher is None:
+                cipher = self._ciphers[context] = column.type_.cipher()
+            token = _try(cipher, stored, ring)
+            if token is not None:
+                return Opened(token, "moved", column.name)
+        return None
+
+
 class Opener:
     """Opens the stored values of one column, and finds out why some do not open.
 
     Args:
         column: The column.
         ring: Its key ring.
-        others: The other columns of the audit with their rings, one for each context; an envelope may be one of theirs.
+        origins: The contexts of the audit.
+        try_contexts: Contexts that the column may have had before a rename.
     """
 
     def __init__(
-        self, column: AuditedColumn, ring: KeyRing, others: Sequence[tuple[AuditedColumn, KeyRing]]
+        self, column: AuditedColumn, ring: KeyRing, origins: Origins, try_contexts: Collection[str] = ()
     ) -> None:
+        self._context = column.context
         self._cipher = column.type_.cipher()
         self._ring = ring
         self._names = column.type_.bound_to
-        self._others: Sequence[tuple[str, TokenCipher, KeyRing]] = [
-            (other.name, other.type_.cipher(), other_ring) for other, other_ring in others
-        ]
+        self._origins = origins
+        self._earlier = [column.type_.in_context(one).cipher() for one in try_contexts]
+        #: Envelopes that opened in the column's context or an earlier one.
+        self.opened = 0
+        #: Envelopes that authenticated in no context that was tried.
+        self.unauthenticated = 0
 
     def open(self, row: StoredRow) -> Opened:
         """Open one row.
@@ -146,33 +177,41 @@ class Opener:
         if not _is_envelope(stored):
             return Opened(_plaintext(stored))
         try:
-            return Opened(self._open(row))
+            token = self._open(row, self._cipher)
         except KeyRingError:
             return _NOTHING
         except AuthenticationError:
             pass
         except Exception:  # noqa: BLE001 - one damaged row does not end the audit of the others
             return Opened(None, "undecryptable")
-        return self._explain(stored)
+        else:
+            self.opened += 1
+            return Opened(token)
+        return self._explain(row)
 
-    def _open(self, row: StoredRow) -> JWT:
+    def _open(self, row: StoredRow, cipher: TokenCipher) -> JWT:
         if not self._names:
-            return self._cipher.decrypt(row.stored, self._ring)
+            return cipher.decrypt(row.stored, self._ring)
         return open_bound(
-            lambda binding: self._cipher.decrypt(row.stored, self._ring, binding), self._names, row.bound
+            lambda binding: cipher.decrypt(row.stored, self._ring, binding), self._names, row.bound
         )
 
-    def _explain(self, stored: Any) -> Opened:
-        """Find out why an envelope does not authenticate: written for another column, bound to no row, or changed."""
+    def _explain(self, row: StoredRow) -> Opened:
+        """Find out why an envelope does not authenticate: another name or column, bound to no row, or changed."""
+        stored = row.stored
+        for cipher in self._earlier:
+            with suppress(JWTColumnError):
+                token = self._open(row, cipher)
+                self.opened += 1
+                return Opened(token, "other-context", cipher.context)
         if self._names:
             token = _try(self._cipher, stored, self._ring)
             if token is not None:
                 return Opened(token, "unbound")
-        for name, cipher, ring in self._others:
-            token = _try(cipher, stored, ring)
-            if token is not None:
-                return Opened(token, "moved", name)
-        return Opened(None, "undecryptable")
+        moved = self._origins.find(stored, besides=self._context)
+        if moved is None:
+            self.unauthenticated += 1
+        return moved or Opened(None, "undecryptable")
 
 
 def _try(cipher: TokenCipher, stored: Any, ring: KeyRing) -> JWT | None:

@@ -21,11 +21,11 @@ from .declaration import configuration_of, declaration_findings, schema_findings
 from .examination import AuditProgress, Examination
 from .kinds import KINDS
 from .report import AuditReport, ColumnAudit
-from .rows import Opener, check_bound
+from .rows import Opener, Origins, check_bound
 from .tokens import Demands, TokenChecks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
 
     from sqlalchemy import Connection, Engine
 
@@ -51,11 +51,12 @@ class Options:
     allowed_algorithms: Collection[str] | None = None
     max_lifetime: timedelta | None = None
     compromised_kids: Collection[str] = ()
+    try_contexts: Collection[str] = ()
     sample: int | None = None
     progress: Callable[[AuditProgress], None] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("retired", "allowed_algorithms", "compromised_kids"):
+        for name in ("retired", "allowed_algorithms", "compromised_kids", "try_contexts"):
             if isinstance(getattr(self, name), str):
                 raise ConfigurationError(f"{name} is a list of texts; put the one text into brackets")
         if self.active is not None and not self.active_ids:
@@ -67,7 +68,7 @@ class Options:
         if self.sample is not None and (type(self.sample) is not int or self.sample < 1):
             raise ConfigurationError("sample is a number of rows, at least 1, or None for all")
         if not self.deep:
-            only_deep = ("allowed_algorithms", "max_lifetime", "compromised_kids", "sample")
+            only_deep = ("allowed_algorithms", "max_lifetime", "compromised_kids", "try_contexts", "sample")
             given = [name for name in only_deep if getattr(self, name)]
             if given:
                 raise ConfigurationError(
@@ -87,6 +88,7 @@ class Options:
             "allowed_algorithms": ", ".join(sorted(self.allowed_algorithms or ())),
             "max_lifetime": None if self.max_lifetime is None else str(self.max_lifetime),
             "compromised_kids": None if not self.compromised_kids else f"{len(self.compromised_kids)} given",
+            "try_contexts": ", ".join(self.try_contexts),
             "sample": None if self.sample is None else f"{self.sample:,} rows of each column",
         }
         return {name: text for name, text in shown.items() if text}
@@ -102,6 +104,7 @@ def audit(
     allowed_algorithms: Collection[str] | None = None,
     max_lifetime: timedelta | None = None,
     compromised_kids: Collection[str] = (),
+    try_contexts: Collection[str] = (),
     sample: int | None = None,
     progress: Callable[[AuditProgress], None] | None = None,
 ) -> AuditReport:
@@ -125,6 +128,8 @@ def audit(
         max_lifetime: The longest time from ``iat`` (else ``nbf``, else now) to ``exp``.
         compromised_kids: Values of the tokens' ``kid`` (RFC 7515 section 4.1.4, not a key id of the ring) whose
             signing keys others have.
+        try_contexts: Contexts that a column may have had before its table or itself was renamed: the proof that rows
+            which do not authenticate need ``context=`` and no repair.
         sample: Rows of each column to open, evenly spread; None opens all. Tokens are then found twice only within
             the sample.
         progress: Called after each batch.
@@ -143,6 +148,7 @@ def audit(
         allowed_algorithms=allowed_algorithms,
         max_lifetime=max_lifetime,
         compromised_kids=compromised_kids,
+        try_contexts=try_contexts,
         sample=sample,
         progress=progress,
     )
@@ -158,9 +164,13 @@ def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Opt
         _ColumnRun(column, ring, options, now, number)
         for number, (column, ring) in enumerate(zip(columns, rings, strict=True), start=1)
     ]
+    origins = Origins()
+    for run in runs:
+        if run.ring is not None:
+            origins.add(run.column, run.ring)
     with connected(bind, "audit") as connection:
         for run in runs:
-            run.run(connection, runs)
+            run.run(connection, origins, len(runs))
         url = connection.engine.url.set(username=None, password=None, query={})
     findings = [*sharing_findings(columns), *(finding for run in runs for finding in run.findings)]
     active = {run.active for run in runs}
@@ -226,7 +236,7 @@ class _ColumnRun:
         """The key id that counts as the active one; None if none is known."""
         return self._current[0] if self._current else None
 
-    def run(self, connection: Connection, runs: Sequence[_ColumnRun]) -> None:
+    def run(self, connection: Connection, origins: Origins, columns: int) -> None:
         """Audit the column. A refusal of the database becomes a finding; a lost connection ends the audit."""
         self.findings += declaration_findings(self.column)
         if self.active is None:
@@ -239,7 +249,7 @@ class _ColumnRun:
             with rolled_back(connection):
                 self._ask(connection)
             if self._options.deep and self._count is not None:
-                self._examine(connection, runs)
+                self._examine(connection, origins, columns)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -273,16 +283,10 @@ class _ColumnRun:
             now=self._now,
         )
 
-    def _examine(self, connection: Connection, runs: Sequence[_ColumnRun]) -> None:
+    def _examine(self, connection: Connection, origins: Origins, columns: int) -> None:
         """Open the rows."""
         assert self._count is not None  # noqa: S101 - asked before
         assert self.ring is not None  # noqa: S101 - a deep audit has every ring
-        contexts = {self.column.context}
-        others = []
-        for run in runs:
-            if run.column.context not in contexts and run.ring is not None:
-                contexts.add(run.column.context)
-                others.append((run.column, run.ring))
         options = self._options
         demands = Demands(options.allowed_algorithms, options.max_lifetime, options.compromised_kids)
         rows = self._count.rows - self._count.nulls
@@ -292,11 +296,11 @@ class _ColumnRun:
             if options.progress is not None:
                 # Rows may have come meanwhile.
                 total = max(to_examine, examined)
-                options.progress(AuditProgress(self.column.name, self._number, len(runs), examined, total))
+                options.progress(AuditProgress(self.column.name, self._number, columns, examined, total))
 
         examination = Examination(
             self.column,
-            Opener(self.column, self.ring, others),
+            Opener(self.column, self.ring, origins, options.try_contexts),
             TokenChecks(demands, self._now),
             progress,
         )

@@ -39,7 +39,7 @@ _UNITS: Final = {
 }
 
 # Findings about a retired key, or that prevent an answer about it.
-_ABOUT_RETIRED: Final = ("retired-key", "column-missing", "refused")
+_ABOUT_RETIRED: Final = ("retired-key", "column-missing", "refused", "rows-hidden")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,16 @@ class Checks:
             "--compromised-kid",
             metavar="KID",
             help="With --deep: a kid of tokens whose signing key others have; once for each.",
+            rich_help_panel=_CHECKS,
+        ),
+    ] = field(default_factory=list)
+
+    try_contexts: Annotated[
+        list[str],
+        option(
+            "--try-context",
+            metavar="NAME",
+            help="With --deep: the context that a column had before a rename, such as sessions.token; once for each.",
             rich_help_panel=_CHECKS,
         ),
     ] = field(default_factory=list)
