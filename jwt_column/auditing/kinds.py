@@ -142,9 +142,9 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "undecryptable",
                 critical,
-                "If the table or the column was renamed, give EncryptedJWT the old name as context=, which a deep audit "
-                "with --try-context OLD (try_contexts=) proves; else find the program that changed the rows, and "
-                "restore them from a backup.",
+                "If the table or the column was renamed, give EncryptedJWT the old name as context=, which a deep "
+                "audit with --try-context OLD (try_contexts=) proves; else find the program that changed the rows, "
+                "and restore them from a backup.",
                 rows=(
                     "was changed, or written in another context than",
                     "were changed, or written in another context than",

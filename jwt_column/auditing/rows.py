@@ -201,9 +201,9 @@ class Opener:
         stored = row.stored
         for cipher in self._earlier:
             with suppress(JWTColumnError):
-                token = self._open(row, cipher)
+                opened = Opened(self._open(row, cipher), "other-context", cipher.context)
                 self.opened += 1
-                return Opened(token, "other-context", cipher.context)
+                return opened
         if self._names:
             token = _try(self._cipher, stored, self._ring)
             if token is not None:
