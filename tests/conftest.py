@@ -53,14 +53,17 @@ os.environ["SSL_CERT_FILE"] = os.devnull
 
 # A run must give the same verdict every time and on every machine: the examples are derived from the test
 # itself, and neither a deadline nor the check for slow generation lets a busy machine fail a correct test.
-hypothesis.settings.register_profile(
-    "jwt-column",
-    database=None,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("jwt-column")
+# Few examples find what a change has broken; .ci/run takes --hypothesis-profile=many.
+for profile, examples in {"few": 25, "many": 200}.items():
+    hypothesis.settings.register_profile(
+        profile,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        max_examples=examples,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+hypothesis.settings.load_profile("few")
 
 
 @pytest.hookimpl(tryfirst=True)
