@@ -78,6 +78,22 @@ def key_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the keys of whoever runs the tests; a test that wants some sets them with ``monkeypatch``."""
     monkeypatch.delenv("JWT_COLUMN_KEYRING", raising=False)
     monkeypatch.delenv("JWT_COLUMN_KEYS", raising=False)
+    monkeypatch.delenv("JWT_COLUMN_KEKS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def any_kek(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow every KEK in this process: the addresses of the tests' KEKs differ from test to test.
+
+    Tests about the list of allowed KEKs take ``listed_keks``.
+    """
+    if "listed_keks" not in request.fixturenames:
+        monkeypatch.setattr("jwt_column.keys.ring_file.unwrapping.check_allowed", lambda *_: None)
+
+
+@pytest.fixture
+def listed_keks() -> None:
+    """Allow the KEKs of the configuration only, as an application does."""
 
 
 @pytest.fixture

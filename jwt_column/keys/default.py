@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigurationError
 from .process import PerProcess
 from .ring import KeyRing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["default_keyring", "keyring_of_uri", "resolve_keyring", "set_default_keyring"]
 
@@ -48,14 +51,14 @@ def default_keyring() -> KeyRing:
     return keyring_of_uri(uri)
 
 
-def keyring_of_uri(uri: str) -> KeyRing:
-    """Return this process's ring of a URI, loaded at first use and then shared."""
+def keyring_of_uri(uri: str, keks: Sequence[str] | None = None) -> KeyRing:
+    """Return this process's ring of a URI, loaded at first use, with the KEKs allowed then, and then shared."""
     ring = _by_uri.get(uri)
     if ring is None:
         with _lock.get():
             ring = _by_uri.get(uri)
             if ring is None:
-                ring = _by_uri[uri] = KeyRing.from_uri(uri)
+                ring = _by_uri[uri] = KeyRing.from_uri(uri, keks=keks)
     return ring
 
 

@@ -22,10 +22,10 @@ from .loader import Loader, load_source
 from .refresh import Refresher, reload_in_background
 from .schemes import open_source
 from .snapshot import Keys, index_keys, parse_key_id
-from .source import WatchedSource
+from .source import WatchedSource, WrappedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["DataKey", "KeyRing", "RingStatus", "any_chosen", "generate_key"]
 
@@ -84,7 +84,9 @@ class KeyRing:
         return cls([os.urandom(KEY_LENGTH)])
 
     @classmethod
-    def from_uri(cls, uri: str, *, refresh: float | None = None) -> KeyRing:
+    def from_uri(
+        cls, uri: str, *, refresh: float | None = None, keks: Iterable[str] | None = None
+    ) -> KeyRing:
         """Return the ring that a URI names, e.g. ``file:/etc/app/ring.json`` or ``env:JWT_COLUMN_KEYS``.
 
         Args:
@@ -92,15 +94,20 @@ class KeyRing:
             refresh: Reload the ring every so many seconds, give or take a fifth, in a daemon thread. It starts with
                 the first use of the ring in a process and ends with the ring. A failed reload shows in
                 :attr:`status`, and the ring keeps its keys. None: reload on request and for an unknown key id only.
+            keks: The URIs of the KEKs that a key-ring file may name, compared with every parameter. None: those of
+                the environment variable ``JWT_COLUMN_KEKS``. Rings without wrapped keys need none.
 
         Raises:
-            ConfigurationError: The URI has no scheme or an unknown one, or *refresh* is not positive.
+            ConfigurationError: The URI has no scheme or an unknown one, *refresh* is not positive, or the ring names
+                a KEK that is not allowed; it was then not read, called or loaded.
             KeyRingError: The URI leads to something that is not a valid key ring.
             KeyUnavailableError: The keys could not be reached or read.
         """
         if refresh is not None and not refresh > 0:
             raise ConfigurationError("refresh is a number of seconds, more than 0")
-        source = open_source(uri)
+        if isinstance(keks, str):
+            raise ConfigurationError("keks is a list of KEK URIs; put the one URI into brackets")
+        source = open_source(uri, None if keks is None else tuple(keks))
         loader = Loader(source)
         return cls._of(index_keys(load_source(source), None), loader, refresh)
 
@@ -148,6 +155,12 @@ class KeyRing:
         """The URI that another process can load the ring from; None for a ring that was made from given keys."""
         source = self._loader.source
         return None if source is None else source.name
+
+    @property
+    def keks(self) -> Sequence[str] | None:
+        """The KEK URIs that :meth:`from_uri` was given, for another process that loads the ring; None for none."""
+        source = self._loader.source
+        return source.keks if isinstance(source, WrappedSource) else None
 
     @property
     def key_ids(self) -> tuple[str, ...]:

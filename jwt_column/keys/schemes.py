@@ -14,9 +14,10 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError
+from .source import WrappedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .source import KeySource
     from .wrapping import KeyWrapper
@@ -39,8 +40,12 @@ MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
 PROVIDER_GROUP: Final = "jwt_column.providers"
 
 
-def open_source(uri: str) -> KeySource:
+def open_source(uri: str, keks: Sequence[str] | None = None) -> KeySource:
     """Return the key source that a URI names. Nothing is read yet.
+
+    Args:
+        uri: The URI of a key ring.
+        keks: The KEK URIs that wrapped keys may be under; None for those of ``JWT_COLUMN_KEKS``.
 
     Raises:
         ConfigurationError: No scheme, an unknown one, or one that wraps keys and holds none. The message shows
@@ -55,6 +60,8 @@ def open_source(uri: str) -> KeySource:
             "--wrapped-by URI', and name that file as the ring, as in file:/etc/app/ring.json"
         )
     source: KeySource = make_source(rest)
+    if isinstance(source, WrappedSource):
+        source.keks = keks
     return source
 
 

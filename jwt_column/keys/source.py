@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .data_key import DataKey
 
-__all__ = ["KeySource", "WatchedSource"]
+__all__ = ["KeySource", "WatchedSource", "WrappedSource"]
 
 
 class KeySource(Protocol):
@@ -35,3 +37,14 @@ class WatchedSource(KeySource, Protocol):
 
     def is_local(self) -> bool:
         """Return True if :meth:`KeySource.load` needs no other system. May read the source, not the keys."""
+
+
+@runtime_checkable
+class WrappedSource(KeySource, Protocol):
+    """A source whose keys may be wrapped.
+
+    Attributes:
+        keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
+    """
+
+    keks: Sequence[str] | None

@@ -21,6 +21,7 @@ from sqlalchemy import create_engine
 
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, ReencryptionError
+from jwt_column.keys.default import keyring_of_uri
 from jwt_column.keys.ring import KeyRing
 
 from .connection import RunConnection
@@ -61,6 +62,7 @@ class Shard:
     Attributes:
         make_engine: Makes the engine to connect with.
         rows: About how many rows of the range need work.
+        keks: The KEKs that the run's ring may use; None for those of the worker's environment.
         task: Unlike any other shard's.
     """
 
@@ -75,6 +77,7 @@ class Shard:
     keys: KeyRange
     options: Options
     rows: int
+    keks: Sequence[str] | None = None
     task: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __call__(self) -> ReencryptionReport:
@@ -118,6 +121,8 @@ class Shard:
 
     def _type_with_ring(self) -> EncryptedJWT:
         """Return the column's type; its ring writes under the run's key where it has that key."""
+        if isinstance(self.type_.keyring, str):
+            keyring_of_uri(self.type_.keyring, self.keks)
         ring = self.type_.ring()
         if self.key_id is None or ring.active == self.key_id:
             return self.type_
@@ -180,6 +185,7 @@ def work_in_shards(
         column=table.value.name,
         schema=schema,
         type_=_travelling(type_),
+        keks=type_.ring().keks,
         key_id=run.conversion.key_id,
         make_conversion=make_conversion,
         expired=expired,

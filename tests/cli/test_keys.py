@@ -600,7 +600,8 @@ def test_key_that_does_not_unwrap_needs_force_although_no_row_is_under_it(
 def in_terminal(*arguments: str, typed: str, path: Path, site: Path) -> tuple[str, int]:
     """Run a command on a real terminal where somebody types."""
     ours, theirs = pty.openpty()
-    variables = {"JWT_COLUMN_KEYRING": f"file:{path}", "TERM": "dumb", "COLUMNS": "200"}
+    variables = {"JWT_COLUMN_KEYRING": f"file:{path}", "JWT_COLUMN_KEKS": "standin:kek standin:other"}
+    variables |= {"TERM": "dumb", "COLUMNS": "200"}
     python_path = os.pathsep.join([str(site), *sys.path])
     process = subprocess.Popen(
         command("keys", *arguments),
@@ -812,6 +813,7 @@ if run remove "$old" < /dev/null 2> /dev/null; then exit 9; fi
 run remove "$old" --force --confirm "$old" --json | id revision
 """
     variables = {"JWT_COLUMN_KEYRING": f"file:{tmp_path / 'ring.json'}", "PYTHON": sys.executable}
+    variables["JWT_COLUMN_KEKS"] = "standin:kek"
     finished = subprocess.run(
         ["sh", "-c", script],
         env=environment({**variables, **standin_site()}),

@@ -418,6 +418,7 @@ def test_a_ring_lives_through_its_life_and_through_the_death_of_its_provider(
     assert operator.kills >= 7
 
     # And as a process of its own, with a machine's eyes.
+    monkeypatch.setenv("JWT_COLUMN_KEKS", provider.other_kek)
     done = run("keys", "check", "--json")
     assert (done.returncode, done.stderr) == (0, "")
 

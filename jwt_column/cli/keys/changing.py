@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ...errors import ConfigurationError
+from ...keys.keks import variable_line
 from ...keys.ring import DataKey, generate_key
 from ...keys.ring_file import changes as _changes
 from ...keys.ring_file.format import KeyState, check_name, check_uri
@@ -120,8 +121,9 @@ def rewrap(
     wrapped = wrap_anew(wrapper, ring.file, keys)
     ring = ring.write(_changes.rewrapped(ring.file, check_uri(wrapper.uri), wrapped), keys)
     hints = [
+        f"Every host must allow the KEK first: export {variable_line(wrapper.uri)}",
         "Bring the file to every host. Keep the old KEK until every process has loaded the new file, and as long as "
-        "an older copy of the file may have to be loaded."
+        "an older copy of the file may have to be loaded.",
     ]
     count = counted(len(wrapped), "key", ("is", "are"))
     show_changed(ring, f"{count} wrapped by {wrapper.uri}.", hints, as_json=as_json)

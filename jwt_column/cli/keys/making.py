@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from ...errors import KeyRingError
+from ...keys.keks import variable_line
 from ...keys.providers.file import uri_of
 from ...keys.ring import DataKey, KeyRing, generate_key
 from ...keys.ring_file.changes import created
@@ -138,6 +139,7 @@ def init(
         f"Wrote {path}: ring {ring_name}, active key {ring_file.active.id}, wrapped by {uri}.",
         [
             f"Use it:  export JWT_COLUMN_KEYRING={uri_of(path)}",
+            f"         export {variable_line(uri)}",
             "Back it up: without this file, or without the key that wraps, the tokens are lost.",
         ],
         as_json=as_json,

@@ -17,6 +17,8 @@ from ..ring_file.store import StoredRing
 from .local import LocalWrapper
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..data_key import DataKey
     from ..wrapping import KeyWrapper
 
@@ -60,6 +62,7 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.keks: Sequence[str] | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ class FileSource:
         if not is_ring_file(data):
             return read_plain_keys(self._path, data, mode)
         stored = StoredRing.of(self._path, data, mode)
-        keys, file = stored.unwrap(), stored.file
+        keys, file = stored.unwrap(self.keks), stored.file
         # The active key first, and each tenant's active key before its others.
         order = sorted(file.keys, key=lambda key: (key is not file.active, key.state is not KeyState.ACTIVE))
         return tuple(keys[entry.id] for entry in order)

@@ -13,7 +13,7 @@ from .format import MAX_BYTES, RingFile
 from .unwrapping import unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ..data_key import DataKey
@@ -64,16 +64,19 @@ class StoredRing:
         except KeyRingError as error:
             raise _located(error, path) from None
 
-    def unwrap(self) -> dict[str, DataKey]:
+    def unwrap(self, keks: Sequence[str] | None = None) -> dict[str, DataKey]:
         """Return its keys by key id. They have authenticated the file.
+
+        Args:
+            keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
 
         Raises:
             KeyRingError: A wrapped key has another key id, or the file was changed without its keys.
             KeyUnavailableError: A KEK is unavailable.
-            ConfigurationError: The URI of a KEK, or a file or variable that it names, is wrong.
+            ConfigurationError: A KEK is not allowed, or its URI, or a file or variable that it names, is wrong.
         """
         try:
-            return unwrap(self.file)
+            return unwrap(self.file, keks)
         except JWTColumnError as error:
             raise _located(error, self.path) from None
 

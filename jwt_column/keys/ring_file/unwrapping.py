@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import JWTColumnError, KeyRingError, KeyUnavailableError
 from ..data_key import DataKey
+from ..keks import check_allowed
 from ..schemes import open_wrapper
 from ..wrapping import AssociatedData, Rewrapper, WrappedKey
 from .format import MAX_WRAPPED
@@ -32,14 +33,19 @@ class Unwrapped(NamedTuple):
     failures: dict[str, JWTColumnError]
 
 
-def unwrap(file: RingFile) -> dict[str, DataKey]:
+def unwrap(file: RingFile, keks: Sequence[str] | None = None) -> dict[str, DataKey]:
     """Return all keys of a file by key id, after they have authenticated it.
+
+    Args:
+        file: The file.
+        keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
 
     Raises:
         KeyRingError: A wrapped key has another key id, or the file was changed without its keys.
         KeyUnavailableError: A KEK is unavailable.
-        ConfigurationError: The URI of a KEK, or a file or variable that it names, is wrong.
+        ConfigurationError: A KEK is not allowed, or its URI, or a file or variable that it names, is wrong.
     """
+    check_allowed((entry.wrapped_by for entry in file.keys), keks)
     keys = {}
     for uri, entries in _by_kek(file.keys).items():
         keys.update(_unwrap_by(open_wrapper(uri), file, entries))
@@ -47,11 +53,12 @@ def unwrap(file: RingFile) -> dict[str, DataKey]:
     return keys
 
 
-def try_unwrap(file: RingFile) -> Unwrapped:
+def try_unwrap(file: RingFile, keks: Sequence[str] | None = None) -> Unwrapped:
     """Return the keys that unwrap, and the errors of the others. Does not authenticate the file."""
     unwrapped = Unwrapped({}, {})
     for uri, entries in _by_kek(file.keys).items():
         try:
+            check_allowed([uri], keks)
             unwrapped.keys.update(_unwrap_by(open_wrapper(uri), file, entries))
             continue
         except JWTColumnError as error:
