@@ -42,6 +42,7 @@ from jwt_column import (
     set_default_keyring,
 )
 from jwt_column.cli.app import app
+from jwt_column.cli.commands import Unloaded
 from jwt_column.column.comparator import EncryptedComparator
 from jwt_column.providers import MODULE_OF_SCHEME
 from migrations_helpers import ReencryptionReport, formats
@@ -332,6 +333,8 @@ def test_environment_variables_that_a_page_names_are_read(page: Path) -> None:
 def commands(group: Any = None, path: str = "jwt-column") -> Iterator[tuple[str, Any]]:
     """Yield every command of the command line with its name."""
     command = typer.main.get_command(app) if group is None else group
+    if isinstance(command, Unloaded):
+        command = command.load()
     if isinstance(command, TyperGroup):
         for name, child in command.commands.items():
             yield from commands(child, f"{path} {name}")
