@@ -40,7 +40,7 @@ _TEXT_KEY_ID: Final = slice(
     len(envelope.TEXT_PREFIX) + 2 * _KEY_ID.start, len(envelope.TEXT_PREFIX) + 2 * _KEY_ID.stop
 )
 # Why a token that was read is not written: it is longer than the column, or of a form that its type does not take.
-_REFUSED_BY_THE_COLUMN: Final = frozenset({"too long", "exp", "claim", "unsigned"})
+_REFUSED_BY_THE_COLUMN: Final = frozenset({"too long", "unsigned"})
 
 
 @dataclass(frozen=True, slots=True)
