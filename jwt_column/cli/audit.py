@@ -44,7 +44,7 @@ _ABOUT_RETIRED: Final = ("retired-key", "column-missing", "refused", "rows-hidde
 
 @dataclass(frozen=True)
 class Checks:
-    """The options that choose what is examined."""
+    """The options that choose the checks."""
 
     active: Annotated[
         list[str],

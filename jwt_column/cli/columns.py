@@ -78,8 +78,8 @@ class ChosenColumn:
         """Return the column as the database has it.
 
         Raises:
-            ConfigurationError: It is not there, or not of a type that holds tokens; or a run would change what it
-                must not. Nothing was done.
+            ConfigurationError: It is not there, or not of a type that holds tokens; or a run would drop index fields
+                of its rows. Nothing was done.
         """
         try:
             find_table(
@@ -167,7 +167,7 @@ class ChosenColumn:
 
 
 def _refuse_lost_fields(connection: Connection, chosen: ChosenColumn) -> None:
-    """Refuse to drop what SQL finds rows by: a command line forgets it more easily than a model.
+    """Refuse to drop index fields of rows: a command line forgets an option more easily than a model.
 
     Raises:
         ConfigurationError: Rows have an expiry or fingerprints that the type does not have.

@@ -1,4 +1,4 @@
-"""How commands are declared: options in groups, and modules that are imported when their command is named."""
+"""Declarations of commands: options in groups, and modules that are imported when their command is named."""
 
 from __future__ import annotations
 

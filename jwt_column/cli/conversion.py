@@ -56,7 +56,7 @@ def convert(
     *,
     expired: ExpiredChoice = "keep",
 ) -> None:
-    """Run a conversion and show what it did.
+    """Run a conversion and show its summary.
 
     Raises:
         JWTColumnError: It was not done; :func:`print_error` knows the exit code.

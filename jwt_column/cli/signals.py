@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command stops at once, and says what it leaves."""
+"""Ctrl-C and SIGTERM: a command stops at once, and says how to go on."""
 
 from __future__ import annotations
 
