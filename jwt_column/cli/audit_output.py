@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..auditing import AuditReport
 from ..errors import ConfigurationError
 from .audit_view import print_report
-from .console import make_console, print_json
+from .console import make_console, print_json, written_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,8 @@ class Output:
         if self.as_json:
             print_json(report.to_dict())
         else:
-            print_report(make_console(), report, baseline=self.baseline, retired=retired)
+            baseline = written_out(self.baseline)
+            print_report(make_console(), written_out(report), baseline=baseline, retired=retired)
 
     def _write_html(self, path: Path, report: AuditReport) -> None:
         from ..auditing.html import render_html  # It takes Jinja2, and a tenth of a second.

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ..database.printable import printable
 from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from rich.console import RenderableType
+    from rich.console import ConsoleOptions, RenderableType
 
 __all__ = [
     "STATE_STYLES",
     "DatabaseError",
     "ExitCode",
     "counted",
+    "did_you_mean",
     "indented",
     "is_utf8",
     "make_console",
@@ -38,7 +44,13 @@ __all__ = [
     "print_json",
     "print_problem",
     "state_order",
+    "written_out",
 ]
+
+_Value = TypeVar("_Value")
+
+# Every control character but the line feed, and those that turn a line around.
+_CONTROL: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 #: The styles of rows by state; any other is red.
 STATE_STYLES: Final = {"current": "green", "stale": "yellow", "unknown": "yellow"}
@@ -74,10 +86,45 @@ class DatabaseError(JWTColumnError):
     """The database cannot be reached, or refused; the same command may do better later."""
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a question with the name that is most like this one, or an empty text."""
+    matches = get_close_matches(name, names, n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+class _Console(Console):
+    """A console that obeys no control character of a text; a name in a database may hold terminal commands."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of anything that is printed, with control characters written out."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and _CONTROL.search(segment.text):
+                text = _CONTROL.sub(lambda found: printable(found[0]), segment.text)
+                yield Segment(text, segment.style)
+            else:
+                yield segment
+
+
+def written_out(value: _Value) -> _Value:
+    """Return a report, or a part of one, with every text of it printable; see :func:`printable`."""
+    changed: Any = value
+    if isinstance(value, str):
+        changed = printable(value)
+    elif isinstance(value, tuple):
+        changed = tuple(map(written_out, value))
+    elif isinstance(value, dict):
+        changed = {name: written_out(one) for name, one in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        changed = replace(
+            value, **{one.name: written_out(getattr(value, one.name)) for one in fields(value) if one.init}
+        )
+    return changed  # type: ignore[no-any-return]
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console on standard output or standard error, as they are at this moment."""
     # Automatic highlighting colours every number, markup eats square brackets, and :names: become pictures.
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         console.width = min(console.width, _WIDEST)
     elif not os.environ.get("COLUMNS", "").isdigit():
@@ -146,7 +193,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 def print_problem(text: str) -> None:
     """Print an error on standard error, as one line, which a terminal is not left to break within words."""
     console = make_console(stderr=True)
-    line = Text.assemble(("jwt-column: ", "bold red"), " ".join(text.split()))
+    line = Text.assemble(("jwt-column: ", "bold red"), printable(" ".join(text.split())))
     console.print(line, soft_wrap=not console.is_terminal)
 
 

@@ -6,6 +6,7 @@ A URL may hold a password, and so may a driver's error. Neither is ever printed 
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -15,8 +16,9 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError
 
 from ..errors import ConfigurationError
-from .console import DatabaseError
+from .console import DatabaseError, did_you_mean
 from .options import DATABASE_VARIABLE
+from .passwords import SECRET_MEMBER, without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,9 @@ _SYNC_DRIVERS: Final = {
     "sqlite": "sqlite",
 }
 
+# Parameters that hold a password: password, sslpassword, passwd, pwd, and kin.
+_SECRET_NAME: Final = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
+
 _Result = TypeVar("_Result")
 
 
@@ -48,31 +53,55 @@ def read_url(text: str | None) -> URL:
             f"no database: set {DATABASE_VARIABLE} to a URL such as postgresql+psycopg://user:password@host/database, "
             "or give --database"
         )
+    url = parse_url(text)
     try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        # The error's text may hold a part of the password, which looks like a port where there is no @.
-        url = None
-    # A password with an @ in it ends there, and the rest of it looks like the host.
-    if url is None or "@" in (url.host or ""):
-        raise ConfigurationError(
-            "the database URL cannot be read; it has the form dialect+driver://user:password@host:port/database, with "
-            "special characters of the password percent-encoded"
-        )
-    try:
-        dialect = url.get_dialect()
-        dialect.import_dbapi()
+        dialect_class = url.get_dialect()
+        dbapi = dialect_class.import_dbapi()
     except NoSuchModuleError:
+        schemes = (*_SYNC_DRIVERS.values(), "postgresql+asyncpg", "mariadb+aiomysql", "sqlite+aiosqlite")
         raise ConfigurationError(
-            f"SQLAlchemy knows no database {url.drivername!r}; a URL begins with postgresql+psycopg://, "
-            "mariadb+pymysql://, sqlite:/// or another of its dialects"
+            f"SQLAlchemy knows no database {url.drivername!r}{did_you_mean(url.drivername, schemes)}; a URL begins "
+            "with postgresql+psycopg://, mariadb+pymysql://, sqlite:/// or another of its dialects"
         ) from None
     except ImportError as error:
         raise ConfigurationError(
             f"the driver of {url.drivername}:// is not installed (there is no module {error.name}); install it, or "
             "name another one in the URL"
         ) from None
+    try:
+        # The driver's own reading of the URL; a host in an SQLite URL, a word where a number should be.
+        dialect_class(dbapi=dbapi).create_connect_args(url)  # type: ignore[call-arg]
+    except (ArgumentError, TypeError, ValueError):
+        cure = "look at what stands behind its ? and at its port"
+        if url.get_backend_name() == "sqlite":
+            cure = "it has three slashes before a relative path and four before an absolute one, as in sqlite:///app.db"
+        raise ConfigurationError(f"{_shown(url)}: the driver does not take this URL; {cure}") from None
     _refuse_missing_file(url)
+    return url
+
+
+def parse_url(text: str) -> URL:
+    """Return a URL as SQLAlchemy reads it, if no part of the password can be in another part of it.
+
+    Raises:
+        ConfigurationError: SQLAlchemy cannot read it, or it has an ``@`` that it should have percent-encoded.
+    """
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # The error's text may hold a part of the password, which looks like a port where there is no @.
+        url = None
+    # SQLAlchemy ends the password at its first @, and takes the rest of it for host, database or query.
+    rest = (
+        []
+        if url is None or url.get_backend_name() == "sqlite"
+        else [url.host, url.database, text.partition("?")[2]]
+    )
+    if url is None or any("@" in (part or "") for part in rest):
+        raise ConfigurationError(
+            "the database URL cannot be read; it has the form dialect+driver://user:password@host:port/database, with "
+            "special characters of the password percent-encoded"
+        )
     return url
 
 
@@ -162,7 +191,7 @@ def _explained(url: URL) -> Iterator[None]:
     except (DBAPIError, OSError) as error:
         # An asynchronous driver's OSError comes as it is.
         reason = _redacted(str(error.orig if isinstance(error, DBAPIError) else error), url)
-    except (TypeError, ValueError) as error:
+    except (ArgumentError, OverflowError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{_shown(url)}: the driver does not take this URL ({type(error).__name__}); look at what stands behind "
             "its ? and at its port"
@@ -181,9 +210,17 @@ def _redacted(text: str, url: URL) -> str:
     """Return a driver's text without a password of the URL that it may repeat."""
     secrets = [str(url.password)] if url.password else []
     for name, values in url.normalized_query.items():
-        if "pass" in name.lower():
+        if _SECRET_NAME.search(name):
             secrets += values
-    for secret in secrets:
-        for spelling in (secret, quote(secret, safe=""), quote_plus(secret)):
+        for value in values:
+            secrets += [found[1].strip("{}'\"") for found in SECRET_MEMBER.finditer(value)]
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        for spelling in (
+            secret,
+            quote(secret, safe=""),
+            quote(secret),
+            quote_plus(secret),
+            repr(secret)[1:-1],
+        ):
             text = text.replace(spelling, "***")
-    return text
+    return without_passwords(text)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..column.comparator import EncryptedComparator
 from ..database.driver_errors import error_name
+from ..database.printable import printable
 from ..database.row_security import hidden_rows
 from ..errors import ConfigurationError, UnsupportedComparisonError
 from ..purge import purge_expired
@@ -110,7 +111,7 @@ def purge(
         print_json(work.to_dict())
         return
     console = make_console()
-    console.print(Text(work.column, "bold"))
+    console.print(Text(printable(work.column), "bold"))
     console.print()
     if work.hidden is not None:
         indented(console, Text(f"Visible rows only: {work.hidden} to purge all of them.", "yellow"))

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from ..scanning import ScanReport, find_plaintext_tokens
 from ..scanning.run import SAMPLE
 from .audit_view import print_database, shown_key
-from .console import ExitCode, counted, indented, make_console, mark, plain_table, print_json
+from .console import ExitCode, counted, indented, make_console, mark, plain_table, print_json, written_out
 from .databases import connect, read_url, with_engine
 from .options import DatabaseOption, JsonOption, option
 from .progress import shown_progress
@@ -51,7 +51,7 @@ def scan(
     if as_json:
         print_json(report.to_dict())
     else:
-        _print_report(make_console(), report)
+        _print_report(make_console(), written_out(report))
     if not report.ok:
         raise typer.Exit(ExitCode.FAILURE)
 

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..database.printable import printable
 from .console import STATE_STYLES, counted, indented, mark, plain_table, state_order
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Summary:
 
 def print_summary(console: Console, summary: Summary, words: Words) -> None:
     """Print the summary of a run that was not cut short."""
-    console.print(Text(summary.column.name, "bold"))
+    console.print(Text(printable(summary.column.name), "bold"))
     for block in _blocks(console, summary, words):
         console.print()
         for renderable in block:

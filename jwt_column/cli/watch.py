@@ -17,6 +17,7 @@ from rich.text import Text
 from ..auditing.columns import columns_of
 from ..auditing.counting import census
 from ..auditing.declaration import configuration_of
+from ..database.printable import printable
 from ..database.reading import rolled_back
 from ..errors import ConfigurationError, KeyRingError
 from ..keys.snapshot import parse_key_id
@@ -60,6 +61,11 @@ class WatchedColumn:
                 self.active = tuple(ring.current_key_ids)
                 self.configuration = configuration_of(column, ring)
         self._looks: deque[tuple[float, Counter[Key]]] = deque(maxlen=_LOOKS)
+
+    @property
+    def name(self) -> str:
+        """The column's name for display."""
+        return printable(self.column.name)
 
     @property
     def rows(self) -> Counter[Key]:
@@ -145,7 +151,7 @@ def _print_lines(columns: Sequence[WatchedColumn]) -> None:
         for (_, state), rows in watched.rows.items():
             states[state] += rows
         listed = ", ".join(f"{states[state]} {state}" for state in sorted(states)) or "no token"
-        typer.echo(f"{moment} {watched.column.name}: {listed}{_pace(watched)}")
+        typer.echo(f"{moment} {watched.name}: {listed}{_pace(watched)}")
 
 
 def _pace(watched: WatchedColumn) -> str:
@@ -165,7 +171,7 @@ def _view(columns: Sequence[WatchedColumn], every: float) -> RenderableType:
             key_id, state = key
             rate = watched.rate(key)
             table.add_row(
-                Text("" if place else watched.column.name),
+                Text("" if place else watched.name),
                 Text(key_id or "none", "cyan"),
                 Text(state, STATE_STYLES.get(state, "red")),
                 f"{watched.rows[key]:,}",
@@ -173,13 +179,10 @@ def _view(columns: Sequence[WatchedColumn], every: float) -> RenderableType:
                 _duration(seconds) if seconds is not None and state in _BEHIND else "",
             )
         if not watched.rows:
-            table.add_row(Text(watched.column.name), "", Text("no token", "dim"), "0", "", "")
+            table.add_row(Text(watched.name), "", Text("no token", "dim"), "0", "", "")
         parameters = {"active key": ", ".join(watched.active) or "not known"} | watched.configuration
         facts.append(
-            Text(
-                f"{watched.column.name}: "
-                + ", ".join(f"{name} {value}" for name, value in parameters.items())
-            )
+            Text(f"{watched.name}: " + ", ".join(f"{name} {value}" for name, value in parameters.items()))
         )
     moment = datetime.now(UTC).strftime("%H:%M:%S UTC")
     footer = Text(f"{moment}, every {every:g} s. Ctrl-C ends.", "dim")

@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
+from jwt_column.database.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -105,7 +107,7 @@ def bars(console: Console, *, transient: bool = False) -> Iterator[Show]:
             if total == 0:
                 # A bar of nothing is shown as one that is full.
                 done = total = 1
-            rows.update(tasks[phase], description=name, completed=done, total=total, state=state)
+            rows.update(tasks[phase], description=printable(name), completed=done, total=total, state=state)
 
         yield show
 
@@ -120,7 +122,7 @@ def lines(write: Callable[[str], None]) -> Show:
         now = time.monotonic()
         if now - last >= _LINE_INTERVAL:
             last = now
-            write(f"{name}: {done} of {total} {words}")
+            write(printable(f"{name}: {done} of {total} {words}"))
 
     return show
 
@@ -175,10 +177,11 @@ def line_progress(write: Callable[[str], None]) -> Progress:
             )
             if rows
         )
-        write(
+        line = (
             f"{report.table}.{report.column}: {report.reencrypted} of {report.total} rows {under}{others}, "
             f"{report.rows_per_second:.0f} rows/s"
         )
+        write(printable(line))
 
     return show
 

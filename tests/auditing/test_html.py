@@ -21,9 +21,10 @@ from jwt_column.auditing.comparison import Change, KeyProgress, compare
 from jwt_column.auditing.html import render_html
 from jwt_column.auditing.html.expiry import HEIGHT, expiry_plot
 from jwt_column.auditing.html.keys import MOST_SEGMENTS, rows_by_state, segments, tokens
-from jwt_column.auditing.html.text import key_text, name_parts, number, printable, share, signed
+from jwt_column.auditing.html.text import key_text, name_parts, number, share, signed
 from jwt_column.auditing.report import AuditReport, ExpiryCount, Severity, utc
 from jwt_column.auditing.run import audit
+from jwt_column.database.printable import printable
 from migrations_helpers import reencrypt
 from tests.package.test_installation import SCRIPT
 from tests.support.audit_reports import (

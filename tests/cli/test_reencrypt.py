@@ -30,6 +30,7 @@ from jwt_column.cli.commands import with_options
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.conversion import _shard_engine
 from jwt_column.cli.options import DATABASE_VARIABLE
+from jwt_column.cli.passwords import without_passwords
 from jwt_column.cli.signals import Interruptions
 from jwt_column.providers import write_key_file
 from migrations_helpers import ReencryptionReport
@@ -683,6 +684,52 @@ def test_a_database_that_is_not_there(
     assert (done.exit_code, done.stdout) == (code, "")
     assert said in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["jwt.keys"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (f"postgresql+psycopg://app:hunter@{PASSWORD}/TAIL@127.0.0.1/x", "percent-encoded"),
+        (f"postgresql+psycopg://app:hunt?er@a?{PASSWORD}@127.0.0.1/x", "percent-encoded"),
+        (f"postgresql+psycopg://a/b:{PASSWORD}@127.0.0.1/x", "percent-encoded"),
+        (f"mariadb+pymysql://u@127.0.0.1/x?connect_timeout={PASSWORD}", "look at what stands behind its ?"),
+        (f"postgresql+asyncpg://u:{PASSWORD}@127.0.0.1:99999/x", "look at what stands behind its ?"),
+        (f"sqlite://u:{PASSWORD}@h/x", "three slashes before a relative path"),
+        ("sqlite://file", "three slashes before a relative path"),
+        ("postgresql+psycop://h/x", "did you mean 'postgresql+psycopg'?"),
+    ],
+)
+def test_a_url_that_cannot_be_meant_is_one_line_without_its_password(url: str, expected: str) -> None:
+    done = CliRunner().invoke(app, ["reencrypt", *TABLE], env={DATABASE_VARIABLE: url})
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (ExitCode.USAGE, "", 1)
+    assert expected in done.stderr
+    assert PASSWORD not in done.stderr
+
+
+def test_a_usage_error_repeats_no_password() -> None:
+    """A URL in the place of a command or an argument."""
+    for arguments in ((), ("scan",), ("keys", "list")):
+        done = CliRunner().invoke(app, [*arguments, f"postgresql://u:{PASSWORD}@h/x"])
+        assert done.exit_code == ExitCode.USAGE
+        assert "postgresql://u:***@h/x" in done.stderr
+        assert PASSWORD not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"dsn: postgresql+psycopg://u:a@{PASSWORD}@h/x",
+        f"host=h password={PASSWORD} dbname=x",
+        f"host=h password='{PASSWORD} x' dbname=x",
+        f"DRIVER={{x}};PWD={{{PASSWORD}}};UID=u",
+        f"postgresql://h/x?sslpassword={PASSWORD}&sslmode=require",
+    ],
+)
+def test_passwords_are_found_in_any_text(text: str) -> None:
+    assert PASSWORD in text
+    shown = without_passwords(text)
+    assert PASSWORD not in shown
+    assert "***" in shown
 
 
 def test_what_a_driver_says_is_shown_without_passwords() -> None:

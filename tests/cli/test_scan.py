@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+from rich.console import Console
 
 from jwt_column import EncryptedJWT, KeyRing
-from jwt_column.cli.console import ExitCode
+from jwt_column.cli.console import ExitCode, make_console
 from jwt_column.cli.options import DATABASE_VARIABLE
 from tests.cli.test_audit import invoke, stop_when
 from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
@@ -164,3 +166,33 @@ def test_a_scan_that_is_stopped_says_so(
         "",
         "jwt-column: stopped; a scan writes nothing.\n",
     )
+
+
+HOSTILE = "x\x1b[2J\n  \u202e✓ \x9b2K"
+
+
+def test_names_and_keys_of_a_database_are_no_terminal_commands(sqlite: sa.Engine) -> None:
+    """The table's name, its column's and its primary key would clear the screen and write a line of their own."""
+    table = sa.Table(
+        f"t{HOSTILE}", sa.MetaData(), sa.Column("id", sa.Text, primary_key=True), sa.Column(HOSTILE, sa.Text)
+    )
+    with sqlite.begin() as connection:
+        table.create(connection)
+        connection.execute(table.insert().values({"id": HOSTILE, HOSTILE: TOKEN}))
+    encrypted = ("--table", table.name, "--column", HOSTILE)
+    for name, *arguments in (("scan",), ("audit", *encrypted, "--active", "00000000"), ("purge", *encrypted)):
+        shown = invoke(sqlite.url, *arguments, name=name)
+        assert shown.exit_code == (ExitCode.OK if name == "purge" else ExitCode.FAILURE)
+        assert r"tx\x1b[2J\n" in re.sub(r"\n +", "", shown.stdout)
+        assert not set("\x1b\u202e\x9b") & set(shown.stdout + shown.stderr)
+        # JSON has escapes of its own, and they give the name back.
+        report = json.dumps(json.loads(invoke(sqlite.url, *arguments, "--json", name=name).stdout))
+        assert json.dumps(f"t{HOSTILE}")[1:-1] in report
+
+
+def test_a_console_obeys_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
+    """A console of Rich, the control, does."""
+    make_console().print(HOSTILE)
+    assert "\x1b[2J" not in capsys.readouterr().out
+    Console(markup=False, highlight=False).print(HOSTILE)
+    assert "\x1b[2J" in capsys.readouterr().out

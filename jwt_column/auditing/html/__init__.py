@@ -14,12 +14,13 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from ...database.printable import printable
 from ...errors import MissingExtraError
 from ..comparison import Change, compare
 from ..report import utc
 from .expiry import expiry_plot
 from .keys import STATES, rows_by_state, segments, tokens
-from .text import key_text, name_parts, number, printable, share, signed
+from .text import key_text, name_parts, number, share, signed
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -10,24 +10,10 @@ from ...database.json_report import json_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["key_text", "name_parts", "number", "printable", "share", "signed"]
+__all__ = ["key_text", "name_parts", "number", "share", "signed"]
 
 #: Characters of a key value that are shown; a key may be a text of any length.
 LONGEST: Final = 80
-
-
-def printable(text: str) -> str:
-    r"""Return *text* with every control and format character written out, such as ``\u202e``.
-
-    HTML's escaping leaves them alone, and the one just named turns the rest of the line around: a table name could
-    then read as another one. No-break spaces and lone surrogates are written out too.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def name_parts(name: str) -> list[str]:
