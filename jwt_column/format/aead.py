@@ -4,6 +4,10 @@ C2SP XAES-256-GCM (https://c2sp.org/XAES-256-GCM): a NIST SP 800-108r1 KDF in co
 256-bit key and the first 12 bytes of a 24-byte nonce into an AES-256-GCM key (NIST SP 800-38D), which then takes
 the other 12 bytes as its nonce. Random 192-bit nonces take away the 2**32 messages per key of random AES-GCM
 nonces (SP 800-38D section 8.3).
+
+The second half of a nonce is hedged (envelope-v1, "Frame"): a MAC of fresh randomness and of the message. Copies of a
+process that share their memory, as after a fork, and a random source that repeats itself thus repeat a nonce only for
+an identical message.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,24 +46,25 @@ _MESSAGES_PER_PREFIX: Final = 2**16
 # Derived keys kept per key for reading; each writing process adds one prefix per 2**16 rows.
 _CACHED_SUBKEYS: Final = 512
 
-# One system call for many nonce halves: os.urandom costs half as much as encrypting a short token.
-_HALVES_PER_DRAW: Final = 256
-_split_draw: Final = struct.Struct(f"{_HALF}s" * _HALVES_PER_DRAW).unpack
+# The random input of a hedged nonce half. One system call draws many: os.urandom costs half as much as encrypting.
+_RANDOM_LENGTH: Final = 16
+_RANDOMS_PER_DRAW: Final = 256
+_split_draw: Final = struct.Struct(f"{_RANDOM_LENGTH}s" * _RANDOMS_PER_DRAW).unpack
 
 
 class _Writer(NamedTuple):
-    """What new messages share, and what each of them takes for itself.
+    """The state that new messages share.
 
     Attributes:
         prefix: The first half of their nonces.
         encrypt: AES-256-GCM under the key derived for it.
-        halves: Random second halves, drawn ahead; each is taken by one message.
+        randoms: Random inputs of second halves, drawn ahead; each serves one message.
         draws: One element for every draw that the prefix may still have.
     """
 
     prefix: bytes
     encrypt: Callable[[bytes, bytes, bytes], bytes]
-    halves: list[bytes]
+    randoms: list[bytes]
     draws: Iterator[int]
 
 
@@ -66,16 +73,22 @@ class XAES256GCM:
 
     Args:
         key: 32 uniformly random bytes, secret.
+        nonce_key: 32 bytes, secret, independent of *key*: the MAC key of hedged nonces.
+        random: The random source, for tests.
 
     Raises:
-        ValueError: The key has another length.
+        ValueError: A key has another length.
     """
 
-    __slots__ = ("__weakref__", "_block", "_mask", "_subkeys", "_writer")
+    __slots__ = ("__weakref__", "_block", "_mac", "_mask", "_random", "_subkeys", "_writer")
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) != KEY_LENGTH:
-            raise ValueError(f"an XAES-256-GCM key has {KEY_LENGTH} bytes, not {len(key)}")
+    def __init__(self, key: bytes, nonce_key: bytes, *, random: Callable[[int], bytes] = os.urandom) -> None:
+        for one in (key, nonce_key):
+            if len(one) != KEY_LENGTH:
+                raise ValueError(f"an XAES-256-GCM key has {KEY_LENGTH} bytes, not {len(one)}")
+        self._random = random
+        # Copied for each message: a copy of the keyed state costs half of a new HMAC.
+        self._mac = HMAC(nonce_key, SHA256())
         # Single blocks only, as CMAC is made of: no message is ever encrypted in this mode.
         self._block = Cipher(AES(key), ECB()).encryptor().update  # noqa: S305
         # NIST SP 800-38B section 6.1: the CMAC subkey K1 is the encrypted zero block, doubled in GF(2**128).
@@ -112,18 +125,21 @@ class XAES256GCM:
         return self._subkey(nonce[:_HALF]).decrypt(nonce[_HALF:], data, aad)
 
     def seal(self, data: bytes, aad: bytes, before: bytes = b"") -> bytes:
-        """Return nonce, ciphertext and tag: ``24 + len(data) + 16`` bytes, under a fresh random nonce.
+        """Return nonce, ciphertext and tag: ``24 + len(data) + 16`` bytes, under a fresh hedged nonce.
 
         Args:
             data: The plaintext, secret. May be empty.
             aad: Associated data: authenticated, not encrypted, not stored. May be empty.
             before: What the returned bytes begin with, neither authenticated nor encrypted.
         """
-        prefix, encrypt, halves, _ = writer = self._writer or self._renew_writer()
+        prefix, encrypt, randoms, _ = writer = self._writer or self._renew_writer()
         try:
-            half = halves.pop()
+            random = randoms.pop()
         except IndexError:
-            (prefix, encrypt, _, _), half = self._draw(writer)
+            (prefix, encrypt, _, _), random = self._draw(writer)
+        mac = self._mac.copy()
+        mac.update(random + len(data).to_bytes(4, "big") + data + aad)
+        half = mac.finalize()[:_HALF]
         return before + prefix + half + encrypt(half, data, aad)
 
     def open(self, sealed: bytes, aad: bytes, start: int = 0) -> bytes:
@@ -179,19 +195,19 @@ class XAES256GCM:
 
     def _renew_writer(self) -> _Writer:
         """Start a new random prefix. Two threads may do so at once; both prefixes are then good."""
-        prefix = os.urandom(PREFIX_LENGTH)
-        draws = iter(range(_MESSAGES_PER_PREFIX // _HALVES_PER_DRAW))
+        prefix = self._random(PREFIX_LENGTH)
+        draws = iter(range(_MESSAGES_PER_PREFIX // _RANDOMS_PER_DRAW))
         self._writer = writer = _Writer(prefix, self._subkey(prefix).encrypt, [], draws)
         return writer
 
     def _draw(self, writer: _Writer) -> tuple[_Writer, bytes]:
-        """Return a nonce half that was just drawn and the writer to use it with; keep others for later."""
+        """Return a random input and the writer to use it with; keep others for later."""
         if next(writer.draws, None) is None:
             writer = self._renew_writer()
             next(writer.draws)
-        half, *others = _split_draw(os.urandom(_HALF * _HALVES_PER_DRAW))
-        writer.halves.extend(others)
-        return writer, half
+        random, *others = _split_draw(self._random(_RANDOM_LENGTH * _RANDOMS_PER_DRAW))
+        writer.randoms.extend(others)
+        return writer, random
 
     @staticmethod
     def _check_nonce(nonce: bytes) -> None:
@@ -202,11 +218,14 @@ class XAES256GCM:
 _instances: WeakSet[XAES256GCM] = WeakSet()
 
 
-def _forget_nonces_after_fork() -> None:
-    """Make a forked child draw nonces of its own: it inherits the unused ones, and so do its siblings."""
+def _forget_randoms_after_fork() -> None:
+    """Drop the random inputs that a forked child inherits, so that an identical message has another nonce, too.
+
+    Nonces are safe without it: servers that fork without Python's hooks never call it.
+    """
     for instance in _instances:
         instance._writer = None  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows only, where nothing forks
-    os.register_at_fork(after_in_child=_forget_nonces_after_fork)
+    os.register_at_fork(after_in_child=_forget_randoms_after_fork)

@@ -64,7 +64,8 @@ class DataKey:
         self.id_bytes = self._derive(b"jwt-column/v1/key-id", 4)
         self.id = self.id_bytes.hex()
         self.stamp_prefix = VERSION + self.id_bytes
-        self.aead = XAES256GCM(self._derive(b"jwt-column/v1/encryption", KEY_LENGTH))
+        encryption, nonce = b"jwt-column/v1/encryption", b"jwt-column/v1/nonce"
+        self.aead = XAES256GCM(self._derive(encryption, KEY_LENGTH), self._derive(nonce, KEY_LENGTH))
         self._fingerprint_keys: dict[tuple[str, str], bytes] = {}
 
     def __repr__(self) -> str:

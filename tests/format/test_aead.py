@@ -32,6 +32,7 @@ XAES: dict[str, Any] = json.loads((VECTORS / "xaes_256_gcm.json").read_text(enco
 WYCHEPROOF: dict[str, Any] = json.loads((VECTORS / "wycheproof_aes_gcm.json").read_text(encoding="utf-8"))
 
 KEY = bytes(range(32))
+NONCE_KEY = bytes(range(32, 64))
 NONCE = bytes(range(100, 124))
 
 #: What one nonce prefix may serve at most, says the format.
@@ -65,17 +66,17 @@ class TestKnownAnswers:
     @known_answers
     def test_encrypts_to_the_published_ciphertext(self, row: dict[str, Any]) -> None:
         key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
-        assert ciphertext == XAES256GCM(key).encrypt(nonce, plaintext, aad)
+        assert ciphertext == XAES256GCM(key, NONCE_KEY).encrypt(nonce, plaintext, aad)
 
     @known_answers
     def test_decrypts_the_published_ciphertext(self, row: dict[str, Any]) -> None:
         key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
-        assert plaintext == XAES256GCM(key).decrypt(nonce, ciphertext, aad)
+        assert plaintext == XAES256GCM(key, NONCE_KEY).decrypt(nonce, ciphertext, aad)
 
     @known_answers
     def test_opens_the_published_ciphertext_behind_its_nonce(self, row: dict[str, Any]) -> None:
         key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
-        assert plaintext == XAES256GCM(key).open(nonce + ciphertext, aad)
+        assert plaintext == XAES256GCM(key, NONCE_KEY).open(nonce + ciphertext, aad)
 
     @known_answers
     def test_published_intermediate_values_lead_to_the_ciphertext(self, row: dict[str, Any]) -> None:
@@ -110,7 +111,7 @@ def accumulated(iterations: int) -> str:
         key, nonce = read(32), read(24)
         plaintext = read(read(1)[0])
         aad = read(read(1)[0])
-        digest.update(XAES256GCM(key).encrypt(nonce, plaintext, aad))
+        digest.update(XAES256GCM(key, NONCE_KEY).encrypt(nonce, plaintext, aad))
     assert position <= len(stream)
     return digest.hexdigest(32)
 
@@ -152,7 +153,7 @@ class TestWycheproof:
         key, half, aad, message, ciphertext, tag = unhex(case, "key", "iv", "aad", "msg", "ct", "tag")
         nonce = NONCE[:12] + half
         expected = AESGCM(independent.xaes_subkey(key, nonce)).encrypt(half, message, aad)
-        xaes = XAES256GCM(key)
+        xaes = XAES256GCM(key, NONCE_KEY)
         assert expected == xaes.encrypt(nonce, message, aad)
         # What the case does to its own right answer is done to ours; a valid case does nothing.
         damage = xor(AESGCM(key).encrypt(half, message, aad), ciphertext + tag)
@@ -176,11 +177,11 @@ class TestAgreement:
         self, key: bytes, nonce: bytes, message: bytes, aad: bytes
     ) -> None:
         expected = independent.xaes_encrypt(key, nonce, message, aad)
-        assert expected == XAES256GCM(key).encrypt(nonce, message, aad)
+        assert expected == XAES256GCM(key, NONCE_KEY).encrypt(nonce, message, aad)
 
     @given(key=keys, message=messages, aad=messages)
     def test_independent_reader_opens_what_seal_makes(self, key: bytes, message: bytes, aad: bytes) -> None:
-        sealed = XAES256GCM(key).seal(message, aad)
+        sealed = XAES256GCM(key, NONCE_KEY).seal(message, aad)
         assert 24 + len(message) + 16 == len(sealed)
         assert message == independent.xaes_decrypt(key, sealed[:24], sealed[24:], aad)
 
@@ -189,10 +190,10 @@ class TestAgreement:
         self, key: bytes, nonce: bytes, message: bytes, aad: bytes
     ) -> None:
         sealed = nonce + independent.xaes_encrypt(key, nonce, message, aad)
-        assert message == XAES256GCM(key).open(sealed, aad)
+        assert message == XAES256GCM(key, NONCE_KEY).open(sealed, aad)
 
     def test_more_nonce_prefixes_than_any_cache_holds_still_open(self) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         sealed = []
         for number in range(2_000):
             nonce = number.to_bytes(12, "big") + NONCE[12:]
@@ -208,7 +209,7 @@ class TestRefusals:
     def test_one_flipped_bit_anywhere_is_refused(
         self, data: st.DataObject, message: bytes, aad: bytes
     ) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         sealed = bytearray(xaes.seal(message, aad))
         bit = data.draw(st.integers(0, 8 * len(sealed) - 1))
         sealed[bit // 8] ^= 1 << bit % 8
@@ -217,7 +218,7 @@ class TestRefusals:
 
     @given(message=messages, aad=messages, other=messages)
     def test_other_associated_data_is_refused(self, message: bytes, aad: bytes, other: bytes) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         sealed = xaes.seal(message, aad)
         if other == aad:
             assert message == xaes.open(sealed, other)
@@ -227,29 +228,29 @@ class TestRefusals:
 
     def test_another_key_is_refused(self) -> None:
         with pytest.raises(InvalidTag):
-            XAES256GCM(KEY[::-1]).open(XAES256GCM(KEY).seal(b"message", b""), b"")
+            XAES256GCM(KEY[::-1], NONCE_KEY).open(XAES256GCM(KEY, NONCE_KEY).seal(b"message", b""), b"")
 
     @pytest.mark.parametrize("length", range(40))
     def test_less_than_nonce_and_tag_is_refused_like_any_other_damage(self, length: int) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         with pytest.raises(InvalidTag):
             xaes.open(xaes.seal(b"", b"")[:length], b"")
 
     @pytest.mark.parametrize("length", [0, 1, 16, 24, 31, 33, 64])
     def test_key_of_another_size_is_refused(self, length: int) -> None:
         with pytest.raises(ValueError, match="32"):
-            XAES256GCM(bytes(length))
+            XAES256GCM(bytes(length), NONCE_KEY)
 
     @pytest.mark.parametrize("length", [0, 1, 12, 16, 23, 25, 48])
     def test_nonce_of_another_size_is_refused_in_both_directions(self, length: int) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         with pytest.raises(ValueError, match="24"):
             xaes.encrypt(bytes(length), b"message", b"")
         with pytest.raises(ValueError, match="24"):
             xaes.decrypt(bytes(length), xaes.encrypt(NONCE, b"message", b""), b"")
 
     def test_repr_shows_no_key(self) -> None:
-        shown = repr(XAES256GCM(KEY))
+        shown = repr(XAES256GCM(KEY, NONCE_KEY))
         assert KEY.hex() not in shown
         assert repr(KEY) not in shown
 
@@ -295,20 +296,20 @@ class TestNonces:
     """Nonces are fresh in every message, process and thread."""
 
     def test_nonces_never_repeat_and_a_prefix_serves_at_most_65_536_messages(self) -> None:
-        drawn = drawn_nonces(XAES256GCM(KEY), 70_000)
+        drawn = drawn_nonces(XAES256GCM(KEY, NONCE_KEY), 70_000)
         assert len(set(drawn)) == 70_000
         assert len({nonce[12:] for nonce in drawn}) == 70_000
         by_prefix = collections.Counter(nonce[:12] for nonce in drawn)
         assert sorted(by_prefix.values(), reverse=True) == [MESSAGES_PER_PREFIX, 70_000 - MESSAGES_PER_PREFIX]
 
     def test_two_ciphers_under_one_key_share_no_prefix(self) -> None:
-        first, second = (drawn_nonces(XAES256GCM(KEY), 10) for _ in range(2))
+        first, second = (drawn_nonces(XAES256GCM(KEY, NONCE_KEY), 10) for _ in range(2))
         assert set() == prefixes(first) & prefixes(second)
 
     def test_reading_does_not_make_a_foreign_prefix_ones_own(self) -> None:
         """A writer that adopted the prefix of what it reads would share it with the process that wrote it."""
-        xaes = XAES256GCM(KEY)
-        foreign = XAES256GCM(KEY).seal(b"", b"")
+        xaes = XAES256GCM(KEY, NONCE_KEY)
+        foreign = XAES256GCM(KEY, NONCE_KEY).seal(b"", b"")
         xaes.open(foreign, b"")
         assert foreign[:12] not in prefixes(drawn_nonces(xaes, 10))
 
@@ -318,7 +319,7 @@ class TestNonces:
     @pytest.mark.parametrize("before", [0, 1, 256, 300])
     def test_forked_children_draw_other_nonces_than_their_parent_and_each_other(self, before: int) -> None:
         """The numbers stop the parent before, inside and at the end of whatever it draws ahead."""
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         drawn = drawn_nonces(xaes, before)
         first = nonces_of_forked_child(xaes, 600)
         second = nonces_of_forked_child(xaes, 600)
@@ -334,14 +335,14 @@ class TestNonces:
         not hasattr(os, "fork"), reason="This system has no fork, so nothing can inherit a nonce."
     )
     def test_forked_child_opens_what_its_parent_sealed(self) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         sealed = xaes.seal(b"message", b"aad")
         child = nonces_of_forked_child(xaes, 1)
         assert xaes.open(sealed, b"aad") == b"message"
         assert sealed[:24] not in child
 
     def test_threads_share_a_cipher_without_sharing_a_nonce(self) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         start = threading.Barrier(4)
 
         def work(_: int) -> list[bytes]:
@@ -355,7 +356,7 @@ class TestNonces:
         assert max(by_prefix.values()) <= MESSAGES_PER_PREFIX
 
     def test_threads_that_derive_keys_at_once_read_what_was_written(self) -> None:
-        xaes = XAES256GCM(KEY)
+        xaes = XAES256GCM(KEY, NONCE_KEY)
         start = threading.Barrier(4)
         sealed = []
         for number in range(1_000):

@@ -93,8 +93,8 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Source:
     source = Source()
     others = schemes.open_source
 
-    def open_source(uri: str) -> KeySource:
-        return source if uri.startswith("test:") else others(uri)
+    def open_source(uri: str, keks: Any = None) -> KeySource:
+        return source if uri.startswith("test:") else others(uri, keks)
 
     monkeypatch.setattr("jwt_column.keys.ring.open_source", open_source)
     return source

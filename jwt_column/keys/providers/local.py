@@ -80,6 +80,8 @@ class LocalWrapper:
 
 
 def _cipher(kek: DataKey) -> XAES256GCM:
-    """Return the cipher of a KEK. Its key is derived, so it differs from the one that would encrypt tokens."""
-    derived = HKDF(algorithm=SHA256(), length=KEY_LENGTH, salt=None, info=_INFO).derive(kek.secret_material())
-    return XAES256GCM(derived)
+    """Return the cipher of a KEK. Its keys are derived, so they differ from those that would encrypt tokens."""
+    derived = HKDF(algorithm=SHA256(), length=2 * KEY_LENGTH, salt=None, info=_INFO).derive(
+        kek.secret_material()
+    )
+    return XAES256GCM(derived[:KEY_LENGTH], derived[KEY_LENGTH:])
