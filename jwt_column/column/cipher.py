@@ -50,6 +50,9 @@ _as_jwt: Final = str.__new__
 
 _REFUSAL: Final = " does not take this value"
 
+# Reasons for which an opaque token is refused by a column of JWTs.
+_NO_JWT: Final = ("segments", "header", "not base64url", "no signature")
+
 # The hook of the access trail: called once per decrypted token, with its context and the 4 bytes of its key id.
 _on_decryption: Callable[[str, bytes], None] | None = None
 
@@ -192,6 +195,8 @@ class TokenCipher:
         if envelope.looks_like_envelope(value) or _looks_like_binary_envelope(value):
             raise self._refuse("already encrypted", "it is encrypted already; bind the token itself")
         if Kind.OPAQUE not in self._kinds:
+            if refusal.reason in _NO_JWT:
+                refusal.args = (f"{refusal}; allow_opaque=True on the column takes tokens that are no JWT",)
             raise self._located(refusal, _REFUSAL)
         try:
             check_text(value)

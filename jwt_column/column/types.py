@@ -257,6 +257,8 @@ class EncryptedJWT(TypeDecorator[JWT]):
                 "required; encrypt the column with op.encrypt_jwt_column, or read it with plaintext='read'",
                 context=cipher.context,
             )
+        elif not self.allow_opaque and getattr(failure, "reason", "") == "not an envelope":
+            failure.args = (f"{failure}; a token that is no JWT needs allow_opaque=True on the column",)
         if self.undecryptable == "raise":
             raise failure.with_traceback(None) from None
         return SealedJWT(value, cipher, self.ring, failure)

@@ -421,8 +421,10 @@ def _explain(report: ReencryptionReport, protected: int) -> str:
     if report.undecryptable_count:
         return (
             f"{where}: {report.undecryptable_count} rows cannot be read and were left as they are "
-            f"({_listed(report.undecryptable, report.undecryptable_count)}){_and_unwritable(report)}; {done}. Restore "
-            "or clear those rows, or add the key that they need, and run again"
+            f"({_listed(report.undecryptable, report.undecryptable_count)}){_and_unwritable(report)}; {done}. Rows "
+            "of a renamed table or column need its old name as context (--context), tokens that are no JWT need "
+            "allow_opaque (--allow-opaque), others a key that the ring lacks; give these, or restore the rows, and run "
+            "again"
         )
     if report.unwritable_count:
         return (
