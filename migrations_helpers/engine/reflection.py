@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import LargeBinary, Text, column, inspect, or_, select, table
+from sqlalchemy import (
+    BigInteger,
+    LargeBinary,
+    Text,
+    column,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    table,
+    text,
+)
 from sqlalchemy.exc import NoSuchTableError
 
 from jwt_column.database.key_order import KeyOrder, key_type, sorts_as_it_compares
@@ -16,11 +27,24 @@ from .table import RunTable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import ColumnClause, Connection, TableClause
+    from sqlalchemy import ColumnClause, ColumnElement, Connection, TableClause
 
     from jwt_column.column.types import EncryptedJWT
 
 __all__ = ["find_table"]
+
+# As text, because psycopg reads a binary ctid as bytes.
+_PLACE: Final[tuple[ColumnElement[Any], ...]] = (
+    literal_column("ctid::text", Text()),
+    literal_column("tableoid", BigInteger()),
+)
+# Kinds of PostgreSQL's pg_class.relkind that a row can be locked in and written to.
+_TABLES: Final = frozenset("rp")
+_IS_NAMED: Final = (
+    "t.relname = :name AND CASE WHEN CAST(:schema AS TEXT) IS NULL THEN pg_catalog.pg_table_is_visible(t.oid) "
+    "ELSE t.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema) END"
+)
+_KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 
 def find_table(
@@ -48,19 +72,24 @@ def find_table(
         ReencryptionError: No such table or column, or no key to page by.
     """
     inspector = inspect(connection)
+    clause = table(table_name, schema=schema)
     full_name = f"{schema}.{table_name}" if schema else table_name
     try:
         columns = {info["name"]: info for info in inspector.get_columns(table_name, schema=schema)}
     except NoSuchTableError:
         raise ReencryptionError(f"there is no table {full_name}; nothing was done") from None
+    kind = _kind(connection, clause)
+    if kind is not None:
+        raise ReencryptionError(
+            f"{full_name} is {kind}; run on the table that holds the rows. Nothing was done"
+        )
     for name in (column_name, *(key_columns or ()), *type_.bound_to, *preserve):
         if name not in columns:
             raise ReencryptionError(f"there is no column {full_name}.{name}; nothing was done")
     wanted = tuple(key_columns) if key_columns else None
-    names, index = _find_key(connection, table(table_name, schema=schema), columns, wanted)
+    names, index = _find_key(connection, clause, columns, wanted)
     if column_name in names:
         raise ReencryptionError(f"{full_name}.{column_name} is part of the key to page by; nothing was done")
-    clause = table(table_name, schema=schema)
     hidden = hidden_rows(connection, clause)
     if hidden is not None:
         raise ReencryptionError(f"{hidden}; nothing was done")
@@ -85,6 +114,7 @@ def find_table(
         type_in_database=columns[column_name]["type"],
         bound=tuple(clause.c[name] for name in type_.bound_to),
         dialect=dialect,
+        place=_PLACE if dialect == "postgresql" else (),
         preserve=tuple(clause.c[name] for name in kept),
         is_nullable=bool(columns[column_name]["nullable"]),
         key_index=index,
@@ -128,6 +158,7 @@ def _unique_keys(
     primary = tuple(inspector.get_pk_constraint(clause.name, schema=clause.schema)["constrained_columns"])
     if primary and not _holds_null(connection, clause, columns, primary):
         yield primary, "PRIMARY"
+    enforced = _enforced_indexes(connection, clause)
     unique = [
         (tuple(found["column_names"]), found["name"])
         for found in inspector.get_unique_constraints(clause.name, schema=clause.schema)
@@ -138,8 +169,39 @@ def _unique_keys(
         if found["unique"] and None not in found["column_names"] and not _is_partial(found)
     ]
     for names, index in sorted(unique, key=lambda key: len(key[0])):
+        if enforced is not None and index not in enforced:
+            continue
         if not any(columns[name]["nullable"] for name in names):
             yield names, index
+
+
+def _kind(connection: Connection, clause: TableClause) -> str | None:
+    """Return the kind of a relation that is no table, in words; None for a table."""
+    if connection.dialect.name == "postgresql":
+        statement = text(f"SELECT CAST(relkind AS TEXT) FROM pg_catalog.pg_class t WHERE {_IS_NAMED}")  # noqa: S608
+        relkind = connection.execute(statement, _name_of(clause)).scalar_one()
+        return None if relkind in _TABLES else _KINDS.get(relkind, "no table")
+    views = inspect(connection).get_view_names(schema=clause.schema)
+    return "a view" if clause.name in views else None
+
+
+def _enforced_indexes(connection: Connection, clause: TableClause) -> frozenset[str] | None:
+    """Return the unique indexes that PostgreSQL enforces for all rows at once; None for other databases.
+
+    The index of a failed ``CREATE INDEX CONCURRENTLY`` is invalid, a deferrable one is checked at COMMIT.
+    """
+    if connection.dialect.name != "postgresql":
+        return None
+    statement = text(
+        "SELECT c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "  # noqa: S608
+        f"JOIN pg_catalog.pg_class t ON t.oid = i.indrelid WHERE {_IS_NAMED} AND i.indisunique AND i.indisvalid "
+        "AND i.indisready AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL"
+    )
+    return frozenset(connection.execute(statement, _name_of(clause)).scalars())
+
+
+def _name_of(clause: TableClause) -> dict[str, str | None]:
+    return {"name": clause.name, "schema": clause.schema}
 
 
 def _holds_null(

@@ -54,6 +54,8 @@ class RunTable:
         value: The column that is rewritten, with the raw type of its storage form.
         type_in_database: The type of that column as the database declares it.
         bound: The columns that an envelope is bound to, in the order of the type's ``bound_to``.
+        place: The place of a row, on PostgreSQL ``ctid`` and ``tableoid``: a locked row is written by it, since tables
+            that inherit from this one may have the same keys.
         dialect: ``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's.
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
         is_nullable: Whether the column takes NULL.
@@ -67,6 +69,7 @@ class RunTable:
     type_in_database: TypeEngine[Any]
     bound: tuple[ColumnClause[Any], ...]
     dialect: str
+    place: tuple[ColumnElement[Any], ...] = ()
     preserve: tuple[ColumnClause[Any], ...] = ()
     is_nullable: bool = True
     key_index: str | None = None
@@ -92,13 +95,17 @@ class RunTable:
 
     def bound_of(self, row: Sequence[Any]) -> Sequence[Any]:
         """Return the bound values of a row that was read."""
-        return row[len(self.keys) : -1]
+        return row[len(self.keys) + len(self.place) : -1]
+
+    def place_of(self, row: Sequence[Any]) -> Sequence[Any]:
+        """Return the place of a row that was read."""
+        return row[len(self.keys) : len(self.keys) + len(self.place)]
 
     # -- statements ------------------------------------------------------------------------------------------
 
     def rows(self, condition: ColumnElement[bool], keys: KeyRange, limit: int) -> Select[Any]:
-        """Return the statement that reads the next rows: key, bound columns, value."""
-        return self.order.batch((*self.bound, self.value), keys, limit, condition)
+        """Return the statement that reads the next rows: key, place, bound columns, value."""
+        return self.order.batch((*self.place, *self.bound, self.value), keys, limit, condition)
 
     def keys_of(self, condition: ColumnElement[bool], keys: KeyRange, limit: int) -> Select[Any]:
         """Return the statement that reads the keys of the next rows."""

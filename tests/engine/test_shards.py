@@ -142,7 +142,7 @@ def rows_of_ranges(engine: sa.Engine, sessions: Sessions, parts: int) -> list[in
 
         def keys_of(keys: KeyRange) -> list[Key]:
             rows = connection.execute(table.rows(pending, keys, 10_000)).all()
-            return [tuple(row[:-1]) for row in rows]
+            return [table.key_of(row) for row in rows]
 
         rows = len(keys_of(KeyRange()))
         ranges = cut(connection.execute(table.boundaries(pending, rows, parts)))

@@ -436,7 +436,7 @@ class Unprotected:
         self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
     ) -> Batch:
         rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
-        last_key = tuple(rows[-1][:-1]) if rows else None
+        last_key = table.key_of(rows[-1]) if rows else None
         batch = Batch(read=len(rows), last_key=last_key, at_end=len(rows) < limit, written=len(rows))
         names = [f"key_{i}" for i in range(len(table.keys))]
         conditions = [
@@ -444,8 +444,8 @@ class Unprotected:
         ]
         new = sa.bindparam("new_value", type_=table.value.type)
         parameters = [
-            dict(zip(names, key, strict=True)) | {"new_value": conversion.convert(stored)}
-            for *key, stored in rows
+            dict(zip(names, table.key_of(row), strict=True)) | {"new_value": conversion.convert(row[-1])}
+            for row in rows
         ]
         if parameters:
             with connection.transaction() as transaction:

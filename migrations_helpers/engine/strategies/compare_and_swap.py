@@ -55,10 +55,11 @@ class CompareAndSwap:
         """Return the changes of rows that the application was quicker to replace or delete."""
         is_one_of = table.order.among(chunk.keys(table))
         held = transaction.execute(select(*table.keys, table.value).where(is_one_of))
-        now = {table.key_of(row): row[-1] for row in held}
+        # Tables that inherit from this one may have the same keys.
+        now = {(table.key_of(row), row[-1]) for row in held}
         lost = Changes()
         for row, new in zip(chunk.rows, chunk.new, strict=True):
-            if now.get(table.key_of(row)) != new:
+            if (table.key_of(row), new) not in now:
                 lost.rows.append(row)
                 lost.new.append(new)
         return lost

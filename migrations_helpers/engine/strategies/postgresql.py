@@ -29,7 +29,10 @@ _ROWS_UNDER_WAY: Final = 250
 class PostgreSQLSkipLocked:
     """``SELECT ... FOR NO KEY UPDATE SKIP LOCKED``, then set-based statements.
 
-    ``FOR NO KEY UPDATE`` is the lock that an UPDATE of this column takes anyway: foreign keys to the row stay usable.
+    A row is written as the row that was read, by its table and its place in it: keys may repeat in tables that inherit
+    from this one. ``FOR NO KEY UPDATE`` is the lock that an UPDATE of this column takes anyway: foreign keys to the row
+    stay usable.
+
     Where the driver can send a statement without waiting for the one before it, the server writes one part of the batch
     while the next part is converted. Not where the application converts: it might use the connection, which is busy.
     """
@@ -71,13 +74,15 @@ class PostgreSQLSkipLocked:
         for start in range(0, len(rows), size):
             changes = convert_rows(table, conversion, rows[start : start + size], batch)
             for chunk in in_chunks(changes, with_old=False):
-                yield self._columns(chunk)
+                yield self._columns(table, chunk)
 
-    def _columns(self, changes: Changes) -> Columns:
+    def _columns(self, table: RunTable, changes: Changes) -> Columns:
         columns: list[list[Any]] = []
         for position, convert in enumerate(self._to_driver):
             values = [row[position] for row in changes.rows]
             columns.append(values if convert is None else [convert(value) for value in values])
+        places = [table.place_of(row) for row in changes.rows]
+        columns += [list(column) for column in zip(*places, strict=True)]
         return (*columns, changes.new)
 
     def _compile(self, table: RunTable) -> str:
@@ -87,19 +92,21 @@ class PostgreSQLSkipLocked:
         """
         quote = self._dialect.identifier_preparer.quote
         types = [key.type.compile(self._dialect) for key in table.keys]
-        types.append(table.value.type.compile(self._dialect))
+        # A ctid goes as text: drivers have forms of their own for it.
+        types += ["text[]::tid", "oid", table.value.type.compile(self._dialect)]
         if self._dialect.driver == "asyncpg":
             marks = [f"${number}" for number in range(1, len(types) + 1)]
         else:
             marks = ["%b" if self._dialect.driver in ("psycopg", "psycopg_async") else "%s"] * len(types)
         arrays = ", ".join(f"{mark}::{type_}[]" for mark, type_ in zip(marks, types, strict=True))
         names = [f"k{number}" for number in range(len(table.keys))]
-        joined = " AND ".join(
-            f"t.{quote(key.name)} = d.{name}" for key, name in zip(table.keys, names, strict=True)
+        joined = "".join(
+            f" AND t.{quote(key.name)} = d.{name}" for key, name in zip(table.keys, names, strict=True)
         )
         kept = "".join(f", {quote(column.name)} = t.{quote(column.name)}" for column in table.preserve)
         name = self._dialect.identifier_preparer.format_table(table.clause)
         return (
             f"UPDATE {name} AS t SET {quote(table.value.name)} = d.new{kept} "  # noqa: S608 - quoted identifiers
-            f"FROM unnest({arrays}) AS d({', '.join(names)}, new) WHERE {joined}"
+            f"FROM unnest({arrays}) AS d({', '.join(names)}, place, origin, new) "
+            f"WHERE t.ctid = d.place AND t.tableoid = d.origin{joined}"
         )
