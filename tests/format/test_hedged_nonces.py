@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,9 +87,9 @@ def test_children_of_a_raw_fork_share_no_nonce_for_different_tokens() -> None:
         return stored[6:30]
 
     nonce("before the fork")
-    nonces = [raw_fork(lambda name=name: nonce(name)) for name in ("alice", "bob", "carol", "dave")]
+    nonces = [raw_fork(partial(nonce, name)) for name in ("alice", "bob", "carol", "dave")]
     nonces.append(nonce("erin"))
     assert len(set(nonces)) == 5
     # The control: the children did inherit the randomness, as their common prefix and an identical token show.
     assert len({one[:12] for one in nonces}) == 1
-    assert raw_fork(lambda: nonce("alice")) == raw_fork(lambda: nonce("alice"))
+    assert raw_fork(partial(nonce, "alice")) == raw_fork(partial(nonce, "alice"))
