@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from tests.support.standin import Standin
 
+pytest_plugins = ["jwt_column.testing.plugin"]
+
 Component = TypeVar("Component", bound="HSM | OpenBao")
 
 # PyMySQL reads this file for each of the thousands of connections to servers without TLS (30 ms each), and so does

@@ -13,7 +13,7 @@ from .ring import KeyRing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["default_keyring", "keyring_of_uri", "resolve_keyring", "set_default_keyring"]
+__all__ = ["default_keyring", "explicit_default", "keyring_of_uri", "resolve_keyring", "set_default_keyring"]
 
 _default: KeyRing | None = None
 _lock: Final = PerProcess(threading.Lock)
@@ -28,6 +28,11 @@ def set_default_keyring(ring: KeyRing | None) -> None:
     _default = ring
     if ring is None:
         _by_uri.clear()
+
+
+def explicit_default() -> KeyRing | None:
+    """Return the ring that set_default_keyring() was given last."""
+    return _default
 
 
 def default_keyring() -> KeyRing:

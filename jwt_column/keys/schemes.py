@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .source import KeySource
     from .wrapping import KeyWrapper
 
-__all__ = ["MODULE_OF_SCHEME", "PROVIDER_GROUP", "open_source", "open_wrapper"]
+__all__ = ["MODULE_OF_SCHEME", "PROVIDER_GROUP", "TEMPORARY", "open_source", "open_wrapper"]
 
 #: The providers of this distribution, by scheme.
 MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
@@ -38,6 +38,9 @@ MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
 
 #: The group of entry points for providers of other distributions.
 PROVIDER_GROUP: Final = "jwt_column.providers"
+
+#: Providers of this process, by scheme, while a test uses them (``jwt_column.testing``).
+TEMPORARY: Final[dict[str, Any]] = {}
 
 
 def open_source(uri: str, keks: Sequence[str] | None = None) -> KeySource:
@@ -96,6 +99,8 @@ def _provider(scheme: str, kind: str) -> Any:
     module = MODULE_OF_SCHEME.get(scheme)
     if module is not None:
         return import_module(f".providers.{module}", __package__)
+    if scheme in TEMPORARY:
+        return TEMPORARY[scheme]
     found = list(entry_points(group=PROVIDER_GROUP, name=scheme))
     if not found:
         raise ConfigurationError(f"no provider of a {kind} for this URI scheme; there are {_known()}")

@@ -112,6 +112,9 @@ class Page:
         # Files are replaced within one second, which is the resolution of the time in a .pyc.
         patch.setattr(sys, "dont_write_bytecode", True)
         environment = dict(os.environ)
+        # Options for this run are not for a page that runs pytest.
+        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+            del os.environ[name]
         os.environ.update(PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1", COLUMNS="80")
         os.environ["PATH"] = os.pathsep.join(
             (*self._programs, str(Path(sys.executable).parent), os.environ["PATH"])

@@ -1,0 +1,133 @@
+"""What an application's tests get, used as they would."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from typer.testing import CliRunner
+
+from jwt_column import (
+    JWT,
+    ConfigurationError,
+    EncryptedJWT,
+    KeyRing,
+    KeyUnavailableError,
+    generate_key,
+    set_default_keyring,
+)
+from jwt_column.cli.app import app
+from jwt_column.keys.default import explicit_default
+from jwt_column.providers import open_wrapper
+from jwt_column.testing import FakeKEK, assert_encrypted, fake_kek, throwaway_keyring
+from tests.support.tokens import signed_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Base(DeclarativeBase): ...
+
+
+class Login(Base):
+    __tablename__ = "logins"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[JWT | None] = mapped_column(EncryptedJWT())
+
+
+@pytest.fixture
+def engine() -> Iterator[sa.Engine]:
+    engine = sa.create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def store_raw(engine: sa.Engine, value: Any) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO logins (token) VALUES (?)", (value,))
+
+
+def test_encrypted_rows_pass(engine: sa.Engine, jwt_column_keyring: KeyRing) -> None:
+    with Session(engine) as session:
+        session.add_all([Login(token=signed_token()), Login(token=None)])
+        session.flush()
+        assert_encrypted(session, Login.token)
+        assert_encrypted(session.connection(), Login.__table__.c.token)
+        session.commit()
+    assert_encrypted(engine, Login.token)
+    with pytest.raises(AssertionError, match="1 rows are encrypted, and the test expects 2"):
+        assert_encrypted(engine, Login.token, at_least=2)
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_plaintext_fails_and_is_not_shown(
+    engine: sa.Engine, jwt_column_keyring: KeyRing, *, is_text: bool
+) -> None:
+    token = signed_token()
+    store_raw(engine, token if is_text else token.encode())
+    with pytest.raises(
+        AssertionError, match=r"Login\.token: 0 rows are encrypted; not so: 1 plaintext"
+    ) as caught:
+        assert_encrypted(engine, Login.token)
+    assert token[:10] not in str(caught.value)
+
+
+def test_other_bytes_fail(engine: sa.Engine, jwt_column_keyring: KeyRing) -> None:
+    store_raw(engine, sqlite3.Binary(b"\x00anything"))
+    with pytest.raises(AssertionError, match="1 unreadable"):
+        assert_encrypted(engine, Login.token)
+
+
+def test_an_empty_table_proves_nothing(engine: sa.Engine, jwt_column_keyring: KeyRing) -> None:
+    with pytest.raises(AssertionError, match="0 rows are encrypted, and the test expects 1"):
+        assert_encrypted(engine, Login.token)
+    assert_encrypted(engine, Login.token, at_least=0)
+
+
+def test_a_key_that_the_ring_lacks_fails(engine: sa.Engine) -> None:
+    with throwaway_keyring(), Session(engine) as session:
+        session.add(Login(token=signed_token()))
+        session.commit()
+    with throwaway_keyring(), pytest.raises(AssertionError, match=r"1 under the unknown key [0-9a-f]{8}"):
+        assert_encrypted(engine, Login.token)
+
+
+def test_the_former_default_comes_back() -> None:
+    ring = KeyRing([generate_key()])
+    set_default_keyring(ring)
+    try:
+        with throwaway_keyring(keys=2) as inner:
+            assert explicit_default() is inner
+            assert len(inner.key_ids) == 2
+        assert explicit_default() is ring
+    finally:
+        set_default_keyring(None)
+
+
+def test_a_ring_is_wrapped_by_the_fake_kek(jwt_column_fake_kek: FakeKEK, tmp_path: Path) -> None:
+    path = tmp_path / "ring.json"
+    made = CliRunner().invoke(
+        app, ["keys", "init", "--file", str(path), "--wrapped-by", jwt_column_fake_kek.uri]
+    )
+    assert made.exit_code == 0, made.output
+    jwt_column_fake_kek.unwrapped = 0
+    ring = KeyRing.from_uri(f"file:{path}", keks=[jwt_column_fake_kek.uri])
+    assert len(ring.key_ids) == jwt_column_fake_kek.wrapped == jwt_column_fake_kek.unwrapped == 1
+
+    jwt_column_fake_kek.is_available = False
+    with pytest.raises(KeyUnavailableError) as caught:
+        KeyRing.from_uri(f"file:{path}", keks=[jwt_column_fake_kek.uri])
+    assert caught.value.retryable
+
+
+def test_the_scheme_is_gone_afterwards() -> None:
+    """The control: outside a test no ring can name the fake KEK."""
+    with fake_kek() as kek:
+        uri = kek.uri
+    with pytest.raises(ConfigurationError, match="no provider"):
+        open_wrapper(uri)
