@@ -1,0 +1,115 @@
+"""FastAPI and SQLModel: one base class for table, request and response."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pytest
+
+pytestmark = pytest.mark.frameworks
+fastapi = pytest.importorskip("fastapi", reason="needs the extra test-frameworks")
+sqlmodel = pytest.importorskip("sqlmodel", reason="needs the extra test-frameworks")
+
+import sqlalchemy as sa  # noqa: E402
+from fastapi import FastAPI, HTTPException  # noqa: E402
+from fastapi.testclient import TestClient  # noqa: E402
+from pydantic import PlainSerializer  # noqa: E402
+from sqlalchemy.pool import StaticPool  # noqa: E402
+from sqlmodel import Field, Session, SQLModel, select  # noqa: E402
+
+from jwt_column import JWT, EncryptedJWT, FingerprintIndex, KeyRing  # noqa: E402
+from jwt_column.frameworks.fastapi import hide_input  # noqa: E402
+from tests.frameworks.tokens import TOKEN, shows  # noqa: E402
+
+RING = KeyRing.generate()
+
+
+class LoginBase(SQLModel):
+    user: str
+    token: JWT = Field(sa_type=EncryptedJWT(RING, fingerprints=["token", "jti"]))  # type: ignore[call-overload]
+
+
+class Login(LoginBase, table=True):
+    __tablename__ = "logins"
+    __table_args__ = (FingerprintIndex("ux_logins_jti", "token", "jti", unique=True),)
+    id: int | None = Field(default=None, primary_key=True)
+
+
+class LoginRead(LoginBase):
+    id: int
+
+
+class LoginToken(SQLModel):
+    token: Annotated[JWT, PlainSerializer(str)]
+
+
+ENGINE = sa.create_engine("sqlite://", connect_args={"check_same_thread": False}, poolclass=StaticPool)
+app = FastAPI()
+hide_input(app)
+
+
+@app.post("/logins", response_model=LoginRead, status_code=201)
+def create(login: LoginBase) -> Login:
+    with Session(ENGINE) as session:
+        row = Login.model_validate(login)
+        session.add(row)
+        session.commit()
+        session.refresh(row)
+        return row
+
+
+@app.get("/logins/{jti}", response_model=LoginRead)
+@app.get("/logins/{jti}/token", response_model=LoginToken)
+def read(jti: str) -> Login:
+    with Session(ENGINE) as session:
+        row = session.exec(select(Login).where(Login.token.claim("jti") == jti)).one_or_none()  # type: ignore[attr-defined]
+        if row is None:
+            raise HTTPException(404)
+        return row
+
+
+@pytest.fixture(scope="module")
+def client() -> TestClient:
+    SQLModel.metadata.create_all(ENGINE)
+    return TestClient(app)
+
+
+def test_a_token_is_stored_encrypted_and_answered_masked(client: TestClient) -> None:
+    answer = client.post("/logins", json={"user": "alice", "token": TOKEN})
+    assert (answer.status_code, answer.json()) == (201, {"user": "alice", "token": "**********", "id": 1})
+    with ENGINE.connect() as connection:
+        stored = connection.exec_driver_sql("SELECT token FROM logins").scalar_one()
+    assert stored[:1] == b"\x01"
+    assert client.get("/logins/a-1").json()["token"] == "**********"
+    assert client.get("/logins/nobody").status_code == 404
+
+
+def test_a_field_that_is_declared_to_gives_the_token(client: TestClient) -> None:
+    assert client.get("/logins/a-1/token").json() == {"token": TOKEN}
+
+
+@pytest.mark.parametrize(
+    "body", [{"user": "alice", "token": TOKEN + "."}, {"token": TOKEN}, {"user": [TOKEN], "token": TOKEN}]
+)
+def test_the_answer_to_an_invalid_request_does_not_repeat_it(client: TestClient, body: object) -> None:
+    answer = client.post("/logins", json=body)
+    assert (answer.status_code, shows(answer.text)) == (422, False)
+    assert answer.json()["detail"][0]["loc"][0] == "body"
+
+
+def test_control_without_the_handler_a_missing_field_repeats_the_request() -> None:
+    bare = FastAPI()
+    bare.post("/logins")(create)
+    assert shows(TestClient(bare).post("/logins", json={"token": TOKEN}).text)
+
+
+def test_the_openapi_document_describes_a_text(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["LoginBase"]["properties"]["token"]
+    assert schema == {"type": "string", "format": "jwt", "title": "Token", "examples": ["<redacted>"]}
+
+
+def test_a_dumped_model_makes_a_row() -> None:
+    with Session(ENGINE) as session:
+        session.add(Login(**LoginBase(user="bob", token=JWT(TOKEN)).model_dump(), id=7))
+        assert not shows(repr(session.new))
+        session.rollback()
