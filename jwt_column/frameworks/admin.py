@@ -32,7 +32,9 @@ def encrypted_columns(model: type[Any]) -> dict[str, EncryptedJWT]:
 
 
 class MaskedTokens:
-    """Masks every token of a sqladmin view, and asks for new ones as for passwords: an empty input keeps the old one::
+    """Masks every token of a sqladmin view, and asks for new ones as for passwords: an empty input keeps the old one.
+
+    For example::
 
         class LoginAdmin(MaskedTokens, sqladmin.ModelView, model=Login):
             column_list = [Login.id, Login.token]

@@ -27,7 +27,9 @@ def _searchable() -> EncryptedJWT:
 
 
 class AccessTokenMixin:
-    """The token of a fastapi-users access-token table, beside a primary key that is not the token::
+    """The token of a fastapi-users access-token table, beside a primary key that is not the token.
+
+    For example::
 
         class AccessToken(AccessTokenMixin, SQLAlchemyBaseAccessTokenTableUUID, Base): ...
     """
@@ -41,7 +43,9 @@ class AccessTokenMixin:
 
 
 class OAuth2TokenMixin:
-    """Access and refresh token of an Authlib provider's token table::
+    """Access and refresh token of an Authlib provider's token table.
+
+    For example::
 
         from authlib.integrations import sqla_oauth2
 

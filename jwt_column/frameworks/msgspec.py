@@ -1,4 +1,6 @@
-"""msgspec: hooks for fields of type :class:`~jwt_column.JWT`, which msgspec neither decodes nor encodes by itself::
+"""msgspec: hooks for fields of type :class:`~jwt_column.JWT`, which msgspec neither decodes nor encodes by itself.
+
+For example::
 
     login = msgspec.json.decode(body, type=Login, dec_hook=dec_hook)
     answer = msgspec.json.encode(login, enc_hook=enc_hook)  # b'{"token":"**********"}'
