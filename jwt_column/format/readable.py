@@ -1,28 +1,54 @@
 """Readable JSON Web Tokens anywhere in a text: after ``Bearer``, in JSON, in a connection string, in a log.
 
 The header segment decides: base64url of a JSON object with a text ``alg`` (RFC 7515 section 4.1.1), with two further
-segments behind it, or four if it has ``enc``. Random base64url does not decode to that.
+segments behind it, or four if it has ``enc``. Random base64url does not decode to that. Opaque tokens count if they
+have a well-known prefix.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from ..errors import InvalidTokenError
+from . import base64url
 from .shape import parse_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["BEGINNINGS", "has_token", "without_tokens"]
+__all__ = ["MARKS", "has_token", "without_tokens"]
 
 #: Beginnings of the base64url of a JSON object: ``{"``, ``{`` and a space, a line feed, a tab, a carriage return.
-BEGINNINGS: Final = ("eyJ", "eyA", "ewo", "ewk", "ew0")
+_BEGINNINGS: Final = ("eyJ", "eyA", "ewo", "ewk", "ew0")
+# The same in base64 once more, and the base64 of "Bearer ey" and "bearer ey".
+_ENCODED: Final = ("ZXlK", "ZXlB", "ZXdv", "ZXdr", "ZXcw", "QmVhcmVyIGV5", "YmVhcmVyIGV5")
+# Tokens of GitHub, Google and Slack.
+_OPAQUE: Final = {
+    "gho_": r"[0-9A-Za-z]{36}",
+    "ghp_": r"[0-9A-Za-z]{36}",
+    "ghr_": r"[0-9A-Za-z]{36}",
+    "ghs_": r"[0-9A-Za-z]{36}",
+    "ghu_": r"[0-9A-Za-z]{36}",
+    "github_pat_": r"[0-9A-Za-z_]{36}",
+    "ya29.": r"[0-9A-Za-z_-]{20}",
+    "1//": r"[0-9A-Za-z_-]{30}",
+    **dict.fromkeys(("xoxa-", "xoxb-", "xoxe-", "xoxp-", "xoxr-", "xoxs-"), r"[0-9A-Za-z-]{20}"),
+}
 
-# The longest runs of base64url and dots: one pass over any text.
-_SEGMENTS: Final = re.compile(r"[A-Za-z0-9_.-]+")
-_BEGINNING: Final = re.compile("|".join(BEGINNINGS))
+#: Every value with a token that :func:`has_token` finds has one of these in it.
+MARKS: Final = (*_BEGINNINGS, *_ENCODED, *_OPAQUE)
+
+# The longest runs of base64url, padding and dots: one pass over any text.
+_SEGMENTS: Final = re.compile(r"[A-Za-z0-9_.=-]+")
+_BEGINNING: Final = re.compile("|".join(_BEGINNINGS))
+_ENCODED_TOKEN: Final = re.compile(f"(?:{'|'.join(_ENCODED)})[A-Za-z0-9+/_-]+")
+_OPAQUE_TOKEN: Final = re.compile(
+    "(?<![0-9A-Za-z/.])(?:" + "|".join(re.escape(prefix) + rest for prefix, rest in _OPAQUE.items()) + ")"
+)
+# A line break, as it is, escaped in JSON, or "soft" in quoted-printable, and the indentation behind it.
+_LINE_BREAK: Final = re.compile(r"=?(?:\\[rn]|[\r\n])+[ \t]*")
 
 # A header of 16 KB holds a chain of certificates. Places in one segment where a header may begin: after "token_" or
 # "n", the rest of an escaped line feed, and not in the middle of other base64.
@@ -32,12 +58,36 @@ _MOST_BEGINNINGS: Final = 8
 
 
 def has_token(value: object) -> bool:
-    """Return True if a value holds a readable token: text, or bytes of any encoding that contains ASCII."""
+    """Return True if a value holds a readable token: text, or bytes of any encoding that contains ASCII.
+
+    A token may be wrapped over lines, percent-encoded, or in base64 once more, if it or its ``Bearer`` is the start of
+    that.
+    """
     if isinstance(value, bytes | bytearray | memoryview):
         value = bytes(value).decode("latin-1")
-    if not isinstance(value, str) or not _BEGINNING.search(value):
+    if not isinstance(value, str):
         return False
-    return any(_is_token(found.split(".")) for found in _SEGMENTS.findall(value))
+    if _has_jwt(value) or _OPAQUE_TOKEN.search(value):
+        return True
+    plain = _LINE_BREAK.sub("", value)
+    if "%" in plain:
+        # Once for a URL in a URL.
+        plain = unquote(unquote(plain))
+    return (plain != value and _has_jwt(plain)) or any(
+        _has_jwt(_decoded(found)) for found in _ENCODED_TOKEN.findall(plain)
+    )
+
+
+def _decoded(text: str) -> str:
+    """Return the text of a base64 value of either alphabet, without its last group if that is not whole."""
+    whole = text[: len(text) & -4].replace("+", "-").replace("/", "_")
+    return (base64url.decode(whole) or b"").decode("latin-1")
+
+
+def _has_jwt(text: str) -> bool:
+    return bool(_BEGINNING.search(text)) and any(
+        _is_token([segment.rstrip("=") for segment in found.split(".")]) for found in _SEGMENTS.findall(text)
+    )
 
 
 def _is_token(segments: list[str]) -> bool:

@@ -48,8 +48,8 @@ def find_plaintext_tokens(
     beginning of a token in them, and they are streamed. Nothing is written, and of a token nothing is kept but where it
     lies. Views are left out. A table that cannot be read is reported, and the others are looked through.
 
-    Not found are tokens that are compressed, encrypted, in UTF-16 or split over several values, and those in large
-    objects of PostgreSQL's.
+    Found too are tokens that are padded, wrapped over lines, percent-encoded or in base64 once more, and opaque tokens
+    with a well-known prefix. docs/reference/audit.md lists these, and the encodings that are not found.
 
     Args:
         bind: An engine or a connection. With an ``AsyncEngine``: ``await connection.run_sync(find_plaintext_tokens)``.

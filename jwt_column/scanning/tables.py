@@ -25,7 +25,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
-    literal,
+    literal_column,
     or_,
     select,
     table,
@@ -39,7 +39,7 @@ from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
 from ..database.key_order import KeyOrder, KeyRange, key_type, sorts_as_it_compares
-from ..format.readable import BEGINNINGS
+from ..format.readable import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -205,16 +205,23 @@ def _value(stored: ColumnElement[Any], form: Form, dialect: str) -> ColumnElemen
 def _may_hold_token(value: ColumnElement[Any], form: Form, dialect: str) -> ColumnElement[bool]:
     """Return a condition that holds for every value with the beginning of a token, and for few others."""
     if dialect == "sqlite":
-        return or_(*(func.instr(value, literal(one.encode(), LargeBinary)) > 0 for one in BEGINNINGS))
-    if dialect in _MYSQL:
-        return or_(*(func.locate(one, value) > 0 for one in BEGINNINGS))
-    if form == "bytes":
-        if dialect != "postgresql":
-            return true()  # Every value is read.
-        return or_(
-            *(func.position(literal(one.encode(), LargeBinary).op("IN")(value)) > 0 for one in BEGINNINGS)
-        )
-    if dialect == "postgresql":
-        # By bytes: faster, and some collations know no substrings.
-        value = collate(value, "C")
-    return or_(*(value.like(f"%{one}%") for one in BEGINNINGS))
+        tests = [func.instr(value, literal_column(f"X'{one.encode().hex()}'")) > 0 for one in MARKS]
+    elif dialect in _MYSQL:
+        tests = [func.locate(literal_column(f"'{one}'"), value) > 0 for one in MARKS]
+    elif form != "bytes":
+        if dialect == "postgresql":
+            # By bytes: faster, and some collations know no substrings.
+            value = collate(value, "C")
+        tests = [value.like(literal_column(f"'%{one}%'")) for one in MARKS]
+    elif dialect == "postgresql":
+        tests = [
+            func.position(literal_column(f"'\\x{one.encode().hex()}'::bytea", LargeBinary).op("IN")(value))
+            > 0
+            for one in MARKS
+        ]
+    else:
+        return true()  # Every value is read.
+    # Not OR: over many columns SQLite would refuse the depth of the expression. Literals, because parameters are few.
+    found: ColumnElement[int] = literal_column("1")
+    none: ColumnElement[int] = literal_column("0")
+    return case(*((test, found) for test in tests), else_=none) == found

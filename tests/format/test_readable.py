@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import random
+import textwrap
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jwt_column.format.readable import BEGINNINGS, has_token, without_tokens
+from jwt_column.format.readable import MARKS, has_token, without_tokens
 from tests.support.tokens import compact, rfc_token, signed_token, tokens
 
 TOKEN = signed_token(sub="alice")
@@ -41,6 +43,30 @@ TOKEN = signed_token(sub="alice")
         compact({"alg": "none"}, {"sub": "x"}, b""),
         compact({"alg": "dir", "enc": "A256GCM"}, b"", b"iv", b"text", b"tag"),
         rfc_token("A.1 HS256"),
+        # Padded, as load balancers of AWS sign them.
+        ".".join(segment + "=" * (-len(segment) % 4) for segment in TOKEN.split(".")),
+        # Encoded once more.
+        quote(TOKEN, safe="").replace(".", "%2E"),
+        quote(f"https://x/?t={TOKEN}".replace(".", "%2e"), safe=""),
+        base64.b64encode(TOKEN.encode()).decode(),
+        base64.urlsafe_b64encode(f"Bearer {TOKEN}".encode()).decode().rstrip("="),
+        f"token: {base64.encodebytes(TOKEN.encode()).decode()}",
+        base64.b64encode(compact(b'{\n  "alg": "HS256"\n}', {"a": 1}, b"s").encode()).decode(),
+        # Wrapped over lines.
+        "\r\n".join(textwrap.wrap(TOKEN, 76)),
+        "\n    ".join(textwrap.wrap(TOKEN, 40)),
+        "=\n".join(textwrap.wrap(TOKEN, 50)),
+        json.dumps({"token": "\n".join(textwrap.wrap(TOKEN, 64))}),
+        # With more around it.
+        f"{TOKEN}~WyJzYWx0IiwgIm5hbWUiLCAiQWxpY2UiXQ~",
+        f"ghs_12345_{TOKEN}",
+        # Opaque tokens of GitHub, Google and Slack.
+        f"x-access-token:ghs_{'a1B2' * 9}@github.com",
+        f"gho_{'a1B2' * 9}",
+        f"github_pat_{'a1B2_' * 10}",
+        f'{{"access_token":"ya29.{"a0-_" * 10}"}}',
+        f"xoxb-{'123456789012-' * 3}abc",
+        f"refresh_token=1//0{'gA-_' * 12}",
     ],
 )
 def test_a_token_is_found_wherever_it_stands(text: str) -> None:
@@ -65,6 +91,11 @@ def test_a_token_is_found_wherever_it_stands(text: str) -> None:
         compact({"alg": "dir", "enc": "A256GCM"}, b"", b"iv"),  # cut off
         compact({"alg": "dir", "enc": "A256GCM"}, b"", b"iv", b"", b"tag"),
         compact({"alg": "HS256", "pad": "x" * 20_000}, {"a": 1}, b"s"),  # longer than any header
+        "http://10.0.0.1//" + "a" * 40,
+        "xoxb- and gho_ and ya29. are prefixes",
+        f"laugho_{'a1B2' * 9}",
+        base64.b64encode(b"eyJust text, and no token at all.and.more").decode(),
+        "%2E".join(["eyJ"] * 3),
         "eyJ" * 9 + TOKEN,  # deep within other base64
         None,
         5,
@@ -111,7 +142,22 @@ def test_the_beginnings_are_those_of_json_objects() -> None:
     chooser = random.Random(1)
     for space in ("", " ", "\n", "\t", "\r", " \n", "\r\n\t"):
         text = f'{{{space}"alg": "HS256", "n": {chooser.random()}}}'
-        assert base64.urlsafe_b64encode(text.encode()).decode().startswith(BEGINNINGS)
+        assert base64.urlsafe_b64encode(text.encode()).decode().startswith(MARKS[:5])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        base64.b64encode(f"user:{TOKEN}".encode()).decode(),
+        base64.b64encode(base64.b64encode(TOKEN.encode())).decode(),
+        "".join(f"\\u{ord(character):04x}" for character in TOKEN),
+        TOKEN.encode("utf-16-le"),
+        " ".join(textwrap.wrap(TOKEN, 30)),
+    ],
+)
+def test_encodings_that_the_page_names_are_not_found(value: Any) -> None:
+    """docs/reference/audit.md lists them."""
+    assert not has_token(value)
 
 
 def test_keys_that_hold_tokens_are_not_shown() -> None:

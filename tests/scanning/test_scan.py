@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -503,5 +505,32 @@ def test_a_database_that_is_not_known_is_read_with_standard_words(sqlite: sa.Eng
     line, raw = sa.column("line", sa.Text()), sa.column("raw", sa.LargeBinary())
     values = [scanned_tables._value(line, "text", "oracle"), scanned_tables._value(raw, "bytes", "oracle")]
     text = str(scanned_tables._may_hold_token(values[0], "text", "oracle"))
-    assert text.startswith("CAST(line AS TEXT) LIKE ")
+    assert text.startswith("CASE WHEN (CAST(line AS TEXT) LIKE '%eyJ%') THEN 1 ")
     assert str(scanned_tables._may_hold_token(values[1], "bytes", "oracle")) == "true"
+
+
+def test_every_form_of_a_token_is_found_in_every_kind_of_column(engine: sa.Engine) -> None:
+    """The condition in SQL lets through what the search in Python finds, and no other row."""
+    forms = [
+        base64.b64encode(f"Bearer {TOKEN}".encode()).decode(),
+        base64.b64encode(TOKEN.encode()).decode(),
+        TOKEN.replace(".", "%2E"),
+        "\n".join(textwrap.wrap(TOKEN, 40)),
+        ".".join(segment + "=" for segment in TOKEN.split(".")),
+        f"ghs_{'a1B2' * 9}",
+        f"ya29.{'a1B2' * 9}",
+        f"xoxb-{'a1B2' * 9}",
+        f"1//0{'a1B2' * 9}",
+    ]
+    columns = [sa.Column("line", sa.Text), sa.Column("raw", sa.LargeBinary)]
+    rows = [{"line": form, "raw": form.encode()} for form in [*forms, "nothing"]]
+    fill(engine, logs(*columns), rows)
+    found = {(one.column, one.rows) for one in find_plaintext_tokens(engine)}
+    assert found == {("line", len(forms)), ("raw", len(forms))}
+
+
+def test_a_table_of_many_columns_is_within_the_limits_of_sqlite(sqlite: sa.Engine) -> None:
+    """SQLite takes expressions of a depth of 1,000, and before 3.32 statements of 999 parameters."""
+    names = [f"c{number}" for number in range(150)]
+    fill(sqlite, logs(*(sa.Column(name, sa.Text) for name in names)), [{"c149": TOKEN}])
+    assert [one.column for one in find_plaintext_tokens(sqlite)] == ["c149"]
