@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import and_, func, not_, or_, select
+from sqlalchemy import and_, distinct, false, func, not_, or_, select, tuple_, type_coerce
+from sqlalchemy.types import NullType
 
 from ..census import current_stamps, key_usage
 from ..column.comparator import EncryptedComparator
@@ -157,8 +158,29 @@ def row_findings(
             states["unreadable"],
             and_(header.has_value(), not_(header.is_envelope()), not_(header.is_plaintext())),
         )
+    repeated, condition = _repeated_nonces(connection, column)
+    if repeated:
+        yield found("nonce-repeated", "under a nonce that another row has, too", repeated, condition)
     if count.expired:
         yield found("expired", "expired and still stored", count.expired, _has_expired(column, now))
+
+
+def _repeated_nonces(connection: Connection, column: AuditedColumn) -> tuple[int, ColumnElement[bool]]:
+    """Return the number of rows that share key and nonce with a different envelope, and their condition."""
+    header = column.header
+    key_id, nonce = header.key_id(), header.nonce()
+    grouped = select(key_id.label("key_id"), nonce.label("nonce"), func.count().label("rows")).where(
+        header.is_envelope()
+    )
+    # A copy of a row repeats the nonce and reveals nothing. The sort that tells copies apart runs only if needed.
+    shared = grouped.group_by("key_id", "nonce").having(func.count() > 1)
+    if connection.execute(shared.limit(1)).first() is None:
+        return 0, false()
+    groups = shared.having(func.count(distinct(type_coerce(column.column, NullType()))) > 1).subquery(
+        "shared"
+    )
+    rows = connection.scalar(select(func.sum(groups.c.rows))) or 0
+    return int(rows), tuple_(key_id, nonce).in_(select(groups.c.key_id, groups.c.nonce))
 
 
 def _first_keys(connection: Connection, column: AuditedColumn, condition: ColumnElement[bool]) -> PrimaryKeys:

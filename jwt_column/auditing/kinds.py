@@ -137,6 +137,12 @@ def _kinds() -> Mapping[str, Kind]:
                 critical,
                 "Add the key to the ring, decrypt only; where it is lost, clear the rows.",
             ),
+            Kind(
+                "nonce-repeated",
+                critical,
+                "Revoke these tokens: a reader of the database can decrypt them without a key. Upgrade the writers, "
+                "make another key active, and re-encrypt every row under this key.",
+            ),
             Kind("expired", info, "Delete them: jwt-column purge, or purge_expired()."),
             # Of the rows, opened.
             Kind(

@@ -375,6 +375,21 @@ class HeaderSQL:
         field = self.field(KEY_ID_FIELD)
         return field if self._text else _Hex(field)
 
+    def nonce(self) -> ColumnElement[Any]:
+        """Return the nonce as stored, 24 bytes or their 32 characters; meaningless where the value is no envelope."""
+        layout = self.field(LAYOUT_FIELD)
+        places = (
+            (layout == self.constant(bytes([byte])), self._after_header(length))
+            for byte, length in HEADER_LENGTHS.items()
+        )
+        return case(*places)
+
+    def _after_header(self, length: int) -> ColumnElement[Any]:
+        if self._text:
+            # Behind the dot; 24 bytes are 32 characters of base64url exactly.
+            return self._part(len(TEXT_PREFIX) + 2 * length + 2, 32)
+        return self._part(length + 1, 24)
+
     def fingerprint(self, field: Field) -> ColumnElement[Any]:
         """Return the fingerprint of the whole token, which every envelope with this field has."""
         return self.field(field)

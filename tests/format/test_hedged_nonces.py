@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import hmac
-import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
 from jwt_column import KeyRing, encrypt_token
 from jwt_column.format.aead import XAES256GCM
 from jwt_column.keys.data_key import DataKey
+from tests.support.forks import raw_fork
 from tests.support.tokens import signed_token
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 KEY, NONCE_KEY = bytes(range(32)), bytes(range(32, 64))
 
@@ -57,24 +52,6 @@ def test_constant_random_source_never_repeats_a_nonce_for_another_message() -> N
     # The control: the random source does repeat, so the same message has the same nonce.
     again = XAES256GCM(KEY, NONCE_KEY, random=constant)
     assert again.seal(b"frame", b"aad") == XAES256GCM(KEY, NONCE_KEY, random=constant).seal(b"frame", b"aad")
-
-
-def raw_fork(work: Callable[[], bytes]) -> bytes:
-    """Return the result of *work* in a child by fork(2) itself, of which Python's hooks know nothing."""
-    reader, writer = os.pipe()
-    child = ctypes.PyDLL(None).fork()
-    if child == 0:
-        status = 1
-        try:
-            os.write(writer, work())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        result = pipe.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    return result
 
 
 @needs_fork

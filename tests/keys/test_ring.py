@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,7 @@ from jwt_column.keys.process import PerProcess
 from jwt_column.keys.ring import RingStatus
 from jwt_column.keys.snapshot import parse_key_id
 from tests.support import independent_envelope as independent
+from tests.support.forks import raw_fork
 from tests.support.tokens import locals_shown_by, revealed_by, signed_token
 
 if TYPE_CHECKING:
@@ -738,6 +740,37 @@ class TestRefresh:
         # The thread of the parent is not there, and a use begins another one.
         assert forked(use) == "0 1"
         assert len(refreshing_threads()) == 1
+
+    @needs_fork
+    def test_child_of_a_fork_without_hooks_goes_on_refreshing(self, source: Source) -> None:
+        """Its locks are free, too, though a thread of the parent held them."""
+        ring = KeyRing.from_uri("test:", refresh=0.02)
+        assert ring.active == FIRST_ID
+        parent = os.getpid()
+
+        def keys_of_the_child() -> None:
+            if os.getpid() != parent:
+                source.keys = [SECOND]
+
+        source.before_load = keys_of_the_child
+
+        def use() -> bytes:
+            deadline = time.monotonic() + 30
+            while ring.active != SECOND_ID and time.monotonic() < deadline:
+                time.sleep(0.001)
+            return f"{ring.active} {ring.status.error}".encode()
+
+        with ring._loader.lock, ring._refresher._lock.get():  # type: ignore[union-attr]
+            assert raw_fork(use) == f"{SECOND_ID} None".encode()
+
+    def test_refresh_that_is_overdue_shows_in_the_status(self, source: Source, clock: Clock) -> None:
+        ring = KeyRing.from_uri("test:", refresh=3600)
+        assert ring.status.error is None
+        clock.now += 3 * 3600 + 1
+        assert "overdue" in (ring.status.error or "")
+        assert ring.status.retryable
+        ring.reload()
+        assert ring.status.error is None
 
 
 class TestReloadForUnknownKeys:
