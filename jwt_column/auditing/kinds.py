@@ -209,10 +209,31 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "exp-invalid",
                 warning,
-                "Have the issuer write exp as a number of seconds, and replace these.",
+                "Have the issuer write exp as a number of seconds, not as text or in milliseconds, and replace these: "
+                "no search finds them expired, and no purge removes them.",
                 rows=(
-                    "holds a token whose exp is no time that can be read",
-                    "hold tokens whose exp is no time that can be read",
+                    "holds a token whose exp is not a time in seconds",
+                    "hold tokens whose exp is not a time in seconds",
+                ),
+            ),
+            Kind(
+                "claim-not-indexed",
+                warning,
+                "Have the issuer write the claim as text or as an integer, and replace these: a search or a revocation "
+                "by it does not find them, and a unique index passes over them.",
+                rows=(
+                    "has a claim that cannot be fingerprinted",
+                    "have a claim that cannot be fingerprinted",
+                ),
+            ),
+            Kind(
+                "index-differs",
+                warning,
+                "Re-encrypt these rows with recompute=True, after every process has the release and the type of today: "
+                "searches and purges go by the fields as they are stored.",
+                rows=(
+                    "shows another fingerprint or expiry than its token has",
+                    "show other fingerprints or another expiry than their tokens have",
                 ),
             ),
             Kind(

@@ -186,7 +186,8 @@ class Opener:
             return Opened(None, "undecryptable")
         else:
             self.opened += 1
-            return Opened(token)
+            differs = self._cipher.has_other_fields(stored, token, self._ring)
+            return Opened(token, "index-differs" if differs else None)
         return self._explain(row)
 
     def _open(self, row: StoredRow, cipher: TokenCipher) -> JWT:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
+from ..column.spec import WHOLE
 from ..database.driver_errors import error_name
 from ..database.reading import connected, rolled_back
 from ..database.row_security import hidden_rows
@@ -301,7 +302,9 @@ class _ColumnRun:
         examination = Examination(
             self.column,
             Opener(self.column, self.ring, origins, options.try_contexts),
-            TokenChecks(demands, self._now),
+            TokenChecks(
+                demands, self._now, [name for name in self.column.type_.fingerprints if name != WHOLE]
+            ),
             progress,
         )
         try:

@@ -277,6 +277,21 @@ class TokenCipher:
                 openers[prefix] = key.aead.opener(prefix), key
         return frame, key
 
+    def has_other_fields(self, stored: bytes | str, token: JWT, ring: KeyRing) -> bool:
+        """Return True if the header of an envelope shows other index fields than its token has.
+
+        Args:
+            stored: An envelope that was opened; one of another layout is stale, and not compared.
+            token: Its token.
+            ring: Has its key.
+        """
+        data = _to_bytes(stored)
+        if self._fields is None or data[5:6] != self._layout_byte:
+            return False
+        frame = pack(token)
+        fields = self._fields.of(payload_of(frame), frame, ring.key(data[1:5]), token, _expiry_field(stored))
+        return data[STAMP_FIELD.length : envelope.split(data)] != fields
+
     # -- out and in again ------------------------------------------------------------------------------------
 
     def resealer(self, ring: KeyRing) -> Callable[..., bytes | str]:

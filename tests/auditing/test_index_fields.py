@@ -1,0 +1,93 @@
+"""Findings about claims and expiries that an envelope cannot index, or indexes otherwise than the token says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from jwt_column import EncryptedJWT
+from jwt_column.auditing.kinds import KINDS
+from tests.support.audited import AFTER, BEFORE, NOW, codes, envelope, examine, found, put, table_of, token
+from tests.support.tokens import compact
+
+if TYPE_CHECKING:
+    from jwt_column.format.envelope import Storage
+
+STORAGES: tuple[Storage, ...] = ("binary", "text")
+EXP = int(NOW.timestamp()) + 3_600
+
+
+@pytest.fixture
+def engine() -> sa.Engine:
+    return sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+
+
+def filled(engine: sa.Engine, type_: EncryptedJWT, *stored: bytes | str) -> sa.Table:
+    table = table_of(type_)
+    table.create(engine)
+    with engine.begin() as connection:
+        put(connection, table.c.token, list(stored))
+    return table
+
+
+@pytest.mark.parametrize(
+    "exp",
+    [
+        "1900000000",  # PyJWT takes int(exp), so the token expires there and in no search
+        None,
+        EXP * 1_000,
+        9_223_372_036_854_775,
+        1e30,
+        float("nan"),
+        -1,
+        [1],
+    ],
+)
+def test_an_expiry_that_no_search_finds_is_named(engine: sa.Engine, exp: Any) -> None:
+    """The token is stored all the same, beside one whose exp is right and at the end of the year 9999."""
+    type_ = EncryptedJWT(AFTER, context="c", expose_expiry=True)
+    column: Any = sa.Column(type_)
+    wrong = compact({"alg": "RS256"}, {"iat": EXP, "exp": exp}, b"s")
+    texts = [token(exp=EXP), token(exp=EXP + 0.5), token(exp=253_402_300_799), wrong]
+    table = filled(engine, type_, *(envelope(column, text) for text in texts))
+    finding = found(examine(engine, table), "exp-invalid")
+    assert (finding.count, finding.primary_keys) == (1, ((4,),))
+
+
+@pytest.mark.parametrize("value", [None, ["a", "b"], {"a": 1}, 1.5, True, "\ud800"])
+def test_a_claim_that_cannot_be_fingerprinted_is_named(engine: sa.Engine, value: Any) -> None:
+    """Not where the column does not index it, and not where the token lacks it."""
+    wrong = compact({"alg": "RS256"}, {"exp": EXP, "sid": value}, b"s")
+    for fingerprints, expected in ((["sid"], ["claim-not-indexed"]), (["token", "jti"], [])):
+        type_ = EncryptedJWT(AFTER, context="c", fingerprints=fingerprints)
+        column: Any = sa.Column(type_)
+        own = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+        texts = [token(sid="text"), token(sid=5), token(), wrong]
+        table = filled(own, type_, *(envelope(column, text) for text in texts))
+        report = examine(own, table)
+        assert codes(report, "fingerprint-unindexed") == expected
+        if expected:
+            assert found(report, "claim-not-indexed").primary_keys == ((4,),)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_fields_that_another_release_worked_out_are_named(engine: sa.Engine, storage: Storage) -> None:
+    """Another order of the fingerprints has the same layout, so that no row is stale."""
+    now = EncryptedJWT(AFTER, context="c", storage=storage, fingerprints=["jti", "sub"], expose_expiry=True)
+    then = EncryptedJWT(AFTER, context="c", storage=storage, fingerprints=["sub", "jti"], expose_expiry=True)
+    fewer = EncryptedJWT(AFTER, context="c", storage=storage, fingerprints=["sub"])
+    text = token(jti="1")
+    opaque = compact({"alg": "dir", "enc": "A256GCM"}, b"", b"iv", b"text", b"tag")
+    made: list[tuple[EncryptedJWT, str, Any]] = [
+        (now, text, AFTER),
+        (then, token(jti="2"), AFTER),
+        (now, token(jti="3"), BEFORE),  # under an older key
+        (fewer, token(jti="4"), AFTER),  # of another layout: stale, and not compared
+        (now, opaque, AFTER),  # a JWE has no claims to compare with
+    ]
+    table = filled(engine, now, *(envelope(sa.Column(type_), made_of, ring) for type_, made_of, ring in made))
+    finding = found(examine(engine, table), "index-differs")
+    assert finding.primary_keys == ((2,),)
+    assert "recompute=True" in KINDS["index-differs"].action
