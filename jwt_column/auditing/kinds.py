@@ -140,7 +140,7 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "nonce-repeated",
                 critical,
-                "Revoke these tokens: a reader of the database can decrypt them without a key. Upgrade the writers, "
+                "Revoke these tokens: a reader of the database can decrypt them without a key; upgrade the writers, "
                 "make another key active, and re-encrypt every row under this key.",
             ),
             Kind("expired", info, "Delete them: jwt-column purge, or purge_expired()."),
