@@ -49,6 +49,7 @@ _CACHED_SUBKEYS: Final = 512
 # The random input of a hedged nonce half. One system call draws many: os.urandom costs half as much as encrypting.
 _RANDOM_LENGTH: Final = 16
 _RANDOMS_PER_DRAW: Final = 256
+_pack_length: Final = struct.Struct(">I").pack
 _split_draw: Final = struct.Struct(f"{_RANDOM_LENGTH}s" * _RANDOMS_PER_DRAW).unpack
 
 
@@ -80,15 +81,15 @@ class XAES256GCM:
         ValueError: A key has another length.
     """
 
-    __slots__ = ("__weakref__", "_block", "_mac", "_mask", "_random", "_subkeys", "_writer")
+    __slots__ = ("__weakref__", "_block", "_mask", "_new_mac", "_random", "_subkeys", "_writer")
 
     def __init__(self, key: bytes, nonce_key: bytes, *, random: Callable[[int], bytes] = os.urandom) -> None:
         for one in (key, nonce_key):
             if len(one) != KEY_LENGTH:
                 raise ValueError(f"an XAES-256-GCM key has {KEY_LENGTH} bytes, not {len(one)}")
         self._random = random
-        # Copied for each message: a copy of the keyed state costs half of a new HMAC.
-        self._mac = HMAC(nonce_key, SHA256())
+        # A copy of the keyed state for each message: that costs half of a new HMAC.
+        self._new_mac = HMAC(nonce_key, SHA256()).copy
         # Single blocks only, as CMAC is made of: no message is ever encrypted in this mode.
         self._block = Cipher(AES(key), ECB()).encryptor().update  # noqa: S305
         # NIST SP 800-38B section 6.1: the CMAC subkey K1 is the encrypted zero block, doubled in GF(2**128).
@@ -137,10 +138,10 @@ class XAES256GCM:
             random = randoms.pop()
         except IndexError:
             (prefix, encrypt, _, _), random = self._draw(writer)
-        mac = self._mac.copy()
-        mac.update(random + len(data).to_bytes(4, "big") + data + aad)
+        mac = self._new_mac()
+        mac.update(b"".join((random, _pack_length(len(data)), data, aad)))
         half = mac.finalize()[:_HALF]
-        return before + prefix + half + encrypt(half, data, aad)
+        return b"".join((before, prefix, half, encrypt(half, data, aad)))
 
     def open(self, sealed: bytes, aad: bytes, start: int = 0) -> bytes:
         """Return the plaintext of what :meth:`seal` made.
