@@ -314,6 +314,11 @@ def has_value(stored: ColumnElement[Any]) -> ColumnElement[bool]:
     return and_(stored.is_not(None), _ByteLength(stored) > literal_column("0"))
 
 
+def is_header_sql(element: object) -> bool:
+    """Return True for a function of this module: it reads the header, which is in the clear."""
+    return isinstance(element, HeaderPart | _Hex | _ByteLength)
+
+
 def _substring(stored: Any, start: int, length: int, *, is_text: bool) -> ColumnElement[Any]:
     """Return bytes or characters of a stored value, counted from 1."""
     kind = _Characters if is_text else _Bytes

@@ -1,0 +1,142 @@
+"""Comparisons of an encrypted column that go around its comparator.
+
+``Session.token == value`` becomes a condition on fingerprints. ``tuple_(user, token).in_(...)``,
+``literal(value) == Session.token``, ``case({value: ...}, value=Session.token)`` and
+``func.nullif(Session.token, value)`` are built without the comparator: ciphertext would equal nothing, and the token
+would be sent in the clear.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BindParameter,
+    Case,
+    Cast,
+    ClauseList,
+    CollectionAggregate,
+    ColumnElement,
+    Grouping,
+    Label,
+    Null,
+    Tuple,
+    UnaryExpression,
+)
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import Exists, Join, ScalarSelect, SelectBase
+from sqlalchemy.types import NullType, String
+
+from ..errors import UnsupportedComparisonError
+from .header_sql import is_header_sql
+from .types import EncryptedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["comparison_refusal"]
+
+_NULL_TESTS: Final = (operators.is_, operators.is_not)
+_ORDERS: Final = (operators.asc_op, operators.desc_op)
+
+
+def comparison_refusal(element: Any) -> UnsupportedComparisonError | None:
+    """Return the error for an element that compares ciphertext, or None. Elements within it are looked at alone."""
+    if isinstance(element, BinaryExpression):
+        column = _first(element.left, element.right)
+        is_null_test = element.operator in _NULL_TESTS and isinstance(element.right, Null)
+        if column is not None and not is_null_test:
+            return _refusal(column, "this comparison")
+    elif isinstance(element, Case):
+        conditions = [] if element.value is None else [element.value, *(when for when, _ in element.whens)]
+        column = _first(*conditions)
+        if column is not None:
+            return _refusal(column, "CASE with a value")
+    elif isinstance(element, FunctionElement):
+        if not is_header_sql(element) and _mixes_values(element):
+            return _refusal(_argument(element), f"{_name(element)}() with a value")
+    elif isinstance(element, UnaryExpression) and element.modifier in _ORDERS:
+        column = _ciphertext(element.element)
+        if column is not None:
+            return _refusal(column, "ORDER BY")
+    return _predicate_refusal(element)
+
+
+def _predicate_refusal(element: Any) -> UnsupportedComparisonError | None:
+    """Return the error for a function over ciphertext in WHERE, HAVING or ON, or for ORDER BY ciphertext."""
+    for condition in _conditions(element):
+        for part in visitors.iterate(condition):
+            if isinstance(part, FunctionElement) and not is_header_sql(part) and _name(part) != "count":
+                column = _argument(part)
+            elif isinstance(part, Cast):
+                column = _ciphertext(part.clause)
+            else:
+                continue
+            if column is not None:
+                return _refusal(column, f"{_name(part)}() in a condition")
+    for order in getattr(element, "_order_by_clauses", ()):
+        column = _ciphertext(order)
+        if column is not None:
+            return _refusal(column, "ORDER BY")
+    return None
+
+
+def _conditions(element: Any) -> Iterator[Any]:
+    """Yield the conditions of a statement or a join."""
+    yield from getattr(element, "_where_criteria", ())
+    yield from getattr(element, "_having_criteria", ())
+    if isinstance(element, Join) and element.onclause is not None:
+        yield element.onclause
+
+
+def _ciphertext(element: Any) -> ColumnElement[Any] | None:
+    """Return the first operand of an encrypted type in an operand: itself, or a member of a tuple or a subquery."""
+    is_reference = getattr(element, "__visit_name__", "") == "label_reference"
+    if is_reference or isinstance(element, Grouping | Label | CollectionAggregate):
+        return _ciphertext(element.element)
+    if isinstance(element, ScalarSelect | Exists):
+        return None if isinstance(element, Exists) else _ciphertext(element.element)
+    if isinstance(element, SelectBase):
+        return _first(*element.selected_columns)
+    if isinstance(element, Tuple | ClauseList):
+        return _first(*element.clauses)
+    if isinstance(element, ColumnElement) and isinstance(element.type, EncryptedJWT):
+        return element
+    return None
+
+
+def _argument(function: Any) -> ColumnElement[Any] | None:
+    """Return the first argument of a function that is ciphertext."""
+    return _first(*function.clauses)
+
+
+def _first(*operands: Any) -> ColumnElement[Any] | None:
+    """Return the first ciphertext in several operands."""
+    found = (_ciphertext(operand) for operand in operands)
+    return next((one for one in found if one is not None), None)
+
+
+def _mixes_values(function: Any) -> bool:
+    """Return True for ciphertext beside a parameter that is not encrypted, as in ``nullif(token, 'eyJ...')``."""
+    if _argument(function) is None:
+        return False
+    return any(
+        isinstance(part, BindParameter) and isinstance(part.type, String | NullType)
+        for argument in function.clauses
+        for part in visitors.iterate(argument)
+    )
+
+
+def _name(element: Any) -> str:
+    return str(getattr(element, "name", None) or type(element).__name__).lower()
+
+
+def _refusal(column: Any, subject: str) -> UnsupportedComparisonError:
+    context = column.type.context or "an encrypted column"
+    return UnsupportedComparisonError(
+        f"{context}: {subject} cannot be answered from ciphertext, and the statement was not sent; compare the column "
+        "itself with ==, in_() or .claim(), or sqlalchemy.type_coerce(column, LargeBinary or Text) to get at the bytes",
+        context=context,
+    )

@@ -1,0 +1,220 @@
+"""The last look at a statement, before it is sent: values that would be stored in the clear.
+
+A value reaches an encrypted column as an envelope if it is bound through the column's type. SQLAlchemy builds
+statements in which it is not: ``values(token=func.coalesce(None, raw))``, ``insert().from_select(...)``, an upsert
+with ``set_={"token": literal(raw)}``. The database cannot encrypt, so such a statement raises. :mod:`.predicates` does
+the same for comparisons.
+
+Each compiled statement is looked at once, so a statement of SQLAlchemy's cache costs nothing. ``str(statement)`` and
+Alembic's ``--sql`` send nothing, and are not looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.elements import (
+    BindParameter,
+    Case,
+    Cast,
+    ColumnClause,
+    ColumnElement,
+    Grouping,
+    Label,
+    Null,
+    TextClause,
+    TypeCoerce,
+)
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import CompoundSelect, ScalarSelect, Select, SelectStatementGrouping
+
+from ..errors import InvalidTokenError, JWTColumnError
+from .predicates import comparison_refusal
+from .types import EncryptedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["refusal_of"]
+
+# Under this name a compiled statement keeps the mark that it was looked at and is good.
+_CHECKED: Final = "_jwt_column_checked"
+
+#: Functions that return one of their arguments.
+_CHOOSING: Final = frozenset({"coalesce", "ifnull"})
+#: Texts that the database reads as a value of its own.
+_HARMLESS: Final = frozenset({"null", "default"})
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def _look(*given: Any) -> None:
+    """Refuse a statement before it is sent, given the six arguments of the event."""
+    compiled = given[4].compiled  # The execution context is the fifth.
+    if compiled is None or _CHECKED in compiled.__dict__ or not isinstance(compiled, SQLCompiler):
+        return
+    refusal = refusal_of(compiled)
+    if refusal is not None:
+        del given, compiled  # The parameters are among them, and error reporters show local variables.
+        raise refusal
+    compiled.__dict__[_CHECKED] = True
+
+
+def refusal_of(compiled: SQLCompiler) -> JWTColumnError | None:
+    """Return the error with which a compiled statement is refused, or None. It is returned, so that no frame shows it.
+
+    Args:
+        compiled: A compiled SELECT, INSERT, UPDATE or DELETE.
+    """
+    statement: Any = getattr(compiled.statement, "_resolved", compiled.statement)
+    # The ORM compiles another statement than the one that was written: joins and attributes are resolved there.
+    resolved = getattr(compiled.compile_state, "statement", None)
+    seen = [statement] if resolved is None or resolved is statement else [statement, resolved]
+    for one in seen:
+        for element in visitors.iterate(one):
+            refusal = None
+            if isinstance(element, UpdateBase):
+                refusal = _value_refusal(element)
+            if refusal is None:
+                refusal = comparison_refusal(element)
+            if refusal is not None:
+                return refusal
+    return None
+
+
+def _value_refusal(statement: Any) -> JWTColumnError | None:
+    """Return the error for the first value that an INSERT or UPDATE would store in the clear."""
+    for column, value in _assignments(statement):
+        type_ = getattr(column, "type", None)
+        if isinstance(type_, EncryptedJWT) and not _is_sealed(value, type_, outermost=True):
+            context = type_.context or str(column)
+            return InvalidTokenError(
+                f"{context} does not take a SQL expression: the database cannot encrypt its result. Bind the token "
+                f"itself, or bindparam(..., type_=...) with the column's type; NULL, the column itself and columns of "
+                "the same context can be copied",
+                reason="SQL expression",
+                context=context,
+            )
+    return None
+
+
+def _assignments(statement: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the columns of an INSERT or UPDATE with their values, wherever SQLAlchemy keeps them."""
+    attribute = statement.__dict__.get
+    for key, value in _pairs(attribute("_values")):
+        yield _column(statement, key), value
+    for key, value in _pairs(attribute("_ordered_values")):
+        yield _column(statement, key), value
+    for rows in attribute("_multi_values") or ():
+        for row in rows:
+            named = row.items() if isinstance(row, dict) else zip(statement.table.c, row, strict=False)
+            for key, value in named:
+                yield _column(statement, key), value
+    for clause in _upserts(attribute("_post_values_clause")):
+        # ON CONFLICT DO UPDATE of SQLite and PostgreSQL, ON DUPLICATE KEY UPDATE of MySQL and MariaDB.
+        values = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None)
+        for key, value in _pairs(values):
+            yield _column(statement, key), value
+    names, selected = attribute("_select_names"), attribute("select")
+    if selected is not None:
+        for row in _selected(selected):
+            for key, value in zip(names or (), row, strict=False):
+                yield _column(statement, key), value
+
+
+def _pairs(values: Any) -> Iterable[tuple[Any, Any]]:
+    return values.items() if hasattr(values, "items") else values or ()
+
+
+def _upserts(clause: Any) -> Iterable[Any]:
+    """Return the parts of what follows VALUES: one, or several."""
+    return () if clause is None else getattr(clause, "clauses", None) or (clause,)
+
+
+def _column(statement: Any, key: Any) -> Any:
+    """Return the column that an assignment names: by itself, by its key, or by the name of a mapped attribute."""
+    if hasattr(key, "__clause_element__"):
+        key = key.__clause_element__()
+    if not isinstance(key, str):
+        return key
+    mapper = getattr(statement, "_propagate_attrs", {}).get("plugin_subject")
+    mapped = getattr(mapper, "mapper", mapper)
+    if mapped is not None and key in mapped.column_attrs:
+        return mapped.column_attrs[key].columns[0]
+    columns = statement.table.c
+    return columns.get(key)
+
+
+def _selected(select: Any) -> Iterator[list[Any]]:
+    """Yield the columns of a SELECT, or of each one that a UNION puts together."""
+    if isinstance(select, SelectStatementGrouping):
+        yield from _selected(select.element)
+    elif isinstance(select, CompoundSelect):
+        for one in select.selects:
+            yield from _selected(one)
+    elif isinstance(select, Select):
+        yield list(select.selected_columns)
+    else:
+        # Text, or rows of VALUES: nothing says what is in their columns.
+        yield [TextClause("") for _ in select.selected_columns]
+
+
+def _is_sealed(value: Any, type_: EncryptedJWT, *, outermost: bool = False) -> bool:
+    """Return True for a value that reaches the database as an envelope of the column, or as NULL.
+
+    A list of what is good: an expression's own type proves nothing, since ``coalesce(token, raw)`` has that of its
+    first argument.
+    """
+    if hasattr(value, "__clause_element__"):
+        value = value.__clause_element__()
+    if not isinstance(value, ColumnElement | TextClause):
+        # A plain value is bound through the type of its column; a SELECT is a subquery by another name.
+        return not isinstance(value, visitors.Visitable)
+    if isinstance(value, BindParameter):
+        # SQLAlchemy gives a parameter without a type that of its column, but not within another expression.
+        return (outermost and value.type._isnull) or _is_alike(value.type, type_)  # noqa: SLF001
+    if isinstance(value, Null):
+        return True
+    if isinstance(value, TextClause):
+        return value.text.strip().lower() in _HARMLESS
+    if isinstance(value, ColumnClause):
+        return _is_sealed_column(value, type_)
+    return all(_is_sealed(part, type_) for part in _results(value))
+
+
+def _is_sealed_column(column: Any, type_: EncryptedJWT) -> bool:
+    if column.is_literal:
+        return str(column.name).lower() in _HARMLESS
+    # A column of a subquery is as good as the expression that it stands for.
+    proxied = list(column._proxies)  # noqa: SLF001
+    return all(_is_sealed(one, type_) for one in proxied) if proxied else _is_alike(column.type, type_)
+
+
+_NOT_SEALED: Final = TextClause("")
+
+
+def _results(value: Any) -> list[Any]:
+    """Return the expressions one of which an expression gives as its value."""
+    if isinstance(value, Grouping | Label):
+        return [value.element]
+    if isinstance(value, TypeCoerce | Cast):
+        return [getattr(value, "typed_expression", value.clause)]
+    if isinstance(value, Case):
+        return [result for _, result in value.whens] + ([] if value.else_ is None else [value.else_])
+    if isinstance(value, FunctionElement) and str(getattr(value, "name", "")).lower() in _CHOOSING:
+        return list(value.clauses)
+    if isinstance(value, ScalarSelect):
+        return [column for row in _selected(value.element) for column in row]
+    return [_NOT_SEALED]
+
+
+def _is_alike(type_: Any, wanted: EncryptedJWT) -> bool:
+    """Return True if values of a type are envelopes that open in a column of the wanted type."""
+    if not isinstance(type_, EncryptedJWT):
+        return False
+    spec, other = type_.spec, wanted.spec
+    return (spec.context, spec.storage) == (other.context, other.storage)

@@ -1,0 +1,357 @@
+"""No statement stores a token in the clear, or compares one with ciphertext: it binds the token, or it is refused."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import bindparam, case, func, literal, select, text, tuple_
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+
+from jwt_column import JWT, EncryptedJWT, InvalidTokenError, KeyRing, UnsupportedComparisonError
+from jwt_column.column import statements
+from tests.support.tokens import signed_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+RING = KeyRing.generate()
+TOKEN = signed_token("HS256", sub="alice")
+OTHER = signed_token("HS256", sub="bob")
+
+
+class Base(DeclarativeBase):
+    """The models of these tests."""
+
+
+class Login(Base):
+    """A table with an attribute that has another name than its column."""
+
+    __tablename__ = "logins"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    secret: Mapped[JWT | None] = mapped_column("token", EncryptedJWT(RING, fingerprints=["token"]))
+    note: Mapped[str | None]
+
+
+class Archive(Base):
+    """A table whose envelopes open in the first one's column, and a column whose envelopes do not."""
+
+    __tablename__ = "archive"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, context="logins.token"))
+    other: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING))
+    plain: Mapped[str | None]
+
+
+class Written(Base):
+    """A column that still writes tokens in the clear: their shape is checked when they are bound."""
+
+    __tablename__ = "written"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, plaintext="write", storage="text"))
+
+
+TABLE: Any = Login.__table__
+COLUMN = TABLE.c.token
+ARCHIVE: Any = Archive.__table__
+
+
+@pytest.fixture
+def engine() -> Iterator[sa.Engine]:
+    """An empty database with one login and one row of the archive."""
+    engine = sa.create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all(
+            [Login(id=1, secret=TOKEN, note="n"), Archive(id=1, token=OTHER, other=OTHER, plain=TOKEN)]
+        )
+        session.commit()
+    yield engine
+    engine.dispose()
+
+
+def in_the_clear(engine: sa.Engine) -> bool:
+    """Return True if the token, or a part of it, lies in the table of logins."""
+    with engine.connect() as connection:
+        stored = connection.execute(text("SELECT token FROM logins")).scalars()
+        return any(
+            TOKEN[:20] in str(value) or TOKEN[:20].encode() in bytes(str(value), "utf-8") for value in stored
+        )
+
+
+def upsert(dialect: Any, value: Any) -> Any:
+    """Return an INSERT that updates the row which is there."""
+    insert = dialect.insert(TABLE).values(id=1, token=OTHER)
+    return insert.on_conflict_do_update(index_elements=["id"], set_={"token": value})
+
+
+RAW: dict[str, Callable[[], Any]] = {
+    "coalesce": lambda: sa.update(TABLE).values(token=func.coalesce(None, TOKEN)),
+    "coalesce with the column": lambda: sa.update(TABLE).values(token=func.coalesce(COLUMN, TOKEN)),
+    "any function": lambda: sa.update(TABLE).values(token=func.trim(TOKEN)),
+    "case": lambda: sa.update(TABLE).values(token=case((TABLE.c.id == 1, TOKEN), else_=COLUMN)),
+    "else of a case": lambda: sa.update(TABLE).values(token=case((TABLE.c.id == 9, COLUMN), else_=TOKEN)),
+    "literal": lambda: sa.update(TABLE).values(token=literal(TOKEN)),
+    "label": lambda: sa.update(TABLE).values(token=literal(TOKEN).label("x")),
+    "cast": lambda: sa.update(TABLE).values(token=sa.cast(TOKEN, sa.Text)),
+    "type_coerce of a column": lambda: sa.update(TABLE).values(
+        token=sa.type_coerce(TABLE.c.note, COLUMN.type)
+    ),
+    "concatenation": lambda: sa.update(TABLE).values(token=literal(TOKEN) + ""),
+    "bindparam": lambda: sa.update(TABLE).values(token=bindparam("x", TOKEN)),
+    "bindparam in a coalesce": lambda: sa.update(TABLE).values(
+        token=func.coalesce(bindparam("x", None), TOKEN)
+    ),
+    "text": lambda: sa.update(TABLE).values(token=text(f"'{TOKEN}'")),
+    "literal_column": lambda: sa.update(TABLE).values(token=sa.literal_column(f"'{TOKEN}'", COLUMN.type)),
+    "by column": lambda: sa.update(TABLE).values({COLUMN: literal(TOKEN)}),
+    "by attribute": lambda: sa.update(Login).values({Login.secret: literal(TOKEN)}),
+    "by the attribute's name": lambda: sa.update(Login).values(secret=literal(TOKEN)),
+    "ordered": lambda: sa.update(TABLE).ordered_values((COLUMN, literal(TOKEN)), (TABLE.c.note, "x")),
+    "another column": lambda: sa.update(TABLE).values(token=TABLE.c.note),
+    "another context": lambda: sa.update(TABLE).values(token=select(ARCHIVE.c.other).scalar_subquery()),
+    "subquery of text": lambda: sa.update(TABLE).values(token=select(ARCHIVE.c.plain).scalar_subquery()),
+    "subquery": lambda: sa.update(TABLE).values(token=select(literal(TOKEN)).scalar_subquery()),
+    "column of a subquery": lambda: sa.update(TABLE).values(
+        token=select(
+            select(func.coalesce(ARCHIVE.c.token, TOKEN).label("t")).subquery().c.t
+        ).scalar_subquery()
+    ),
+    "insert": lambda: sa.insert(TABLE).values(id=2, token=literal(TOKEN)),
+    "insert of many": lambda: sa.insert(TABLE).values(
+        [{"id": 2, "token": OTHER}, {"id": 3, "token": literal(TOKEN)}]
+    ),
+    "insert of many tuples": lambda: sa.insert(TABLE).values([(2, OTHER, "n"), (3, func.trim(TOKEN), "n")]),
+    "insert of an entity": lambda: sa.insert(Login).values(id=2, secret=func.trim(TOKEN)),
+    "from_select": lambda: sa.insert(TABLE).from_select(["id", "token"], select(literal(2), literal(TOKEN))),
+    "from_select of a column": lambda: sa.insert(TABLE).from_select(
+        ["id", "token"], select(ARCHIVE.c.id + 1, ARCHIVE.c.plain)
+    ),
+    "from_select of a union": lambda: sa.insert(TABLE).from_select(
+        ["id", "token"],
+        sa.union_all(select(ARCHIVE.c.id + 1, ARCHIVE.c.token), select(literal(3), literal(TOKEN))),
+    ),
+    "from_select of text": lambda: sa.insert(TABLE).from_select(
+        ["id", "token"], text(f"SELECT 2 AS id, '{TOKEN}' AS token").columns(TABLE.c.id, COLUMN)
+    ),
+    "upsert": lambda: upsert(sqlite, literal(TOKEN)),
+    "upsert of a function": lambda: upsert(sqlite, func.coalesce(COLUMN, TOKEN)),
+    "cte": lambda: select(sa.update(TABLE).values(token=literal(TOKEN)).returning(TABLE.c.id).cte("c").c.id),
+}
+
+
+@pytest.mark.parametrize("make", RAW.values(), ids=RAW.keys())
+def test_statement_that_would_store_a_token_in_the_clear_is_refused(
+    engine: sa.Engine, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sqlalchemy.engine")
+    with Session(engine) as session, pytest.raises(InvalidTokenError) as caught:
+        session.execute(make())
+    assert (caught.value.reason, caught.value.context) == ("SQL expression", "logins.token")
+    assert TOKEN[:20] not in str(caught.value)
+    assert not in_the_clear(engine)
+
+
+@pytest.mark.parametrize(
+    "make", [make for name, make in RAW.items() if name in ("coalesce", "literal", "from_select")]
+)
+def test_without_the_last_look_the_token_is_stored_in_the_clear(
+    engine: sa.Engine, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+    monkeypatch.setattr(statements, "refusal_of", lambda compiled: None)
+    with engine.begin() as connection:
+        connection.execute(make())
+    assert in_the_clear(engine)
+
+
+GOOD: dict[str, tuple[Callable[[], Any], str | None]] = {
+    "value": (lambda: sa.update(TABLE).values(token=OTHER), OTHER),
+    "null": (lambda: sa.update(TABLE).values(token=None), None),
+    "null()": (lambda: sa.update(TABLE).values(token=sa.null()), None),
+    "text of NULL": (lambda: sa.update(TABLE).values(token=text("NULL")), None),
+    "itself": (lambda: sa.update(TABLE).values(token=COLUMN), TOKEN),
+    "attribute": (lambda: sa.update(Login).values(secret=Login.secret), TOKEN),
+    "typed literal": (lambda: sa.update(TABLE).values(token=literal(OTHER, COLUMN.type)), OTHER),
+    "typed bindparam": (
+        lambda: sa.update(TABLE).values(token=bindparam("x", OTHER, type_=COLUMN.type)),
+        OTHER,
+    ),
+    "type_coerce": (lambda: sa.update(TABLE).values(token=sa.type_coerce(OTHER, COLUMN.type)), OTHER),
+    "case": (
+        lambda: sa.update(TABLE).values(
+            token=case((TABLE.c.id == 1, literal(OTHER, COLUMN.type)), else_=COLUMN)
+        ),
+        OTHER,
+    ),
+    "coalesce": (lambda: sa.update(TABLE).values(token=func.coalesce(None, COLUMN)), TOKEN),
+    "same context": (
+        lambda: sa.update(TABLE).values(token=select(ARCHIVE.c.token).scalar_subquery()),
+        OTHER,
+    ),
+    "by attribute": (lambda: sa.update(Login).values({Login.secret: OTHER}), OTHER),
+    "ordered": (lambda: sa.update(TABLE).ordered_values((TABLE.c.note, "x"), (COLUMN, OTHER)), OTHER),
+    "upsert": (lambda: upsert(sqlite, OTHER), OTHER),
+    "excluded": (
+        lambda: (insert := sqlite.insert(TABLE).values(id=1, token=OTHER)).on_conflict_do_update(
+            index_elements=["id"], set_={"token": insert.excluded.token}
+        ),
+        OTHER,
+    ),
+    "alias": (
+        lambda: sa.update(TABLE).values(token=select(ARCHIVE.alias().c.token).scalar_subquery()),
+        OTHER,
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), GOOD.values(), ids=GOOD.keys())
+def test_statement_that_stores_an_envelope_or_null_goes_on_working(
+    engine: sa.Engine, make: Callable[[], Any], expected: str | None
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(make())
+        assert expected == connection.scalar(select(COLUMN).where(TABLE.c.id == 1))
+    assert not in_the_clear(engine) or expected is None
+
+
+def test_insert_from_select_copies_envelopes_of_one_context(engine: sa.Engine) -> None:
+    rows = select((ARCHIVE.c.id + 1).label("id"), ARCHIVE.c.token)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(TABLE).from_select(["id", "token"], rows))
+        connection.execute(sa.insert(TABLE).from_select(["id", "token"], select(literal(3), sa.null())))
+        assert connection.scalar(select(COLUMN).where(TABLE.c.id == 2)) == OTHER
+
+
+def test_many_rows_at_once_are_encrypted(engine: sa.Engine) -> None:
+    rows = [{"id": number, "token": OTHER} for number in range(2, 20)]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(TABLE), rows)
+        connection.execute(
+            sa.update(TABLE).where(TABLE.c.id == bindparam("row")).values(token=bindparam("value")),
+            [{"row": 2, "value": TOKEN}, {"row": 3, "value": None}],
+        )
+        found = connection.execute(sa.insert(TABLE).returning(COLUMN), [{"id": 30, "token": TOKEN}]).scalar()
+    with Session(engine) as session:
+        session.execute(sa.insert(Login), [{"id": 40, "secret": OTHER}, {"id": 41, "secret": None}])
+        session.execute(sa.update(Login), [{"id": 40, "secret": TOKEN}])
+        session.commit()
+        assert [found, *(session.get_one(Login, number).secret for number in (2, 3, 40))] == [
+            TOKEN,
+            TOKEN,
+            None,
+            TOKEN,
+        ]
+
+
+def test_query_update_of_an_expression_is_refused(engine: sa.Engine) -> None:
+    with Session(engine) as session, pytest.raises(InvalidTokenError):
+        session.query(Login).update({"secret": func.trim(TOKEN)}, synchronize_session=False)
+
+
+def test_expression_is_refused_for_a_column_that_writes_plaintext(engine: sa.Engine) -> None:
+    """Its shape check would be skipped."""
+    with engine.begin() as connection, pytest.raises(InvalidTokenError):
+        connection.execute(sa.insert(Written).values(id=1, token=func.trim(" no token ")))
+
+
+@pytest.mark.parametrize("dialect", [postgresql, mysql], ids=["postgresql", "mysql"])
+def test_upserts_of_other_databases_are_looked_at(dialect: Any) -> None:
+    def statement(value: Any) -> Any:
+        insert = dialect.insert(TABLE).values(id=1, token=OTHER)
+        if dialect is mysql:
+            return insert.on_duplicate_key_update(token=value(insert.inserted))
+        return insert.on_conflict_do_update(index_elements=["id"], set_={"token": value(insert.excluded)})
+
+    def refusal(value: Any) -> Any:
+        return statements.refusal_of(statement(value).compile(dialect=dialect.dialect()))
+
+    assert isinstance(refusal(lambda new: literal(TOKEN)), InvalidTokenError)
+    assert isinstance(refusal(lambda new: func.coalesce(new.token, TOKEN)), InvalidTokenError)
+    for good in (lambda new: new.token, lambda new: OTHER, lambda new: None, lambda new: COLUMN):
+        assert refusal(good) is None
+
+
+def test_compiled_statement_is_looked_at_once(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def count(compiled: Any) -> Any:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(statements, "refusal_of", count)
+    with engine.begin() as connection:
+        for number in range(2, 12):
+            connection.execute(sa.insert(TABLE).values(id=number, token=OTHER))
+    assert looks == 1
+
+
+COMPARED: dict[str, Callable[[], Any]] = {
+    "tuple in": lambda: select(Login.id).where(tuple_(Login.id, Login.secret).in_([(1, TOKEN)])),
+    "tuple not in": lambda: select(Login.id).where(tuple_(Login.id, Login.secret).not_in([(1, TOKEN)])),
+    "tuple equals": lambda: select(Login.id).where(tuple_(Login.id, Login.secret) == tuple_(1, TOKEN)),
+    "case": lambda: select(case({TOKEN: 1}, value=Login.secret, else_=0)),
+    "nullif": lambda: select(func.nullif(Login.secret, TOKEN)),
+    "nullif in a condition": lambda: select(Login.id).where(func.nullif(Login.secret, TOKEN).is_(None)),
+    "literal equals": lambda: select(Login.id).where(literal(TOKEN) == Login.secret),
+    "literal differs": lambda: select(Login.id).where(literal(TOKEN) != Login.secret),
+    "literal in subquery": lambda: select(Login.id).where(literal(TOKEN).in_(select(Login.secret))),
+    "any": lambda: select(Login.id).where(literal(TOKEN) == sa.any_(select(Login.secret).scalar_subquery())),
+    "all": lambda: select(Login.id).where(literal(TOKEN) != sa.all_(select(Login.secret).scalar_subquery())),
+    "scalar subquery": lambda: select(Login.id).where(
+        literal(TOKEN) == select(aliased(Login).secret).scalar_subquery()
+    ),
+    "function in a condition": lambda: select(Login.id).where(func.instr(Login.secret, TOKEN) > 0),
+    "coalesce in a condition": lambda: select(Login.id).where(func.coalesce(Login.secret, "") == TOKEN),
+    "cast": lambda: select(Login.id).where(sa.cast(Login.secret, sa.Text) == TOKEN),
+    "having": lambda: select(Login.id).group_by(Login.id).having(func.max(Login.secret) == TOKEN),
+    "join": lambda: select(Login.id).join(Archive, Archive.plain == func.lower(Login.secret)),
+    "delete": lambda: sa.delete(Login).where(literal(TOKEN) == Login.secret),
+    "update": lambda: sa.update(Login).where(literal(TOKEN) == Login.secret).values(note="x"),
+    "order": lambda: select(Login.id).order_by(sa.desc(Login.secret)),
+}
+
+
+@pytest.mark.parametrize("make", COMPARED.values(), ids=COMPARED.keys())
+def test_comparison_that_ciphertext_cannot_answer_is_refused(
+    engine: sa.Engine, make: Callable[[], Any]
+) -> None:
+    with Session(engine) as session, pytest.raises(UnsupportedComparisonError) as caught:
+        session.execute(make())
+    assert TOKEN[:20] not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [COMPARED["tuple in"], COMPARED["literal equals"], COMPARED["case"]])
+def test_without_the_last_look_it_finds_nothing(
+    engine: sa.Engine, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+    monkeypatch.setattr(statements, "refusal_of", lambda compiled: None)
+    with Session(engine) as session:
+        assert session.scalar(make()) in (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: select(Login.id).where(Login.secret == TOKEN), 1),
+        (lambda: select(Login.id).where(Login.secret.in_([TOKEN])), 1),
+        (lambda: select(Login.id).where(Login.secret.is_not(None)), 1),
+        (lambda: select(Login.id).where(~Login.secret.is_(None)), 1),
+        (lambda: select(func.count(Login.secret)), 1),
+        (lambda: select(Login.id).group_by(Login.id).having(func.count(Login.secret) == 1), 1),
+        (lambda: select(case((Login.secret == TOKEN, 1), else_=0)), 1),
+        (lambda: select(Login.id).where(Login.secret.key_id == RING.active), 1),
+        (lambda: select(Login.id).where(Login.secret.is_stale), None),
+        (lambda: select(Login.id).where(sa.type_coerce(Login.secret, sa.LargeBinary) != b""), 1),
+        (lambda: select(func.length(Login.secret) > 0), 1),
+        (lambda: select(func.coalesce(Login.secret, None)), TOKEN),
+        (lambda: select(Login.id).where(sa.exists(select(Archive.token))), 1),
+    ],
+)
+def test_question_that_can_be_answered_is(engine: sa.Engine, make: Callable[[], Any], expected: Any) -> None:
+    with Session(engine) as session:
+        assert expected == session.scalar(make())
