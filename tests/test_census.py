@@ -22,6 +22,7 @@ from jwt_column import (
 from jwt_column.census import current_stamps, encrypted_type
 from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.format import envelope
+from tests.support.raw import raw_table
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def fill(connection: sa.Connection, table: sa.Table, values: list[bytes | str | 
             value = envelope.to_text(value, envelope.split(value))
         if isinstance(value, str) and type_.storage == "binary":
             value = value.encode()
-        parameter = sa.null() if value is None else sa.literal(value, type_.impl_instance)
-        connection.execute(table.insert().values(id=number, token=parameter))
+        connection.execute(raw_table(table).insert().values(id=number, token=value))
 
 
 def census(connection: sa.Connection, column: Any, **options: Any) -> set[tuple[Any, ...]]:
@@ -216,7 +216,7 @@ def test_a_value_that_ends_within_its_stamp_is_unreadable(engine: sa.Engine) -> 
     with engine.begin() as connection:
         fill(connection, table, [None])
         for number, value in enumerate([stamp[:5], stamp], start=1):
-            connection.execute(table.insert().values(id=number, token=sa.literal(value, sa.LargeBinary)))
+            connection.execute(raw_table(table).insert().values(id=number, token=value))
         assert {(None, "unreadable", 1), (ring.active, "current", 1)} == census(connection, table.c.token)
 
 

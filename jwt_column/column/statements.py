@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import event
+from sqlalchemy import LargeBinary, String, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -34,16 +34,21 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import CompoundSelect, ScalarSelect, Select, SelectStatementGrouping
 
 from ..errors import InvalidTokenError, JWTColumnError
+from ..format.envelope import looks_like_envelope
 from .predicates import comparison_refusal
 from .types import EncryptedJWT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["refusal_of"]
+__all__ = ["examine"]
 
-# Under this name a compiled statement keeps the mark that it was looked at and is good.
-_CHECKED: Final = "_jwt_column_checked"
+# Under this name a compiled statement keeps the names of the parameters whose values are looked at each time: stored
+# envelopes, bound as bytes or text. Of nearly every statement, none.
+_CHECKED: Final = "_jwt_column_envelopes"
+
+# The types by which stored envelopes can be bound as they are.
+_RAW: Final = {"binary": LargeBinary, "text": String}
 
 #: Functions that return one of their arguments.
 _CHOOSING: Final = frozenset({"coalesce", "ifnull"})
@@ -54,52 +59,80 @@ _HARMLESS: Final = frozenset({"null", "default"})
 @event.listens_for(Engine, "before_cursor_execute")
 def _look(*given: Any) -> None:
     """Refuse a statement before it is sent, given the six arguments of the event."""
-    compiled = given[4].compiled  # The execution context is the fifth.
-    if compiled is None or _CHECKED in compiled.__dict__ or not isinstance(compiled, SQLCompiler):
+    context = given[4]
+    compiled = context.compiled
+    envelopes = None if compiled is None else compiled.__dict__.get(_CHECKED)
+    if envelopes == () or not isinstance(compiled, SQLCompiler):
         return
-    refusal = refusal_of(compiled)
+    refusal = None
+    if envelopes is None:
+        envelopes, refusal = examine(compiled)
+        compiled.__dict__[_CHECKED] = envelopes
+    if refusal is None and envelopes:
+        refusal = _envelope_refusal(envelopes, context.compiled_parameters)
     if refusal is not None:
-        del given, compiled  # The parameters are among them, and error reporters show local variables.
+        del compiled.__dict__[_CHECKED]
+        del (
+            given,
+            context,
+            compiled,
+        )  # The parameters are among them, and error reporters show local variables.
         raise refusal
-    compiled.__dict__[_CHECKED] = True
 
 
-def refusal_of(compiled: SQLCompiler) -> JWTColumnError | None:
-    """Return the error with which a compiled statement is refused, or None. It is returned, so that no frame shows it.
+def examine(compiled: SQLCompiler) -> tuple[tuple[str, ...], JWTColumnError | None]:
+    """Return the parameters of a compiled statement that must be envelopes, and the error that refuses it or None.
 
-    Args:
-        compiled: A compiled SELECT, INSERT, UPDATE or DELETE.
+    The error is returned and not raised, so that no frame of this module is in its traceback.
     """
     statement: Any = getattr(compiled.statement, "_resolved", compiled.statement)
     # The ORM compiles another statement than the one that was written: joins and attributes are resolved there.
     resolved = getattr(compiled.compile_state, "statement", None)
-    seen = [statement] if resolved is None or resolved is statement else [statement, resolved]
-    for one in seen:
+    envelopes: list[str] = []
+    for one in (statement,) if resolved is None or resolved is statement else (statement, resolved):
         for element in visitors.iterate(one):
-            refusal = None
+            refusal: JWTColumnError | None = None
             if isinstance(element, UpdateBase):
-                refusal = _value_refusal(element)
+                refusal = _value_refusal(element, compiled, envelopes)
             if refusal is None:
                 refusal = comparison_refusal(element)
             if refusal is not None:
-                return refusal
-    return None
+                return (), refusal
+    return tuple(envelopes), None
 
 
-def _value_refusal(statement: Any) -> JWTColumnError | None:
+def _value_refusal(statement: Any, compiled: SQLCompiler, envelopes: list[str]) -> JWTColumnError | None:
     """Return the error for the first value that an INSERT or UPDATE would store in the clear."""
     for column, value in _assignments(statement):
         type_ = getattr(column, "type", None)
-        if isinstance(type_, EncryptedJWT) and not _is_sealed(value, type_, outermost=True):
-            context = type_.context or str(column)
-            return InvalidTokenError(
-                f"{context} does not take a SQL expression: the database cannot encrypt its result. Bind the token "
-                f"itself, or bindparam(..., type_=...) with the column's type; NULL, the column itself and columns of "
-                "the same context can be copied",
-                reason="SQL expression",
-                context=context,
-            )
+        if not isinstance(type_, EncryptedJWT) or _is_sealed(value, type_, outermost=True):
+            continue
+        name = compiled.bind_names.get(value) if isinstance(value, BindParameter) else None
+        if name is None or not isinstance(value.type, _RAW[type_.storage]):
+            return _refusal(type_.context or str(column))
+        envelopes.append(name)
     return None
+
+
+def _envelope_refusal(names: tuple[str, ...], rows: Iterable[Any]) -> JWTColumnError | None:
+    """Return the error for a parameter, bound as bytes or text, that is no envelope in one of the rows."""
+    for row in rows:
+        for name in names:
+            value = row.get(name)
+            is_stored = isinstance(value, bytes | str) and looks_like_envelope(value)
+            if value is not None and not is_stored:
+                return _refusal("an encrypted column")
+    return None
+
+
+def _refusal(context: str) -> InvalidTokenError:
+    return InvalidTokenError(
+        f"{context} does not take a SQL expression: the database cannot encrypt its result. Bind the token itself, or "
+        "bindparam(..., type_=...) with the column's type; NULL, envelopes, the column itself and columns of the same "
+        "context can be copied",
+        reason="SQL expression",
+        context=context,
+    )
 
 
 def _assignments(statement: Any) -> Iterator[tuple[Any, Any]]:

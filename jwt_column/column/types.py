@@ -67,9 +67,10 @@ class EncryptedJWT(TypeDecorator[JWT]):
     migration names it ``sa.LargeBinary()`` or ``sa.Text()``.
 
     .. warning::
-        The database cannot encrypt. ``INSERT ... SELECT`` and ``UPDATE ... SET token = other.token`` copy
-        envelopes into another context, where they do not open; the rows of a UNION are read in the context of
-        its first column. Give the columns one ``context`` where that is wanted.
+        The database cannot encrypt. A statement that would store the result of a SQL expression, or copy envelopes into
+        another context, where they do not open, is refused before it is sent; see :mod:`jwt_column.column.statements`.
+        The rows of a UNION are read in the context of its first column. Give the columns one ``context`` to copy
+        between them.
 
     Args:
         keyring: A :class:`KeyRing`, the URI of one, or None for the default ring, looked up at first use.

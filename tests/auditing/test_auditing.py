@@ -41,6 +41,7 @@ from tests.support.audited import (
     table_of,
     token,
 )
+from tests.support.raw import raw_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,15 +195,15 @@ def test_findings_have_a_bounded_number_of_keys_of_every_kind(engine: sa.Engine)
     )
     keyless = sa.Table("keyless", metadata, sa.Column("token", EncryptedJWT(AFTER)))
     metadata.create_all(engine)
-    plaintext = sa.literal(token().encode(), sa.LargeBinary())
+    plaintext = token().encode()
     with engine.begin() as connection:
         for number in range(30):
             connection.execute(
-                composite.insert().values(tenant=f"t{number % 2}", number=number, token=plaintext)
+                raw_table(composite).insert().values(tenant=f"t{number % 2}", number=number, token=plaintext)
             )
-        connection.execute(revealing.insert().values(name=f"Bearer {token()}", token=plaintext))
-        connection.execute(revealing.insert().values(name="harmless", token=plaintext))
-        connection.execute(keyless.insert().values(token=plaintext))
+        connection.execute(raw_table(revealing).insert().values(name=f"Bearer {token()}", token=plaintext))
+        connection.execute(raw_table(revealing).insert().values(name="harmless", token=plaintext))
+        connection.execute(raw_table(keyless).insert().values(token=plaintext))
     report = look(engine, metadata)
     by_column = {finding.column: finding for finding in report.findings if finding.code == "plaintext"}
     assert by_column["composite.token"].primary_keys[:2] == (("t0", 0), ("t0", 2))

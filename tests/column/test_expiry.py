@@ -21,6 +21,7 @@ from jwt_column import (
     purge_expired,
     set_default_keyring,
 )
+from tests.support.raw import raw_table
 from tests.support.tokens import compact, signed_token
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def test_only_rows_with_an_expiry_have_one(engine: sa.Engine) -> None:
             start=1,
         ):
             assert isinstance(token, bytes)
-            connection.execute(LOGINS.insert().values(id=id_, token=sa.literal(token, sa.LargeBinary)))
+            connection.execute(raw_table(LOGINS).insert().values(id=id_, token=token))
         expires_at = LOGINS.c.token.expires_at
         assert set(connection.scalars(sa.select(expires_at))) == {None}
         assert purge_expired(connection, LOGINS.c.token, before=NOW) == 0
@@ -353,5 +354,5 @@ def test_a_header_that_somebody_changed_has_no_expiry() -> None:
         )
         assert isinstance(stored, str)
         changed = stored[:14] + "x" * 12 + stored[26:]
-        connection.execute(LOGINS.insert().values(id=1, text=sa.literal(changed, sa.Text)))
+        connection.execute(raw_table(LOGINS).insert().values(id=1, text=changed))
         assert connection.scalars(sa.select(LOGINS.c.text.expires_at)).all() == [None]

@@ -11,7 +11,14 @@ from sqlalchemy import bindparam, case, func, literal, select, text, tuple_
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from jwt_column import JWT, EncryptedJWT, InvalidTokenError, KeyRing, UnsupportedComparisonError
+from jwt_column import (
+    JWT,
+    EncryptedJWT,
+    InvalidTokenError,
+    KeyRing,
+    UnsupportedComparisonError,
+    encrypt_token,
+)
 from jwt_column.column import statements
 from tests.support.tokens import signed_token
 
@@ -162,7 +169,7 @@ def test_without_the_last_look_the_token_is_stored_in_the_clear(
     engine: sa.Engine, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
-    monkeypatch.setattr(statements, "refusal_of", lambda compiled: None)
+    monkeypatch.setattr(statements, "examine", lambda compiled: ((), None))
     with engine.begin() as connection:
         connection.execute(make())
     assert in_the_clear(engine)
@@ -226,6 +233,23 @@ def test_insert_from_select_copies_envelopes_of_one_context(engine: sa.Engine) -
         assert connection.scalar(select(COLUMN).where(TABLE.c.id == 2)) == OTHER
 
 
+def test_stored_envelope_can_be_put_back_and_nothing_else(engine: sa.Engine) -> None:
+    """The statement is compiled once; the values are looked at each time."""
+    put_back = sa.update(TABLE).values(token=bindparam("x", type_=sa.LargeBinary))
+    stored = encrypt_token(OTHER, RING, context="logins.token")
+    with engine.begin() as connection:
+        connection.execute(put_back, {"x": stored})
+        assert connection.scalar(select(COLUMN)) == OTHER
+        connection.execute(sa.update(TABLE).values(token=literal(stored, sa.LargeBinary)))
+        for value in (TOKEN.encode(), b"opaque"):
+            with pytest.raises(InvalidTokenError):
+                connection.execute(put_back, {"x": value})
+        with pytest.raises(InvalidTokenError):
+            connection.execute(put_back, [{"x": stored}, {"x": TOKEN.encode()}])
+        connection.execute(put_back, {"x": None})
+        assert connection.scalar(select(COLUMN)) is None
+
+
 def test_many_rows_at_once_are_encrypted(engine: sa.Engine) -> None:
     rows = [{"id": number, "token": OTHER} for number in range(2, 20)]
     with engine.begin() as connection:
@@ -267,7 +291,7 @@ def test_upserts_of_other_databases_are_looked_at(dialect: Any) -> None:
         return insert.on_conflict_do_update(index_elements=["id"], set_={"token": value(insert.excluded)})
 
     def refusal(value: Any) -> Any:
-        return statements.refusal_of(statement(value).compile(dialect=dialect.dialect()))
+        return statements.examine(statement(value).compile(dialect=dialect.dialect()))[1]
 
     assert isinstance(refusal(lambda new: literal(TOKEN)), InvalidTokenError)
     assert isinstance(refusal(lambda new: func.coalesce(new.token, TOKEN)), InvalidTokenError)
@@ -281,8 +305,9 @@ def test_compiled_statement_is_looked_at_once(engine: sa.Engine, monkeypatch: py
     def count(compiled: Any) -> Any:
         nonlocal looks
         looks += 1
+        return (), None
 
-    monkeypatch.setattr(statements, "refusal_of", count)
+    monkeypatch.setattr(statements, "examine", count)
     with engine.begin() as connection:
         for number in range(2, 12):
             connection.execute(sa.insert(TABLE).values(id=number, token=OTHER))
@@ -329,7 +354,7 @@ def test_without_the_last_look_it_finds_nothing(
     engine: sa.Engine, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
-    monkeypatch.setattr(statements, "refusal_of", lambda compiled: None)
+    monkeypatch.setattr(statements, "examine", lambda compiled: ((), None))
     with Session(engine) as session:
         assert session.scalar(make()) in (None, 0)
 

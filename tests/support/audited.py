@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from jwt_column import EncryptedJWT, KeyRing
 from jwt_column.auditing.run import Options, audit_at
+from tests.support.raw import raw_table
 from tests.support.tokens import compact
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def put(
     for number, value in enumerate(values, start=first):
         if isinstance(value, str) and not isinstance(raw, sa.Text):
             value = value.encode()
-        stored: Any = sa.null() if value is None else sa.literal(value, raw)
-        connection.execute(sa.insert(table).values({"id": number, column.name: stored, **others}))
+        connection.execute(raw_table(table).insert().values({"id": number, column.name: value, **others}))
 
 
 def examine(bind: sa.Engine | sa.Connection, target: Any, **options: Any) -> AuditReport:
