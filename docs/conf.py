@@ -64,6 +64,7 @@ html_theme = "furo"
 html_title = f"jwt-column {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(DOCS / "_static" / "scorer.js")
 html_copy_source = True
 html_show_sphinx = False
 html_permalinks_icon = "#"
@@ -73,12 +74,20 @@ copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 
 
+def without_signature_of_exception(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str, returns: str | None
+) -> tuple[str, None] | None:
+    """Leave out how an exception is made: programs catch them, and only the package raises them."""
+    return ("", None) if what == "exception" else None
+
+
 def setup(app: Sphinx) -> None:
     """Connect the extensions of this folder."""
     import host_markdown
     import llms_txt
     import references
 
+    app.connect("autodoc-process-signature", without_signature_of_exception)
     app.connect("source-read", host_markdown.on_source_read)
     app.connect("missing-reference", references.on_missing_reference, priority=900)
     app.connect("build-finished", llms_txt.on_build_finished)
