@@ -74,9 +74,7 @@ copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 
 
-def without_signature_of_exception(
-    app: Sphinx, what: str, name: str, value: object, options: object, signature: str, returns: str | None
-) -> tuple[str, None] | None:
+def without_signature_of_exception(_app: Sphinx, what: str, *_details: object) -> tuple[str, None] | None:
     """Leave out how an exception is made: programs catch them, and only the package raises them."""
     return ("", None) if what == "exception" else None
 
