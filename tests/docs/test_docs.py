@@ -299,7 +299,9 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_on_the_map() -> None:
     index = ROOT / "docs" / "index.md"
-    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+\.md)\)", text_of(index))}
+    linked = {
+        (index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+\.md)\)", text_of(index))
+    }
     assert linked == set(PAGES) - {index, ROOT / "README.md"}
 
 
