@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..errors import JWTColumnError, KeyRingError
 from .process import PerProcess
 from .snapshot import index_keys
-from .source import WatchedSource
+from .source import WatchedSource, WrappedSource
 
 if TYPE_CHECKING:
     from .data_key import DataKey
     from .snapshot import Keys
     from .source import KeySource
 
-__all__ = ["LOOK_INTERVAL", "RELOAD_INTERVAL", "Failure", "Loader", "load_source"]
+__all__ = ["LOOK_INTERVAL", "RELOAD_INTERVAL", "Failure", "Loader"]
 
 #: Seconds between two looks at the time stamp of a local file.
 LOOK_INTERVAL: Final = 1.0
@@ -50,7 +50,17 @@ class Loader:
         loaded_at: Monotonic time of the last load that worked.
     """
 
-    __slots__ = ("_active", "_lock", "_next_load", "_next_look", "_stamp", "failure", "loaded_at", "source")
+    __slots__ = (
+        "_active",
+        "_lock",
+        "_next_load",
+        "_next_look",
+        "_revision",
+        "_stamp",
+        "failure",
+        "loaded_at",
+        "source",
+    )
 
     def __init__(self, source: KeySource | None = None, active: str | None = None) -> None:
         self.source = source
@@ -59,8 +69,23 @@ class Loader:
         self._next_load = 0.0
         self._next_look = 0.0
         self._stamp = self._stamp_now()
+        self._revision = 0
         self.failure: Failure | None = None
         self.loaded_at = monotonic()
+
+    def begin(self) -> Keys:
+        """Return the first snapshot of the source's keys. Errors as of :meth:`load`."""
+        if self.source is None:
+            raise KeyRingError("a key ring that was made from given keys has no source to load them from")
+        keys = index_keys(_load_source(self.source), self._active)
+        self._revision = self._revision_now()
+        return keys
+
+    def with_active(self, key_id: str) -> Loader:
+        """Return a loader of the same source whose snapshots have this active key."""
+        loader = Loader(self.source, key_id)
+        loader._revision = self._revision
+        return loader
 
     @property
     def lock(self) -> threading.Lock:
@@ -91,11 +116,36 @@ class Loader:
     def _stamp_now(self) -> Any:
         return self.source.stamp() if isinstance(self.source, WatchedSource) else None
 
-    def load(self) -> Keys:
+    def _check_continuity(self, current: Keys, keys: Keys) -> None:
+        """Refuse another ring, and an older version of this one, in the place of the ring that is loaded."""
+        name = "" if self.source is None else self.source.name
+        if keys.by_prefix.keys().isdisjoint(current.by_prefix):
+            held = ", ".join(key.id for key in current.in_order())
+            raise KeyRingError(
+                f"{name} now holds none of the keys that are loaded ({held}), so it may be another ring; the loaded "
+                "keys stay in use. Put the ring back, or restart this process to take the new one"
+            )
+        revision = self._revision_now()
+        if 0 < revision < self._revision:
+            raise KeyRingError(
+                f"{name} is revision {revision} of the ring, and revision {self._revision} was loaded before; the "
+                "loaded keys stay in use. Put the newest revision back, or restart this process to take the older one"
+            )
+        # Only now: the revision of a ring that was refused does not count.
+        self._revision = revision
+
+    def _revision_now(self) -> int:
+        return self.source.revision if isinstance(self.source, WrappedSource) else 0
+
+    def load(self, current: Keys) -> Keys:
         """Return a new snapshot of the source's keys.
 
+        Args:
+            current: The keys that are loaded. A ring without any of them is not the next version of this one.
+
         Raises:
-            KeyRingError: The source holds no valid key ring, or it lacks the active key that was asked for.
+            KeyRingError: The source holds no valid key ring, it has none of the current keys, it is an older revision
+                than one that was loaded, or it lacks the active key that was asked for.
             KeyUnavailableError: The source could not be reached.
         """
         if self.source is None:
@@ -103,7 +153,8 @@ class Loader:
         # Before the load: a change during it must not be missed.
         self._stamp = self._stamp_now()
         try:
-            keys = index_keys(load_source(self.source), self._active)
+            keys = index_keys(_load_source(self.source), self._active)
+            self._check_continuity(current, keys)
         except JWTColumnError as error:
             self.failure = Failure(str(error), getattr(error, "retryable", False))
             raise
@@ -116,7 +167,7 @@ class Loader:
         return keys
 
 
-def load_source(source: KeySource) -> tuple[DataKey, ...]:
+def _load_source(source: KeySource) -> tuple[DataKey, ...]:
     """Load the keys of a source. Errors lose their frames, whose local variables hold keys."""
     try:
         return source.load()

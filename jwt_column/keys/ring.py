@@ -18,7 +18,7 @@ from ..format.aead import KEY_LENGTH
 from ..format.envelope import VERSION
 from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
-from .loader import Loader, load_source
+from .loader import Loader
 from .refresh import Refresher, reload_in_background
 from .schemes import open_source
 from .snapshot import Keys, index_keys, parse_key_id
@@ -109,7 +109,7 @@ class KeyRing:
             raise ConfigurationError("keks is a list of KEK URIs; put the one URI into brackets")
         source = open_source(uri, None if keks is None else tuple(keks))
         loader = Loader(source)
-        return cls._of(index_keys(load_source(source), None), loader, refresh)
+        return cls._of(loader.begin(), loader, refresh)
 
     def snapshot(self) -> Keys:
         """Return the keys that the ring holds now. Take one snapshot per decision: a reload replaces it."""
@@ -261,7 +261,7 @@ class KeyRing:
             KeyRingError: It is the key of a tenant.
         """
         refresh = None if self._refresher is None else self._refresher.seconds
-        return self._of(index_keys(self.keys, key_id), Loader(self._loader.source, key_id), refresh)
+        return self._of(index_keys(self.keys, key_id), self._loader.with_active(key_id), refresh)
 
     def with_key(self, key: bytes | str) -> KeyRing:
         """Return a ring that also has this key. It decrypts; :meth:`with_active` makes it encrypt.
@@ -279,12 +279,13 @@ class KeyRing:
         The ring changes only after everything was loaded. Keys that the source no longer has are then gone.
 
         Raises:
-            KeyRingError: The source holds no valid key ring, or it lacks the key that :meth:`with_active` chose.
-            KeyUnavailableError: The source cannot be reached; the ring keeps its keys.
+            KeyRingError: The source holds no valid key ring, it has none of the ring's keys, it is an older revision of
+                the file than was loaded before, or it lacks the key that :meth:`with_active` chose.
+            KeyUnavailableError: The source cannot be reached. After any error the ring keeps its keys.
         """
         if self._loader.source is not None:
             with self._loader.lock:
-                self._keys = self._loader.load()
+                self._keys = self._loader.load(self._keys)
 
     def _learn(self, prefix: bytes) -> None:
         """Reload because of an unknown key id: once in RELOAD_INTERVAL seconds, one thread at a time."""
@@ -296,7 +297,7 @@ class KeyRing:
                 return
             if loader.may_load():
                 with suppress(JWTColumnError):
-                    self._keys = loader.load()
+                    self._keys = loader.load(self._keys)
             failure = loader.failure
         # Also if this call did not load: a key is known to be unknown only after a load that worked.
         if failure is not None:

@@ -45,6 +45,8 @@ class WrappedSource(KeySource, Protocol):
 
     Attributes:
         keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
+        revision: The revision that was loaded last; 0 for a source without revisions.
     """
 
     keks: Sequence[str] | None
+    revision: int

@@ -67,7 +67,7 @@ class Logins:
             return connection.execute(query).scalar_one()
 
 
-def write_ring(path: Path, *keys: str, kek: str) -> None:
+def write_ring(path: Path, *keys: str | bytes, kek: str) -> None:
     """Replace a key-ring file, the first key active."""
     path.unlink(missing_ok=True)
     data_keys = [DataKey(key) for key in keys]

@@ -98,7 +98,8 @@ def test_workers_share_no_nonce(ask: Callable[[str], dict[str, Any]]) -> None:
 @pytest.mark.parametrize("ask", [0.2], indirect=True)
 def test_workers_go_on_refreshing(ask: Callable[[str], dict[str, Any]], tmp_path: Path) -> None:
     old = together(ask, 1, "a")[0]["key_ids"]
-    providers.write_key_file(tmp_path / "keys", [generate_key()], overwrite=True)
+    path = tmp_path / "keys"
+    providers.write_key_file(path, [generate_key(), path.read_text().splitlines()[-1]], overwrite=True)
     for _ in range(50):
         answers = together(ask, 8, "b")
         if all(answer["key_ids"] != old for answer in answers):

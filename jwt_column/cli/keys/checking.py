@@ -119,6 +119,17 @@ def _previous(ring: StoredRing | PlainFile) -> Iterator[Finding]:
     except JWTColumnError:
         # There is none, or none that loads.
         return
+    if not {view.id for view in views_of(before)} & {view.id for view in views_of(ring)}:
+        text = f"The file has none of the keys of {path.name}: running processes refuse to load it."
+        yield Finding("continuity", False, text)
+    elif (
+        isinstance(ring, StoredRing)
+        and isinstance(before, StoredRing)
+        and ring.file.revision <= before.file.revision
+    ):
+        text = f"The file is revision {ring.file.revision}, and {path.name} is revision {before.file.revision}: an "
+        text += "older version was put back, which running processes refuse to load."
+        yield Finding("continuity", False, text)
     gone = sorted({view.id for view in views_of(before)} - {view.id for view in views_of(ring)})
     if gone:
         yield Finding("previous", True, f"{path.name} still holds the removed {', '.join(gone)}.")

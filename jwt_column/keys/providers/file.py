@@ -63,6 +63,7 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.keks: Sequence[str] | None = None
+        self.revision = 0
 
     @property
     def name(self) -> str:
@@ -91,9 +92,11 @@ class FileSource:
         """Return the keys, the active one first."""
         data, mode = _disk.read(self._path, MAX_BYTES)
         if not is_ring_file(data):
+            self.revision = 0
             return read_plain_keys(self._path, data, mode)
         stored = StoredRing.of(self._path, data, mode)
         keys, file = stored.unwrap(self.keks), stored.file
+        self.revision = file.revision
         # The active key first, and each tenant's active key before its others.
         order = sorted(file.keys, key=lambda key: (key is not file.active, key.state is not KeyState.ACTIVE))
         return tuple(keys[entry.id] for entry in order)
