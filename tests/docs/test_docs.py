@@ -36,9 +36,11 @@ from jwt_column import (
     EncryptedJWT,
     KeyRing,
     SealedJWT,
+    access_trail,
     errors,
     generate_key,
     key_usage,
+    providers,
     set_default_keyring,
 )
 from jwt_column.cli.app import app
@@ -372,6 +374,23 @@ def signature_of(function: Any, *, without: Iterable[str] = ()) -> str:
 @pytest.mark.parametrize("name", [*jwt_column.__all__, *migrations_helpers.__all__])
 def test_every_public_name_is_in_the_reference(name: str) -> None:
     assert any(re.search(rf"\b{name}\b", text_of(page)) for page in REFERENCE.glob("*.md"))
+
+
+def test_the_site_shows_the_docstring_of_every_public_name() -> None:
+    """A comment on a page of the reference names each function and class; the site puts its docstring there."""
+    shown = {
+        name
+        for page in REFERENCE.glob("*.md")
+        for name in re.findall(r"^<!-- autodoc: ([\w.]+) -->$", text_of(page), re.MULTILINE)
+    }
+    modules_with_docs = (jwt_column, migrations_helpers, access_trail, providers)
+    public = {
+        f"{module.__name__}.{name}"
+        for module in modules_with_docs
+        for name in module.__all__
+        if callable(getattr(module, name))
+    }
+    assert shown == public
 
 
 WITH_SIGNATURE: Final = [
