@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .census import key_usage
     from .column.cipher import decrypt_token, encrypt_token
     from .column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex
+    from .column.json_type import EncryptedJSON
     from .column.orm import redact_errors
     from .column.sealed import SealedJWT
     from .column.types import EncryptedJWT
@@ -61,6 +62,7 @@ __all__ = [
     "AuthenticationError",
     "ConfigurationError",
     "DecryptionError",
+    "EncryptedJSON",
     "EncryptedJWT",
     "ExpiryIndex",
     "Finding",
@@ -98,6 +100,7 @@ _NAMES: Final = {
     "census": ("key_usage",),
     "column.cipher": ("decrypt_token", "encrypt_token"),
     "column.indexes": ("ExpiryIndex", "FingerprintIndex", "StaleIndex"),
+    "column.json_type": ("EncryptedJSON",),
     "column.orm": ("redact_errors",),
     "column.sealed": ("SealedJWT",),
     "column.types": ("EncryptedJWT",),

@@ -88,13 +88,17 @@ class Examination:
                 self._origins.setdefault(code, set()).add(origin)
         if token is None:
             return
-        codes, jti = self._checks.check(token)
-        for one in codes:
+        found: dict[str, None] = {}
+        jti = None
+        for inner in self._opener.tokens_in(token):
+            codes, jti = self._checks.check(inner)
+            found.update(dict.fromkeys(codes))
+        for one in found:
             self._add(one, row)
         # A token that is stored twice has its jti twice, which is no second finding.
         if repeats.repeats("token", token):
             self._add("duplicate-token", row)
-        elif jti is not None and repeats.repeats("jti", f"{type(jti).__name__}{jti}"):
+        elif jti is not None and inner is token and repeats.repeats("jti", f"{type(jti).__name__}{jti}"):
             self._add("duplicate-jti", row)
 
     def _add(self, code: str, row: StoredRow) -> None:

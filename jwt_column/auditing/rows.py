@@ -162,6 +162,8 @@ class Opener:
         self._names = column.type_.bound_to
         self._origins = origins
         self._earlier = [column.type_.in_context(one).cipher() for one in try_contexts]
+        #: Returns the tokens that a decrypted value holds.
+        self.tokens_in = self._cipher.tokens_in
         #: Envelopes that opened in the column's context or an earlier one.
         self.opened = 0
         #: Envelopes that authenticated in no context that was tried.

@@ -32,7 +32,7 @@ from .index_fields import IndexFields
 from .spec import ColumnSpec, utf8
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..format.envelope import Storage
     from ..keys.data_key import DataKey
@@ -89,6 +89,14 @@ class TokenCipher:
         "storage",
     )
 
+    #: The claim that is the expiry.
+    expiry_name = "exp"
+
+    @staticmethod
+    def payload_of(frame: bytes) -> bytes | None:
+        """Return the claims of a frame as JSON; None for a token without readable claims."""
+        return payload_of(frame)
+
     def __init__(self, spec: ColumnSpec) -> None:
         if spec.context is None:
             raise ConfigurationError(
@@ -104,7 +112,9 @@ class TokenCipher:
         self._max_length = spec.max_length
         self._layout_byte = self.layout.byte
         self._header_length = self.layout.header_length
-        self._fields = IndexFields(spec) if self._header_length > STAMP_FIELD.length else None
+        self._fields = (
+            IndexFields(spec, self.expiry_name) if self._header_length > STAMP_FIELD.length else None
+        )
         # By the nonce prefix, which the envelopes of one process have in common: what opens them, and their key. The
         # whole is replaced, because another thread must not see the openers of another snapshot of the ring.
         self._openers: tuple[Keys | None, dict[bytes, tuple[_Open, DataKey]]] = None, {}
@@ -143,12 +153,33 @@ class TokenCipher:
             _, frame, payload = self._admit(value)
         else:
             frame, payload = packed
+        given = given_expiry(value) if payload is None and type(value) is JWT else None
+        return self.seal_new(frame, payload, value, given, ring, binding)
+
+    def seal_new(
+        self,
+        frame: bytes,
+        payload: bytes | None,
+        token: str,
+        expiry: int | None,
+        ring: KeyRing,
+        binding: bytes,
+    ) -> bytes | str:
+        """Return the envelope of a frame under the key that encrypts now.
+
+        Args:
+            frame: The frame of the token.
+            payload: Its claims as JSON, or None.
+            token: The token.
+            expiry: The expiry of a token without readable claims, if it was given.
+            ring: The key ring.
+            binding: The result of :func:`binding_of` for the row, or empty.
+        """
         key = ring.snapshot().active if any_chosen() is None else ring.encrypting_key()
         header = key.stamp_prefix + self._layout_byte
         if self._fields is not None:
-            given = given_expiry(value) if payload is None and type(value) is JWT else None
-            expiry = None if given is None else given.to_bytes(EXPIRY_LENGTH, "big")
-            header += self._fields.of(payload, frame, key, value, expiry)
+            field = None if expiry is None else expiry.to_bytes(EXPIRY_LENGTH, "big")
+            header += self._fields.of(payload, frame, key, token, field)
         return self._seal(frame, key, header, binding)
 
     def check(self, value: object, *, keep_frame: bool = False) -> JWT:
@@ -166,6 +197,10 @@ class TokenCipher:
         value = _revealed(value)
         kind, frame, _ = self._admit(value)
         return unchecked_jwt(value, kind, frame if keep_frame else None)  # type: ignore[arg-type]
+
+    def whole_input(self, value: object) -> bytes | None:
+        """Return the bytes that the fingerprint of a whole token is made from; None for a value that is none."""
+        return utf8(value) if isinstance(value, str) else None
 
     def _admit(self, value: Any) -> Shape:
         """Return the shape of a value, if the column takes it."""
@@ -232,6 +267,19 @@ class TokenCipher:
         if self._exposes_expiry and not begins_as_jws(frame):
             return unchecked_jwt(token, expiry=_given_expiry(stored))
         return _as_jwt(JWT, token)
+
+    #: Return the value that a column loads, as :meth:`decrypt`.
+    load: Callable[..., Any] = decrypt
+
+    @staticmethod
+    def value_of(token: JWT) -> Any:
+        """Return the value that a column loads for a decrypted or checked token."""
+        return token
+
+    @staticmethod
+    def tokens_in(token: JWT) -> Iterable[JWT]:
+        """Return the tokens that a decrypted token holds: itself."""
+        return (token,)
 
     def _open(self, stored: bytes | str, ring: KeyRing, binding: bytes) -> tuple[bytes, DataKey]:
         """Return the frame of a stored envelope, and its key."""
@@ -315,7 +363,7 @@ class TokenCipher:
             key = keys.successor(old)
             header = key.stamp_prefix + self._layout_byte
             if self._fields is not None:
-                header += self._fields.of(payload_of(frame), frame, key, None, _expiry_field(stored))
+                header += self._fields.of(self.payload_of(frame), frame, key, None, _expiry_field(stored))
             new = self._seal(frame, key, header, binding)
             data = new if type(new) is bytes else _to_bytes(new)
             try:

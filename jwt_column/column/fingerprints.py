@@ -17,7 +17,7 @@ from ..errors import UnsupportedComparisonError
 from ..format.claims import claim_input
 from .header_sql import HeaderSQL
 from .index_fields import fingerprint
-from .spec import WHOLE, utf8
+from .spec import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -108,9 +108,7 @@ class Fingerprints:
 
     def _input_of(self, value: object) -> bytes:
         """Return what is fingerprinted of a value."""
-        data = (
-            (utf8(value) if isinstance(value, str) else None) if self._name == WHOLE else claim_input(value)
-        )
+        data = self._cipher.whole_input(value) if self._name == WHOLE else claim_input(value)
         if data is not None:
             return data
         kinds = "a str" if self._name == WHOLE else "a str or an int"

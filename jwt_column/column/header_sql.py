@@ -65,6 +65,7 @@ class HeaderType(Protocol):
 
     storage: Storage
     allow_opaque: bool
+    plaintext_begins: str
 
 
 class _Constant(ColumnElement[Any]):
@@ -344,7 +345,8 @@ class HeaderSQL:
 
     def __init__(self, column: Any, type_: HeaderType) -> None:
         self._text = type_.storage == "text"
-        self._allow_opaque = type_.allow_opaque
+        self._allow_opaque = type_.allow_opaque and type_.plaintext_begins == "e"
+        self._begins = type_.plaintext_begins
         # Not type_coerce(column), which SQLAlchemy does not follow into every alias either; see _arguments.
         self._stored: ColumnElement[Any] = column
 
@@ -446,12 +448,12 @@ class HeaderSQL:
     def is_plaintext(self) -> ColumnElement[bool]:
         """Say whether a value can be a token in the clear.
 
-        A compact JWT begins with ``e``; where the column takes opaque tokens, any text can be one that is no
-        envelope.
+        A compact JWT begins with ``e``, a JSON object with ``{``; where the column takes opaque tokens, any text can
+        be one that is no envelope.
         """
         first = self._part(1, 1)
         if not self._allow_opaque:
-            return first == (_Constant("e" if self._text else b"e"))
+            return first == _Constant(self._begins if self._text else self._begins.encode())
         if self._text:
             return and_(first != _Constant(""), not_(self.is_envelope()))
         # No order of characters is asked for in the text form, because that depends on the collation.

@@ -31,11 +31,13 @@ class IndexFields:
 
     Args:
         spec: The column's options, with a context.
+        expiry_name: The claim that is the expiry.
     """
 
-    __slots__ = ("_context", "_expose_expiry", "_macs", "_names", "_needs_claims")
+    __slots__ = ("_context", "_expiry_name", "_expose_expiry", "_macs", "_names", "_needs_claims")
 
-    def __init__(self, spec: ColumnSpec) -> None:
+    def __init__(self, spec: ColumnSpec, expiry_name: str = "exp") -> None:
+        self._expiry_name = expiry_name
         self._context = spec.context or ""
         self._names = tuple(spec.fingerprints)
         self._expose_expiry = spec.expose_expiry
@@ -63,7 +65,7 @@ class IndexFields:
         claims = parse_object(payload) if payload is not None and self._needs_claims else None
         fields = b""
         if self._expose_expiry:
-            seconds = None if claims is None else expiry_of(claims)
+            seconds = None if claims is None else expiry_of(claims, self._expiry_name)
             if seconds is not None:
                 fields = seconds.to_bytes(EXPIRY_LENGTH, "big")
             else:

@@ -16,6 +16,8 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import ClauseElement, Null
 
 from ..errors import InvalidTokenError
+from .json_document import TokenDict
+from .json_type import EncryptedJSON
 from .row_binding import listen_to_rows
 from .sealed import SealedJWT
 from .types import EncryptedJWT
@@ -40,6 +42,8 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
         type_ = prop.columns[0].type
         if isinstance(type_, EncryptedJWT):
             event.listen(getattr(class_, prop.key), "set", _coercion(type_), retval=True)
+            if isinstance(type_, EncryptedJSON):
+                TokenDict.associate_with_attribute(getattr(class_, prop.key))
             if type_.bound_to:
                 listen_to_rows(mapper, prop)
 
@@ -63,7 +67,7 @@ def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
                 context=cipher.context,
             )
         try:
-            return cipher.check(value, keep_frame=keep_frame)
+            return cipher.value_of(cipher.check(value, keep_frame=keep_frame))
         except InvalidTokenError as error:
             failure = error
         # The frames below hold the value in their local variables, which error reporters show.

@@ -75,16 +75,19 @@ class SealedJWT:
             JWTColumnError: As ``undecryptable="raise"`` would have.
         """
         binding = self._binding_from(bound) if bound or self._binding is None else self._binding
-        return self._cipher.decrypt(self._stored, self._get_ring(), binding)
+        value: JWT = self._cipher.load(self._stored, self._get_ring(), binding)
+        return value
 
     def in_row(self, bound: Mapping[str, BoundValue]) -> JWT | SealedJWT:
         """Return the token, now that its row is known; else a sealed value with the reason."""
         binding = None
         try:
             binding = self._binding_from(bound)
-            return self._cipher.decrypt(self._stored, self._get_ring(), binding)
+            value: JWT = self._cipher.load(self._stored, self._get_ring(), binding)
         except JWTColumnError as error:
             reason = error
+        else:
+            return value
         return SealedJWT(
             self._stored,
             self._cipher,
@@ -143,6 +146,11 @@ class SealedJWT:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SealedJWT:
         return self  # Immutable; a copy would take a key ring along.
+
+    @property
+    def _parents(self) -> dict[Any, Any]:
+        # SQLAlchemy's Mutable notes here whose value this is, to report its changes; it has none.
+        return {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SealedJWT) and other._stored == self._stored

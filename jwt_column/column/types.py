@@ -86,6 +86,8 @@ class EncryptedJWT(TypeDecorator[JWT]):
     cache_ok = True
     comparator_factory = EncryptedComparator
 
+    #: The character that plaintext begins with.
+    plaintext_begins = "e"
     #: The options of the column.
     spec: ColumnSpec
 
@@ -109,14 +111,14 @@ class EncryptedJWT(TypeDecorator[JWT]):
         return (type(self), self.keyring, self.spec)
 
     @property
-    def python_type(self) -> type[JWT]:
+    def python_type(self) -> type[Any]:
         """What a loaded value is."""
         return JWT
 
     def __repr__(self) -> str:
         # Never the key ring: its URI may hold the password of a key server.
         shown = (f"{name}={value!r}" for name, value in self.spec.options().items())
-        return f"EncryptedJWT({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def cipher(self) -> TokenCipher:
         """Return what encrypts and decrypts this column's tokens.
@@ -208,7 +210,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002
         """Return the function that decrypts a stored value."""
         cipher = self.cipher()
-        decrypt = cipher.decrypt
+        decrypt = cipher.load
         keyring = self.keyring
         given = keyring if isinstance(keyring, KeyRing) else None
 
@@ -251,7 +253,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
         """Return what is loaded in place of a value that does not decrypt, or raise."""
         token = None if envelope.looks_like_envelope(value) else self._read_plaintext(value, cipher)
         if token is not None and self.plaintext != "refuse":
-            return token
+            return cipher.value_of(token)  # type: ignore[no-any-return]
         if token is not None:
             failure = PlaintextFoundError(
                 f"{cipher.context}: a readable token ({len(token)} characters) lies where an envelope is "

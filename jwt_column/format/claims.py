@@ -74,12 +74,12 @@ def claim_input(value: object) -> bytes | None:
     return None
 
 
-def expiry_of(claims: dict[str, Any] | None) -> int | None:
-    """Return ``exp`` of these claims in whole seconds since 1970, rounded down.
+def expiry_of(claims: dict[str, Any] | None, name: str = "exp") -> int | None:
+    """Return ``exp`` of these claims, or the claim of another name, in whole seconds since 1970, rounded down.
 
     None without ``exp``, and for one that an envelope cannot hold: not a number, negative, or not below 2**48 - 1.
     """
-    exp = None if claims is None else claims.get("exp")
+    exp = None if claims is None else claims.get(name)
     if type(exp) is not int and type(exp) is not float:
         return None
     return int(exp) if 0 <= exp < MAX_EXPIRY + 1 else None

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from ..column.indexes import FingerprintIndex
+from ..column.json_type import EncryptedJSON
 from ..column.types import EncryptedJWT
 from ..format.token import JWT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AccessTokenMixin", "ClientTokenMixin", "OAuth2TokenMixin"]
+__all__ = [
+    "AccessTokenMixin",
+    "ClientTokenMixin",
+    "OAuth2TokenMixin",
+    "OAuthConsumerTokenMixin",
+    "SocialUserMixin",
+]
 
 
 def _searchable() -> EncryptedJWT:
@@ -93,3 +100,25 @@ class ClientTokenMixin:
             JWT.opaque(token["refresh_token"]) if token.get("refresh_token") else self.refresh_token
         )
         self.expires_at = None if expires_at is None else int(expires_at)
+
+
+class OAuthConsumerTokenMixin:
+    """The token response in the storage table of Flask-Dance.
+
+    For example::
+
+        class OAuth(OAuthConsumerTokenMixin, OAuthConsumerMixin, db.Model): ...
+    """
+
+    token: Mapped[dict[str, Any]] = mapped_column(EncryptedJSON(expose_expiry=True))
+
+
+class SocialUserMixin:
+    """The ``extra_data`` of python-social-auth, where a backend keeps its access and refresh tokens.
+
+    For example::
+
+        class UserSocialAuth(SocialUserMixin, SQLAlchemyUserMixin, Base): ...
+    """
+
+    extra_data: Mapped[dict[str, Any] | None] = mapped_column(EncryptedJSON())

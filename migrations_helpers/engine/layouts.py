@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_
 
-from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.spec import WHOLE, ColumnSpec
 from jwt_column.errors import ConfigurationError, JWTColumnError
 from jwt_column.format import envelope
@@ -169,7 +168,7 @@ def _names_by_fingerprint(
             allow_unsigned=True,
             max_length=max(len(token), 1),
         )
-        (fingerprint,) = envelope.parse(TokenCipher(spec).encrypt(token, ring)).fingerprints
+        (fingerprint,) = envelope.parse(type(type_.cipher())(spec).encrypt(token, ring)).fingerprints
         if bytes(fingerprint) != envelope.NO_FINGERPRINT:
             found[bytes(fingerprint)] = name
     return found

@@ -12,8 +12,8 @@ __all__ = ["render_type"]
 
 
 def render_type(type_: EncryptedJWT, spec: ColumnSpec | None = None) -> str:
-    """Return ``EncryptedJWT(...)`` for a type, or with other options for one like it."""
+    """Return the constructor's call, as ``EncryptedJWT(...)``, for a type, or with other options for one like it."""
     options = (spec or type_.spec).options()
     if type_.context_is_default:
         options.pop("context", None)
-    return f"EncryptedJWT({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+    return f"{type(type_).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"

@@ -1,0 +1,131 @@
+"""JSON objects as values: :class:`TokenDict`, the dictionary of an OAuth token response, and its cipher.
+
+Below the column type a document is a text, so re-encryption, adoption and the audit treat it as any token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.ext.mutable import MutableDict
+
+from ..errors import InvalidTokenError, MalformedEnvelopeError
+from ..format import envelope
+from ..format.claims import parse_object
+from ..format.shape import Kind
+from ..format.token import JWT, redacted, unchecked_jwt
+from .cipher import TokenCipher
+from .sealed import SealedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..keys.ring import KeyRing
+
+__all__ = ["JSONCipher", "TokenDict"]
+
+
+class TokenDict(MutableDict[str, Any]):
+    """The value of an encrypted JSON column: a ``dict`` whose changes are saved and whose ``repr`` shows no value.
+
+    Its texts are ``str`` with a redacted ``repr``, too. A change inside a nested list or dictionary is not noticed;
+    assign the member anew.
+    """
+
+    @classmethod
+    def coerce(cls, key: str, value: Any) -> Any:
+        """Return an assigned value as a TokenDict. The column has checked it."""
+        return value if isinstance(value, SealedJWT) else super().coerce(key, value)
+
+    def __repr__(self) -> str:
+        return f"TokenDict(redacted, {len(self)} members)"
+
+    __str__ = __repr__
+
+
+class JSONCipher(TokenCipher):
+    """Encrypts and decrypts the documents of one column (envelope-v1, "JSON columns")."""
+
+    __slots__ = ()
+    expiry_name = "expires_at"
+
+    def encrypt(self, value: Any, ring: KeyRing, binding: bytes = b"") -> bytes | str:
+        """Return the envelope of a document, a mapping or its JSON text, as :meth:`TokenCipher.encrypt`."""
+        document = self.check(value)
+        data = document.encode()
+        return self.seal_new(b"\x00" + data, data, document, None, ring, binding)
+
+    def check(self, value: object, *, keep_frame: bool = False) -> JWT:  # noqa: ARG002
+        """Return the compact JSON text of a mapping, or of a JSON text, if the column takes it.
+
+        Raises:
+            InvalidTokenError: It does not; the message names the column and the fault.
+        """
+        text = self._compact(value)
+        value = None
+        if text is None:
+            raise self._refuse("not JSON", "it is no JSON object, or not all of it has a JSON form")
+        if len(text) > self._max_length:
+            raise self._refuse(
+                "too long", f"it has {len(text)} characters, at most {self._max_length} are allowed"
+            )
+        return unchecked_jwt(text, Kind.OPAQUE)
+
+    @staticmethod
+    def _compact(value: object) -> str | None:
+        if isinstance(value, str) and not envelope.looks_like_envelope(value):
+            value = parse_object(value.encode("utf-8", "surrogatepass"))
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            return None
+        try:
+            text = json.dumps(dict(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except (TypeError, ValueError, RecursionError):
+            return None
+        return text
+
+    def load(self, stored: bytes | str, ring: KeyRing, binding: bytes = b"") -> TokenDict:
+        """Return the dictionary of an envelope; raises as :meth:`TokenCipher.decrypt`."""
+        return self.value_of(self.decrypt(stored, ring, binding))
+
+    def value_of(self, text: str) -> TokenDict:  # type: ignore[override]
+        """Return a decrypted or checked text as a dictionary.
+
+        Raises:
+            MalformedEnvelopeError: The text is no JSON object.
+        """
+        parsed = parse_object(text.encode("utf-8", "surrogatepass"))
+        if parsed is None:
+            raise MalformedEnvelopeError(
+                f"{self.context}: the envelope authenticates but holds no JSON object; another type wrote it",
+                reason="not JSON",
+                context=self.context,
+            )
+        return TokenDict({name: redacted(member) for name, member in parsed.items()})
+
+    @staticmethod
+    def tokens_in(token: JWT) -> Iterator[JWT]:
+        """Yield the JWTs among the members of a decrypted document, nested ones too."""
+        waiting: list[Any] = [redacted(parse_object(token.encode("utf-8", "surrogatepass")))]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += value.values()
+            elif isinstance(value, list):
+                waiting += value
+            elif isinstance(value, JWT) and value.kind is not Kind.OPAQUE:
+                yield value
+
+    def whole_input(self, value: object) -> bytes | None:
+        """Return the bytes that the fingerprint of a whole document is made from."""
+        try:
+            return self.check(value).encode()
+        except InvalidTokenError:
+            return None
+
+    @staticmethod
+    def payload_of(frame: bytes) -> bytes | None:
+        """Return the JSON of a frame."""
+        return frame[1:] if frame[:1] == b"\x00" else None

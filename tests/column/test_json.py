@@ -1,0 +1,267 @@
+"""``EncryptedJSON``: a JSON object in one envelope, with everything that a token's column has."""
+
+from __future__ import annotations
+
+import copy
+import hmac
+import json
+import pickle
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import hypothesis.strategies as st
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import migrations_helpers
+from jwt_column import (
+    JWT,
+    ConfigurationError,
+    EncryptedJSON,
+    EncryptedJWT,
+    FingerprintIndex,
+    InvalidTokenError,
+    KeyRing,
+    MalformedEnvelopeError,
+    PlaintextFoundError,
+    SealedJWT,
+    UnsupportedComparisonError,
+    audit,
+    find_plaintext_tokens,
+    generate_key,
+    key_usage,
+)
+from jwt_column.column.json_document import TokenDict
+from tests.support import independent_envelope
+from tests.support.tokens import compact, revealed_by, signed_token
+
+TOKEN: Final = signed_token(sub="alice", jti="a-1")
+RESPONSE: Final[dict[str, Any]] = {
+    "access_token": TOKEN,
+    "refresh_token": "1//refresh",
+    "token_type": "Bearer",
+    "expires_at": 2_000_000_000.7,
+    "scope": ["a", "ü"],
+    "user": 7,
+}
+OPTIONS: Final[dict[str, Any]] = {"fingerprints": ["token", "access_token", "user"], "expose_expiry": True}
+KEY: Final = generate_key()
+RING: Final = KeyRing([KEY])
+
+_TEXTS: Final = st.text(st.characters(exclude_categories=["Cs"]))
+_LEAVES: Final = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXTS
+)
+DOCUMENTS: Final = st.dictionaries(
+    _TEXTS, st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+)
+
+
+class Base(DeclarativeBase): ...
+
+
+class OAuthToken(Base):
+    __tablename__ = "oauth_tokens"
+    __table_args__ = (FingerprintIndex("ux_access", "token", "access_token", unique=True),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[dict[str, Any] | None] = mapped_column(EncryptedJSON(RING, **OPTIONS))
+
+
+@pytest.fixture
+def engine() -> sa.Engine:
+    engine = sa.create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    return engine
+
+
+def table_of(type_: EncryptedJSON, raw: Any = sa.LargeBinary) -> tuple[sa.Table, sa.Table]:
+    """Return a table with the type, and the same table as the database has it."""
+    return (
+        sa.Table(
+            "documents",
+            sa.MetaData(),
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("token", type_),
+        ),
+        sa.Table(
+            "documents", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", raw)
+        ),
+    )
+
+
+class TestValues:
+    @pytest.mark.parametrize("storage", ["binary", "text"])
+    @given(document=DOCUMENTS)
+    def test_any_object_comes_back(self, storage: Any, document: dict[str, Any]) -> None:
+        cipher = EncryptedJSON(RING, storage=storage, context="c", **OPTIONS).cipher()
+        loaded = cipher.load(cipher.encrypt(document, RING), RING)
+        assert (type(loaded), loaded, list(loaded)) == (TokenDict, document, list(document))
+
+    def test_a_second_implementation_reads_the_format(self) -> None:
+        stored = EncryptedJSON(RING, context="c", **OPTIONS).cipher().encrypt(RESPONSE, RING)
+        key = independent_envelope.decode_leniently(KEY)
+        assert key is not None
+        text = independent_envelope.open_(stored, key, context="c")
+        assert text == json.dumps(RESPONSE, separators=(",", ":"), ensure_ascii=False)
+        parsed = independent_envelope.parse(stored)
+        assert parsed.expiry == 2_000_000_000
+        for name, value, found in zip(
+            ("token", "access_token"), (text, TOKEN), parsed.fingerprints, strict=False
+        ):
+            data = value.encode() if name == "token" else b"s" + value.encode()
+            mac_key = independent_envelope.fingerprint_key(key, "c", name)
+            assert found == hmac.digest(mac_key, data, "sha256")[:16]
+
+    @pytest.mark.parametrize(
+        "value", ["x", TOKEN, "[1]", [1], 5, {"a": float("nan")}, {1: 2}, {"a": object()}, {"a": "\ud800"}]
+    )
+    def test_anything_else_is_refused_without_being_shown(self, value: Any) -> None:
+        with pytest.raises(InvalidTokenError, match="is no JSON object") as caught:
+            OAuthToken(token=value)
+        assert not revealed_by(caught.value, TOKEN)
+
+    def test_a_long_document_is_refused(self) -> None:
+        cipher = EncryptedJSON(RING, context="c", max_length=20).cipher()
+        with pytest.raises(InvalidTokenError) as caught:
+            cipher.encrypt({"a": "x" * 20}, RING)
+        assert caught.value.reason == "too long"
+
+    def test_a_token_in_the_place_of_a_document_is_an_error(self) -> None:
+        stored = EncryptedJWT(RING, context="c").cipher().encrypt(TOKEN, RING)
+        with pytest.raises(MalformedEnvelopeError, match="no JSON object"):
+            EncryptedJSON(RING, context="c").process_result_value(
+                stored, sa.create_engine("sqlite://").dialect
+            )
+
+    def test_nothing_of_a_document_is_shown(self) -> None:
+        document = OAuthToken(token=RESPONSE).token
+        assert document is not None
+        assert repr(document) == str(document) == f"{document}" == "TokenDict(redacted, 6 members)"
+        shown = repr(dict(document)) + repr(document["scope"])
+        assert not any(text in shown for text in (*TOKEN.split("."), 'refresh"', "//", "ü"))
+        assert type(document["access_token"]) is JWT
+
+    def test_options_that_make_no_sense_are_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match="cannot be bound"):
+            EncryptedJSON(bound_to=["id"])
+        assert repr(EncryptedJSON(storage="text")) == "EncryptedJSON(storage='text')"
+
+
+class TestORM:
+    def test_changes_of_members_are_saved(self, engine: sa.Engine) -> None:
+        with Session(engine) as session:
+            row = OAuthToken(token=RESPONSE)
+            session.add(row)
+            session.commit()
+            assert row.token == RESPONSE
+            row.token["refresh_token"] = "1//other"
+            session.commit()
+            assert row.token == {**RESPONSE, "refresh_token": "1//other"}
+            row.token = None
+            session.commit()
+            assert row.token is None
+
+    def test_rows_survive_copy_and_pickle(self, engine: sa.Engine) -> None:
+        with Session(engine) as session:
+            session.add(OAuthToken(token=RESPONSE))
+            session.commit()
+            row = session.scalars(sa.select(OAuthToken)).one()
+            for copied in (pickle.loads(pickle.dumps(row)).token, copy.deepcopy(row.token)):
+                assert (type(copied), copied) == (TokenDict, RESPONSE)
+
+    def test_a_sealed_value_stands_in_for_one_that_does_not_open(self) -> None:
+        class Other(DeclarativeBase): ...
+
+        class Row(Other):
+            __tablename__ = "rows"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            token: Mapped[Any] = mapped_column(
+                EncryptedJSON(KeyRing.generate(), context="c", undecryptable="sealed")
+            )
+
+        engine = sa.create_engine("sqlite://")
+        Other.metadata.create_all(engine)
+        stored = EncryptedJSON(RING, context="c").cipher().encrypt(RESPONSE, RING)
+        with Session(engine) as session:
+            session.execute(sa.text("INSERT INTO rows VALUES (1, :stored)"), {"stored": stored})
+            row = session.get_one(Row, 1)
+            assert isinstance(row.token, SealedJWT)
+            row.token = RESPONSE
+            session.commit()
+            assert row.token == RESPONSE
+
+
+class TestSearch:
+    def test_members_and_the_whole_are_found_by_fingerprint(self, engine: sa.Engine) -> None:
+        with Session(engine) as session:
+            session.add_all([OAuthToken(token=RESPONSE), OAuthToken(token={"access_token": "x", "user": 8})])
+            session.commit()
+            for condition in (
+                OAuthToken.token.claim("access_token") == TOKEN,
+                OAuthToken.token.claim("user") == 7,
+                OAuthToken.token == RESPONSE,
+                OAuthToken.token.expires_at == datetime(2033, 5, 18, 3, 33, 20, tzinfo=UTC),
+            ):
+                assert session.scalars(sa.select(OAuthToken.id).where(condition)).all() == [1]
+            with pytest.raises(UnsupportedComparisonError):
+                _ = OAuthToken.token == ["a list"]
+
+
+class TestTables:
+    @pytest.mark.parametrize(("storage", "raw"), [("binary", sa.LargeBinary), ("text", sa.Text)])
+    def test_a_column_is_adopted_rotated_audited_and_left(self, storage: Any, raw: Any) -> None:
+        engine = sa.create_engine("sqlite://")
+        newest = generate_key()
+        later = RING.with_key(newest).with_active(KeyRing([newest]).active)
+        unsigned = compact({"alg": "none"}, {"sub": "mallory"}, b"")
+        documents = [RESPONSE, {"nested": {"id_token": unsigned}}]
+        type_ = EncryptedJSON(RING, storage=storage, **OPTIONS)
+        table, stored = table_of(type_, raw)
+        table.create(engine)
+        texts = [json.dumps(one) for one in documents]
+        with engine.begin() as connection:
+            values = texts if storage == "text" else [text.encode() for text in texts]
+            connection.execute(stored.insert(), [{"token": value} for value in values])
+            assert connection.execute(key_usage(table.c.token)).one() == (None, "plaintext", 2)
+            with pytest.raises(PlaintextFoundError):
+                connection.execute(sa.select(table.c.token)).all()
+        assert find_plaintext_tokens(engine).found
+
+        from migrations_helpers.engine.conversions import Adoption, Decryption
+        from migrations_helpers.engine.reencryption import convert_column
+        from migrations_helpers.engine.run import Options
+
+        in_context = type_.in_context("documents.token")
+        convert_column(engine, "documents", "token", in_context, Adoption, Options())
+        assert not find_plaintext_tokens(engine).found
+        with engine.connect() as connection:
+            assert connection.scalars(sa.select(table.c.token).order_by(table.c.id)).all() == documents
+        rotated = EncryptedJSON(later, storage=storage, context="documents.token", **OPTIONS)
+        report = migrations_helpers.reencrypt(engine, "documents", "token", type_=rotated)
+        assert (report.reencrypted, report.remaining) == (2, 0)
+        table, _ = table_of(rotated, raw)
+        with engine.connect() as connection:
+            assert connection.execute(key_usage(table.c.token)).one() == (later.active, "current", 2)
+            found = sa.select(table.c.id).where(table.c.token.claim("access_token") == TOKEN)
+            assert connection.scalars(found).all() == [1]
+        codes = {finding.code: finding.count for finding in audit(engine, table, deep=True).findings}
+        assert codes["alg-none"] == 1
+        convert_column(engine, "documents", "token", rotated, Decryption, Options())
+        with engine.connect() as connection:
+            left = connection.scalars(sa.select(stored.c.token).order_by(stored.c.id)).all()
+        assert [json.loads(one) for one in left] == documents
+
+    def test_the_ladder_reads_and_writes_plaintext(self) -> None:
+        engine = sa.create_engine("sqlite://")
+        writing, stored = table_of(EncryptedJSON(RING, storage="text", plaintext="write"), sa.Text)
+        reading, _ = table_of(EncryptedJSON(RING, storage="text", plaintext="read"), sa.Text)
+        writing.create(engine)
+        with engine.begin() as connection:
+            connection.execute(writing.insert(), {"token": RESPONSE})
+            assert json.loads(connection.scalars(sa.select(stored.c.token)).one()) == RESPONSE
+            connection.execute(reading.insert(), {"token": RESPONSE})
+            for table in (writing, reading):
+                loaded = connection.scalars(sa.select(table.c.token)).all()
+                assert [(type(one), one) for one in loaded] == [(TokenDict, RESPONSE)] * 2
