@@ -5,21 +5,23 @@ It reads the first bytes of each row and needs no key, so it can run on a host t
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, case, cast, func, literal, null, select
+from sqlalchemy import Integer, case, cast, func, literal, null, or_, select
 
 from .column.header_sql import HeaderSQL
 from .column.types import EncryptedJWT
+from .database.row_history import EVERY_VERSION, keeps_history
 from .database.row_security import AllRowsVisible
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Select
+    from sqlalchemy import Connection, Select
 
-__all__ = ["encrypted_type", "key_usage"]
+__all__ = ["current_stamps", "encrypted_type", "history_usage", "key_usage"]
 
 
 def encrypted_type(column: Any) -> EncryptedJWT:
@@ -82,6 +84,27 @@ def key_usage(
         .group_by(rows.c.key_id, rows.c.state)
         .order_by(rows.c.state, rows.c.key_id)
     )
+
+
+def history_usage(connection: Connection, column: Any) -> Counter[str | None]:
+    """Return the old values that the database keeps in a table's history, per key id; None counts plaintext.
+
+    Empty but for a system-versioned table of MariaDB, whose history a re-encryption does not reach.
+    """
+    old: Counter[str | None] = Counter()
+    if not keeps_history(connection, column.table):
+        return old
+    header = HeaderSQL(column, encrypted_type(column))
+    usage = (
+        select(case((header.is_envelope(), header.key_id()), else_=null()).label("key_id"), func.count())
+        .where(or_(header.is_envelope(), header.is_plaintext()))
+        .group_by("key_id")
+    )
+    for key_id, rows in connection.execute(usage.with_hint(column.table, EVERY_VERSION)):
+        old[key_id] += rows
+    for key_id, rows in connection.execute(usage):
+        old[key_id] -= rows
+    return +old
 
 
 def current_stamps(type_: EncryptedJWT, active: str | Iterable[str] | None = None) -> list[bytes]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import and_, distinct, false, func, not_, or_, select, tuple_, type_coerce
 from sqlalchemy.types import NullType
 
-from ..census import current_stamps, key_usage
+from ..census import current_stamps, history_usage, key_usage
 from ..column.comparator import EncryptedComparator
+from ..format.envelope import HEADER_LENGTHS
 from ..format.readable import without_tokens
 from .days import ExpiryDay, day_of
 from .kinds import KINDS
@@ -128,6 +129,9 @@ def row_findings(
                 by_key[key_id],
                 condition,
             )
+    history = history_usage(connection, column.column)
+    if history:
+        yield from _history_findings(column, history, retired)
     missing = [] if ring is None else sorted(by_key.keys() - set(ring.key_ids))
     lost = sum(by_key[key_id] for key_id in missing)
     if lost:
@@ -144,6 +148,8 @@ def row_findings(
             states["stale"] - lost,
             and_(*conditions),
         )
+    if states["stale"] or states["unknown"]:
+        yield from _search_findings(connection, column)
     if states["plaintext"]:
         yield found(
             "plaintext",
@@ -163,6 +169,49 @@ def row_findings(
         yield found("nonce-repeated", "under a nonce that another row has, too", repeated, condition)
     if count.expired:
         yield found("expired", "expired and still stored", count.expired, _has_expired(column, now))
+
+
+def _search_findings(connection: Connection, column: AuditedColumn) -> Iterator[Finding]:
+    """Yield the findings about envelopes of a layout in which fingerprints or the expiry are not looked for."""
+    type_, header = column.type_, column.header
+    layout = type_.cipher().layout
+    conditions = []
+    if type_.fingerprints:
+        names = ", ".join(f"`{name}`" for name in type_.fingerprints)
+        conditions.append((f"by {names}", not_(header.has_layout(layout.byte))))
+    if type_.expose_expiry:
+        # Odd layouts have an expiry.
+        other = (header.has_layout(bytes([byte])) for byte in HEADER_LENGTHS if byte & 1)
+        conditions.append(("by expiry", not_(or_(*other))))
+    for missing, condition in conditions:
+        condition = and_(header.is_envelope(), condition)
+        rows = connection.scalar(select(func.count()).select_from(column.table).where(condition)) or 0
+        if rows:
+            number = "1 row" if rows == 1 else f"{rows:,} rows"
+            message = f"{number} cannot be found {missing}: re-encrypt {'it' if rows == 1 else 'them'}."
+            examples = _first_keys(connection, column, condition)
+            yield KINDS["not-searchable"].found(column.name, message, rows, examples)
+
+
+def _history_findings(
+    column: AuditedColumn, history: Counter[str | None], retired: Iterable[str]
+) -> Iterator[Finding]:
+    """Yield the findings about old versions of rows."""
+    for key_id in retired:
+        if history[key_id]:
+            message = f"{history[key_id]:,} old values in the table's history are under the key {key_id}"
+            yield KINDS["retired-key"].found(
+                column.name, f"{message}, which is to be retired.", history[key_id]
+            )
+    kept = [
+        f"{rows:,} {'in the clear' if key is None else f'under the key {key}'}"
+        for key, rows in history.items()
+    ]
+    yield KINDS["history-kept"].found(
+        column.name,
+        f"The table is system-versioned, and its history keeps old values: {', '.join(sorted(kept))}.",
+        sum(history.values()),
+    )
 
 
 def _repeated_nonces(connection: Connection, column: AuditedColumn) -> tuple[int, ColumnElement[bool]]:

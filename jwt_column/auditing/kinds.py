@@ -125,6 +125,11 @@ def _kinds() -> Mapping[str, Kind]:
                 "Keep the key in the ring, re-encrypt the rows (jwt-column reencrypt), and audit again.",
             ),
             Kind("stale", warning, "Re-encrypt them: jwt-column reencrypt, or op.reencrypt_jwt_column()."),
+            Kind(
+                "not-searchable",
+                warning,
+                "Re-encrypt them with the type of the model: a look-up or a revocation passes over them until then.",
+            ),
             Kind("plaintext", critical, "Encrypt them: jwt-column encrypt, or op.encrypt_jwt_column()."),
             Kind(
                 "unreadable",
@@ -142,6 +147,12 @@ def _kinds() -> Mapping[str, Kind]:
                 critical,
                 "Revoke these tokens: a reader of the database can decrypt them without a key; upgrade the writers, "
                 "make another key active, and re-encrypt every row under this key.",
+            ),
+            Kind(
+                "history-kept",
+                warning,
+                "Delete the history of the table (DELETE HISTORY FROM) before a key leaves the ring or plaintext "
+                "counts as gone: a re-encryption does not reach old versions of rows.",
             ),
             Kind("expired", info, "Delete them: jwt-column purge, or purge_expired()."),
             # Of the rows, opened.

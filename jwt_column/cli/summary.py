@@ -186,7 +186,8 @@ def _next_steps(summary: Summary, words: Words) -> Iterator[RenderableType]:
             yield Text(f"{_count(sum(stale.values()))} under another key or of another layout:")
             yield _command(f"jwt-column reencrypt {column.arguments}")
         if report.reencrypted and not report.dry_run:
-            yield Text("The plaintext is still in backups, logs and free pages, until they are gone.")
+            places = "the table's history, backups, logs" if report.keeps_history else "backups, logs"
+            yield Text(f"The plaintext is still in {places} and free pages, until they are gone.")
         return
     in_the_clear = summary.rows_in("plaintext")
     if in_the_clear:
@@ -194,7 +195,11 @@ def _next_steps(summary: Summary, words: Words) -> Iterator[RenderableType]:
         yield _command(f"jwt-column encrypt {column.arguments}")
     needed = {*ring.current_key_ids, *stale}
     idle = [key_id for key_id in ring.key_ids if key_id not in needed]
-    if idle and summary.after and summary.is_done:
+    if report.keeps_history:
+        yield Text(
+            "The table is system-versioned: its history keeps the old values under their keys, until it is deleted."
+        )
+    elif idle and summary.after and summary.is_done:
         yield Text.assemble(
             f"No row here needs {'the key' if len(idle) == 1 else 'the keys'} ",
             (", ".join(idle), "cyan"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jwt_column.column.types import EncryptedJWT
 from jwt_column.database.key_order import KeyRange
+from jwt_column.database.row_history import keeps_history
 from jwt_column.errors import ConfigurationError
 
 from .capacity import find_capacity
@@ -157,6 +158,7 @@ def convert_column(
         capacity = find_capacity(connection.sqlalchemy, run_table, type_, make_conversion)
         make_fitting = partial(make_conversion, capacity=capacity)
         run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
+        run.report.keeps_history = keeps_history(connection.sqlalchemy, run_table.clause)
         run.survey()
         run.refuse_lost_fields()
         if options.shards > 1 and not options.dry_run:

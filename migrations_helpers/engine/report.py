@@ -42,6 +42,8 @@ class ReencryptionReport:
         passes: How often the run went over the table.
         verified: Rows opened again at the end, with ``verify="decrypt"``.
         seconds: Wall-clock time.
+        keeps_history: Whether the table is system-versioned (MariaDB): its history keeps the old values under their
+            keys, which no run rewrites.
         finished: Whether the run came to its end; the counts say which rows it left.
     """
 
@@ -66,6 +68,7 @@ class ReencryptionReport:
     passes: int = 0
     verified: int = 0
     seconds: float = 0.0
+    keeps_history: bool = False
     finished: bool = False
 
     @property

@@ -104,6 +104,8 @@ def test_rows_in_every_state_are_found(engine: sa.Engine, storage: Storage) -> N
         ("plaintext", 25, tuple((number,) for number in range(11, 31))),
         ("unknown-key", 4, ((7,), (8,), (9,), (10,))),
         ("unreadable", 1, ((36,),)),
+        ("not-searchable", 1, ((6,),)),
+        ("not-searchable", 1, ((6,),)),
         ("stale", 3, ((4,), (5,), (6,))),
     ]
     assert not report.ok

@@ -115,6 +115,7 @@ def test_every_row_that_does_not_open_has_its_reason(engine: sa.Engine, storage:
         ("unreadable", "sessions.token", 1, ((8,),)),
         ("plaintext", "sessions.token", 1, ((9,),)),
         ("stale", "sessions.token", 2, ((2,), (6,))),
+        ("nonce-repeated", "sessions.token", 2, ((1,), (3,))),  # a changed copy looks like that
     }
     assert found(report, "moved").message == "1 row holds an envelope of another column: others.token."
     assert [column.examined for column in report.columns] == [1, 9]

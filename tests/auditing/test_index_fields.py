@@ -91,3 +91,26 @@ def test_fields_that_another_release_worked_out_are_named(engine: sa.Engine, sto
     finding = found(examine(engine, table), "index-differs")
     assert finding.primary_keys == ((2,),)
     assert "recompute=True" in KINDS["index-differs"].action
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_rows_that_a_search_passes_over_are_named(engine: sa.Engine, storage: Storage) -> None:
+    """Not only as stale: every session that is looked up by its token answers 401."""
+    declared: dict[str, Any] = {"context": "c", "storage": storage}
+    now = EncryptedJWT(AFTER, **declared, fingerprints=["token", "jti"], expose_expiry=True)
+    bare = EncryptedJWT(AFTER, **declared)
+    expiry = EncryptedJWT(AFTER, **declared, expose_expiry=True)
+    types = [now, bare, expiry, now]
+    rings = [AFTER, AFTER, AFTER, BEFORE]
+    stored = (
+        envelope(sa.Column(one), token(jti=f"{number}"), ring)
+        for number, (one, ring) in enumerate(zip(types, rings, strict=True))
+    )
+    report = examine(engine, filled(engine, now, *stored))
+    messages = {one.message: one.primary_keys for one in report.findings if one.code == "not-searchable"}
+    assert messages == {
+        "2 rows cannot be found by `token`, `jti`: re-encrypt them.": ((2,), (3,)),
+        "1 row cannot be found by expiry: re-encrypt it.": ((2,),),
+    }
+    # Control: under another key alone, a row is stale and found.
+    assert found(report, "stale").primary_keys == ((2,), (3,), (4,))

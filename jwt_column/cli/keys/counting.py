@@ -7,7 +7,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...census import key_usage
+from ...census import history_usage, key_usage
 from ...database.row_security import hidden_rows
 from ...errors import ConfigurationError
 from ..columns import choose_column
@@ -29,8 +29,10 @@ __all__ = ["count_rows"]
 _NO_KEY = "00000000"
 
 
-def count_rows(which: RowsToCount) -> dict[str, int] | None:
+def count_rows(which: RowsToCount, history: Counter[str | None] | None = None) -> dict[str, int] | None:
     """Return the rows under each key id, over all named columns of all databases; None if no column is named.
+
+    *history* is given the old values that system-versioned tables keep under each key id.
 
     Raises:
         ConfigurationError: A column or a database is named badly, is not there, or a database without a column.
@@ -49,11 +51,13 @@ def count_rows(which: RowsToCount) -> dict[str, int] | None:
     counted: Counter[str] = Counter()
     urls = [read_url(text) for text in which.databases or (os.environ.get(DATABASE_VARIABLE),)]
     for url in urls:
-        with_engine(url, partial(_count, columns, counted))
+        with_engine(url, partial(_count, columns, counted, Counter() if history is None else history))
     return dict(counted)
 
 
-def _count(columns: Sequence[ChosenColumn], counted: Counter[str], engine: Engine) -> None:
+def _count(
+    columns: Sequence[ChosenColumn], counted: Counter[str], history: Counter[str | None], engine: Engine
+) -> None:
     with connect(engine) as connection:
         for column in columns:
             found = column.counted_in(connection)
@@ -61,6 +65,7 @@ def _count(columns: Sequence[ChosenColumn], counted: Counter[str], engine: Engin
             hidden = hidden_rows(connection, typed.table)
             if hidden is not None:
                 raise DatabaseError(f"{found.name}: {hidden}")
+            history += history_usage(connection, typed)
             for row in connection.execute(key_usage(typed, active=_NO_KEY)):
                 if row.key_id is not None:
                     counted[row.key_id] += row.rows

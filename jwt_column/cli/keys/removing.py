@@ -3,6 +3,7 @@
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated
@@ -64,7 +65,8 @@ def remove(
     key_ids = list(dict.fromkeys(key_ids))
     # An impossible removal is refused before a database is asked or a key id has to be typed.
     write = _removal(ring, key_ids, force=force, keep_previous=not no_previous)
-    rows = count_rows(which)
+    history: Counter[str | None] = Counter()
+    rows = count_rows(which, history)
     in_use = {key_id: rows[key_id] for key_id in key_ids if rows is not None and rows.get(key_id)}
     if force:
         _confirm(key_ids, in_use, confirm or [])
@@ -77,6 +79,14 @@ def remove(
         raise KeyInUseError(
             f"{_listed(in_use)}; nothing was removed. Re-encrypt them first ('jwt-column reencrypt'), or give --force "
             "if they may become unreadable for ever"
+        )
+    elif kept := {key_id: history[key_id] for key_id in key_ids if history[key_id]}:
+        listed = ", ".join(
+            f"{counted(number, 'old value')} under key {key_id}" for key_id, number in kept.items()
+        )
+        raise KeyInUseError(
+            f"the history of a system-versioned table keeps {listed}; nothing was removed. Delete the history first "
+            "(DELETE HISTORY FROM the table), or give --force if old versions of rows may become unreadable for ever"
         )
     ring = write()
     hints = ["Bring the file to every host, and reload or restart every process."]
