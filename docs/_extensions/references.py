@@ -9,7 +9,7 @@ from docutils import nodes
 
 import jwt_column
 import migrations_helpers
-from jwt_column import access_trail, errors, providers
+from jwt_column import access_trail, errors, providers, testing
 
 if TYPE_CHECKING:
     from docutils.nodes import Element
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Public names by the last part, which is what annotations and docstrings of any module have in common.
 PUBLIC: Final = {
     name: f"{module.__name__}.{name}"
-    for module in (providers, access_trail, errors, migrations_helpers, jwt_column)
+    for module in (testing, providers, access_trail, errors, migrations_helpers, jwt_column)
     for name in module.__all__
 }
 

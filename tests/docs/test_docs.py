@@ -42,6 +42,7 @@ from jwt_column import (
     key_usage,
     providers,
     set_default_keyring,
+    testing,
 )
 from jwt_column.cli.app import app
 from jwt_column.cli.commands import Unloaded
@@ -383,7 +384,7 @@ def test_the_site_shows_the_docstring_of_every_public_name() -> None:
         for page in REFERENCE.glob("*.md")
         for name in re.findall(r"^<!-- autodoc: ([\w.]+) -->$", text_of(page), re.MULTILINE)
     }
-    modules_with_docs = (jwt_column, migrations_helpers, access_trail, providers)
+    modules_with_docs = (jwt_column, migrations_helpers, access_trail, providers, testing)
     public = {
         f"{module.__name__}.{name}"
         for module in modules_with_docs
