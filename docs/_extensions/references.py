@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
+
+PACKAGES: Final = ("jwt_column", "migrations_helpers")
 
 #: Public names by the last part, which is what annotations and docstrings of any module have in common.
 PUBLIC: Final = {
@@ -75,15 +79,17 @@ def on_missing_reference(
 
 
 def is_private(target: str) -> bool:
-    """Return True for the full path of a name that exists in these packages."""
+    """Return True for a name that a module of these packages defines, given by its full path or alone."""
     module, _, name = target.lstrip(".").rpartition(".")
-    if module.partition(".")[0] not in ("jwt_column", "migrations_helpers"):
-        return False
-    try:
-        found = import_module(module)
-    except ImportError:
-        return False
-    return hasattr(found, name)
+    with suppress(ImportError):
+        if module.partition(".")[0] in PACKAGES:
+            import_module(module)
+    loaded = [sys.modules.get(module)] if module else list(sys.modules.values())
+    return any(
+        hasattr(found, name)
+        for found in loaded
+        if getattr(found, "__name__", "").partition(".")[0] in PACKAGES
+    )
 
 
 def is_field(node: pending_xref) -> bool:
