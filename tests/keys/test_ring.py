@@ -362,10 +362,10 @@ class TestReload:
         source.keys, source.failure = [SECOND, FIRST], failure
         with pytest.raises(type(failure)):
             ring.reload()
-        assert ring.key_ids == (FIRST_ID,)
+        assert [*ring.key_ids] == [FIRST_ID]
         source.failure = None
         ring.reload()
-        assert ring.key_ids == (SECOND_ID, FIRST_ID)
+        assert [*ring.key_ids] == [SECOND_ID, FIRST_ID]
 
     def test_ring_with_a_key_added_by_hand_is_not_loaded_again(self, source: Source) -> None:
         ring = KeyRing.from_uri("test:").with_key(SECOND)

@@ -820,9 +820,19 @@ class TestWriting:
         # The control: they did get into each other's way.
         assert refused > 0
 
-    def test_change_waits_for_one_that_is_being_written(self, ring_path: Path) -> None:
+    def test_change_waits_for_one_that_is_being_written(
+        self, ring_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A process that holds the lock holds up the change, and what it wrote is then noticed."""
         pytest.importorskip("fcntl")
+        is_waiting = threading.Event()
+        open_for_lock = _disk._open_for_lock
+
+        def open_and_tell(path: Path) -> Any:
+            is_waiting.set()
+            return open_for_lock(path)
+
+        monkeypatch.setattr(_disk, "_open_for_lock", open_and_tell)
         code = f"""
 import fcntl, os, sys
 path = {str(ring_path)!r}
@@ -843,8 +853,7 @@ with open(path, "rb") as file:
             assert other.stdout is not None
             other.stdout.readline()
             change = pool.submit(self.change, ring_path)
-            while not change.running():
-                pass
+            assert is_waiting.wait(30)
             other.stdin.write(b"\n")
             other.stdin.flush()
             other.wait()

@@ -1,4 +1,4 @@
-"""``env:NAME``: keys in an environment variable, separated by commas, the first one active.
+"""``env:NAME``: keys in an environment variable, with commas or white space between them, the first one active.
 
 For development and for platforms that inject secrets this way. Other processes of the same user can read it.
 """
@@ -6,7 +6,8 @@ For development and for platforms that inject secrets this way. Other processes 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from ..data_key import DataKey
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..wrapping import KeyWrapper
+
+
+_SEPARATORS: Final = re.compile(r"[,\s]+")
 
 
 def open_source(rest: str) -> EnvironmentSource:
@@ -56,8 +60,9 @@ class EnvironmentSource:
 
 
 def split(text: str) -> list[str]:
-    """Split a text at its commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """Split a text at commas and white space. Lines that begin with ``#`` do not count, as in a key file."""
+    lines = (line.strip() for line in text.removeprefix("\ufeff").splitlines())
+    return [part for line in lines if not line.startswith("#") for part in _SEPARATORS.split(line) if part]
 
 
 def keys_of(parts: Iterable[str], where: str) -> tuple[DataKey, ...]:

@@ -20,26 +20,50 @@ __all__ = ["PREVIOUS", "create", "previous_of", "read", "replace", "update"]
 PREVIOUS: Final = ".previous"
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+_NO_BLOCK: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_INHERIT: Final = getattr(os, "O_CLOEXEC", 0)
 
 
 def read(path: Path, most: int) -> tuple[bytes, int]:
     """Return the bytes and the mode of a file, read through one descriptor.
 
     Raises:
-        KeyRingError: It is not a regular file, or has more than *most* bytes.
+        KeyRingError: It is not a regular file, has more than *most* bytes, belongs to another user, or is in a
+            directory in which others may replace it.
         KeyUnavailableError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        # Without blocking: a FIFO would wait for a writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | _NO_BLOCK | _NO_INHERIT), "rb") as file:
+            status = os.fstat(file.fileno())
+            mode = status.st_mode
             if not stat.S_ISREG(mode):
                 raise KeyRingError(f"{path} is not a regular file")
+            _check_owner(path, status)
             data = file.read(most + 1)
     except OSError as error:
         raise KeyUnavailableError(f"the key file {path} cannot be read: {error.strerror}") from None
     if len(data) > most:
         raise KeyRingError(f"{path} has more than {most} bytes; it is not a key file")
     return data, stat.S_IMODE(mode)
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """Refuse a file that another user owns or may replace, as ssh does. Root may use any user's file."""
+    if os.name != "posix":  # pragma: no cover - elsewhere there are no such owners and modes
+        return
+    user = os.geteuid()
+    if user != 0 and status.st_uid not in (0, user):
+        raise KeyRingError(
+            f"{path} belongs to the user {status.st_uid}, who may change it; run: chown {user} {path}"
+        )
+    for directory in path.resolve().parents:
+        mode = directory.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise KeyRingError(
+                f"everyone may replace files in {directory} (mode {stat.S_IMODE(mode):04o}), and with it {path}; run: "
+                f"chmod o-w {directory}"
+            )
 
 
 def create(path: Path, data: bytes, mode: int) -> None:

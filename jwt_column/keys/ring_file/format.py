@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -217,7 +218,7 @@ class RingFile:
 
 def is_ring_file(data: bytes) -> bool:
     """Return True for a file in JSON, as opposed to a file of plain keys."""
-    return data.lstrip().startswith(b"{")
+    return data.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
 
 
 def _mac(key: DataKey, text: bytes) -> bytes:
@@ -341,7 +342,10 @@ def _parse(data: bytes) -> object:
     """Return the JSON value of a file. Errors of the JSON library are dropped: they hold the file's text."""
     try:
         return json.loads(
-            data.decode(), object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse
+            data.removeprefix(BOM_UTF8).decode(),
+            object_pairs_hook=_unique,
+            parse_float=_refuse,
+            parse_constant=_refuse,
         )
     except _RepeatedNameError:
         problem = "it has a JSON object with one name twice"

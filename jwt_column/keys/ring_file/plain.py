@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from typing import TYPE_CHECKING, Final
 
 from ...errors import KeyRingError
-from ...format.base64url import encode
+from ...format.base64url import decode_canonical, encode
 from ..data_key import DataKey
 from ..snapshot import index_keys
 from . import disk as _disk
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["key_file_bytes", "read_plain_keys", "write_key_file"]
 
-# A key has 43 characters. A larger file is not a file of keys.
+_KEY_CHARACTERS: Final = 43
+
+# A larger file is not a file of keys.
 _MAX_BYTES: Final = 64 * 1024
 
 
@@ -39,14 +42,21 @@ def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
         )
     if len(data) > _MAX_BYTES:
         raise KeyRingError(f"{path} has more than {_MAX_BYTES} bytes; it is not a key file")
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise KeyRingError(f"{path} is a text in UTF-16; save it in UTF-8")
     try:
-        text = data.decode()
+        text = data.removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError:
         text = None
     if text is None:
-        raise KeyRingError(f"{path} is not a text file")
+        raise KeyRingError(f"{path} is not a text file in UTF-8")
     keys = []
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if line.startswith("#") and _ends_with_key(line):
+            raise KeyRingError(
+                f"{path}, line {number}: a key follows a comment, as after an append to a file without a line feed at "
+                "its end; put the key on a line of its own, or remove it"
+            )
         if not line or line.startswith("#"):
             continue
         try:
@@ -56,6 +66,12 @@ def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
     if not keys:
         raise KeyRingError(f"{path} holds no key; 'jwt-column keys generate --file {path}' makes one")
     return tuple(keys)
+
+
+def _ends_with_key(comment: str) -> bool:
+    """Return True if a key follows the words of a comment. A comment of a key alone is a key that was commented out."""
+    text = comment.lstrip("#").strip().removesuffix("=")
+    return len(text) > _KEY_CHARACTERS and decode_canonical(text[-_KEY_CHARACTERS:]) is not None
 
 
 def key_file_bytes(keys: Iterable[bytes | str]) -> bytes:
