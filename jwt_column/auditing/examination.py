@@ -93,6 +93,11 @@ class Examination:
         for inner in self._opener.tokens_in(token):
             codes, jti = self._checks.check(inner)
             found.update(dict.fromkeys(codes))
+        missing, is_wrong = self._opener.unindexed(token)
+        if missing:
+            found["claim-not-indexed"] = None
+        if is_wrong:
+            found["exp-invalid"] = None
         for one in found:
             self._add(one, row)
         # A token that is stored twice has its jti twice, which is no second finding.

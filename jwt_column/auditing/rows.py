@@ -164,6 +164,8 @@ class Opener:
         self._earlier = [column.type_.in_context(one).cipher() for one in try_contexts]
         #: Returns the tokens that a decrypted value holds.
         self.tokens_in = self._cipher.tokens_in
+        #: Returns the claims of a token that the column cannot index, and whether its expiry is one of them.
+        self.unindexed = self._cipher.unindexed
         #: Envelopes that opened in the column's context or an earlier one.
         self.opened = 0
         #: Envelopes that authenticated in no context that was tried.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ..column.spec import WHOLE
 from ..database.driver_errors import error_name
 from ..database.reading import connected, rolled_back
 from ..database.row_security import hidden_rows
@@ -302,9 +301,7 @@ class _ColumnRun:
         examination = Examination(
             self.column,
             Opener(self.column, self.ring, origins, options.try_contexts),
-            TokenChecks(
-                demands, self._now, [name for name in self.column.type_.fingerprints if name != WHOLE]
-            ),
+            TokenChecks(demands, self._now),
             progress,
         )
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..format.claims import claim_input, expiry_of
+from ..format.claims import LATEST_EXPIRY, expiry_of
 from ..format.shape import Kind
 from ..format.token import JWT, read_claims
 
@@ -30,9 +30,6 @@ _PARAMETERS: Final = {
 
 # Characters that escape from a path, a quoted string or a command line. Base64, UUIDs and URLs have none of them.
 _HOSTILE: Final = re.compile(r"\.\.[/\\]|[\x00-\x1f\x7f\\'\"`;|$<>]")
-
-# The end of the year 9999: a later time is one in milliseconds.
-_LATEST: Final = 253_402_300_799
 
 # Headers with a part of their own (a JWE's ephemeral key) fill the cache; it is then thrown away whole.
 _CACHED: Final = 1024
@@ -67,11 +64,9 @@ class TokenChecks:
     Args:
         demands: The requirements of the caller.
         now: The time of the audit, from which the lifetime of a token without ``iat`` counts.
-        indexed: The claims that the column fingerprints.
     """
 
-    def __init__(self, demands: Demands, now: datetime, indexed: Sequence[str] = ()) -> None:
-        self._indexed = indexed
+    def __init__(self, demands: Demands, now: datetime) -> None:
         self._demands = demands
         self._now = now.timestamp()
         self._limit = None if demands.max_lifetime is None else demands.max_lifetime.total_seconds()
@@ -117,12 +112,10 @@ class TokenChecks:
             yield "compromised-kid"
 
     def _claims(self, claims: dict[str, Any]) -> Iterator[str]:
-        if any(name in claims and claim_input(claims[name]) is None for name in self._indexed):
-            yield "claim-not-indexed"
         expiry = expiry_of(claims)
         if expiry is None:
             yield "exp-invalid" if "exp" in claims else "exp-missing"
-        elif expiry > _LATEST:
+        elif expiry > LATEST_EXPIRY:
             yield "exp-invalid"
         elif self._limit is not None and expiry - self._begin(claims) > self._limit:
             yield "lifetime"

@@ -325,6 +325,10 @@ class TokenCipher:
                 openers[prefix] = key.aead.opener(prefix), key
         return frame, key
 
+    def unindexed(self, token: JWT) -> tuple[Sequence[str], bool]:
+        """Return the result of :meth:`IndexFields.unindexed` for a token that was opened."""
+        return ((), False) if self._fields is None else self._fields.unindexed(self.payload_of(pack(token)))
+
     def has_other_fields(self, stored: bytes | str, token: JWT, ring: KeyRing) -> bool:
         """Return True if the header of an envelope shows other index fields than its token has.
 
@@ -337,7 +341,8 @@ class TokenCipher:
         if self._fields is None or data[5:6] != self._layout_byte:
             return False
         frame = pack(token)
-        fields = self._fields.of(payload_of(frame), frame, ring.key(data[1:5]), token, _expiry_field(stored))
+        payload, key = self.payload_of(frame), ring.key(data[1:5])
+        fields = self._fields.of(payload, frame, key, token, _expiry_field(stored))
         return data[STAMP_FIELD.length : envelope.split(data)] != fields
 
     # -- out and in again ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from ..format.claims import claim_input, expiry_of, parse_object
+from ..format.claims import LATEST_EXPIRY, claim_input, expiry_of, parse_object
 from ..format.envelope import EXPIRY_LENGTH, FINGERPRINT_LENGTH, NO_EXPIRY, NO_FINGERPRINT
 from ..format.frame import unpack
 from .spec import WHOLE
@@ -77,6 +77,21 @@ class IndexFields:
                 data = None if claims is None or name not in claims else claim_input(claims[name])
             fields += NO_FINGERPRINT if data is None else _finish(mac, data)
         return fields
+
+    def unindexed(self, payload: bytes | None) -> tuple[Sequence[str], bool]:
+        """Return the claims that are there and have no fingerprint, and whether the expiry is no time to search for.
+
+        Such an expiry is no number of seconds, or a time after the year 9999, as one in milliseconds is.
+        """
+        claims = (parse_object(payload) if payload is not None and self._needs_claims else None) or {}
+        missing = [
+            name
+            for name in self._names
+            if name != WHOLE and name in claims and claim_input(claims[name]) is None
+        ]
+        expiry = expiry_of(claims, self._expiry_name)
+        is_wrong = self._expiry_name in claims and (expiry is None or expiry > LATEST_EXPIRY)
+        return missing, self._expose_expiry and is_wrong
 
 
 def fingerprint(key: DataKey, context: str, name: str, data: bytes) -> bytes:

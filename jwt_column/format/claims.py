@@ -10,10 +10,13 @@ import json
 from json.scanner import make_scanner
 from typing import Any, Final
 
-__all__ = ["MAX_EXPIRY", "claim_input", "expiry_of", "parse_integer", "parse_object"]
+__all__ = ["LATEST_EXPIRY", "MAX_EXPIRY", "claim_input", "expiry_of", "parse_integer", "parse_object"]
 
 #: The largest ``exp`` that an envelope can hold, in seconds since 1970; one more means "no ``exp``".
 MAX_EXPIRY: Final = 2**48 - 2
+
+#: The end of the year 9999: a later time is one in milliseconds.
+LATEST_EXPIRY: Final = 253_402_300_799
 
 # An integer of more digits counts as absent; Python writes and reads no longer one by default.
 _TOO_LONG: Final = 10**4300

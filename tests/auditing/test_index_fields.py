@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT
+from jwt_column import EncryptedJSON, EncryptedJWT
 from jwt_column.auditing.kinds import KINDS
 from tests.support.audited import AFTER, BEFORE, NOW, codes, envelope, examine, found, put, table_of, token
 from tests.support.tokens import compact
@@ -114,3 +114,20 @@ def test_rows_that_a_search_passes_over_are_named(engine: sa.Engine, storage: St
     }
     # Control: under another key alone, a row is stale and found.
     assert found(report, "stale").primary_keys == ((2,), (3,), (4,))
+
+
+def test_the_members_of_a_json_object_are_examined_as_claims(engine: sa.Engine) -> None:
+    """Its index fields are those of the whole object, and no finding without a fault."""
+    declared = EncryptedJSON(AFTER, context="c", fingerprints=["access_token"], expose_expiry=True)
+    table = table_of(declared)
+    table.create(engine)
+    good = {"access_token": "opaque", "expires_at": EXP + 0.5}
+    wrong = {"access_token": ["opaque"], "expires_at": EXP * 1_000}
+    with engine.begin() as connection:
+        connection.execute(table.insert(), [{"id": 1, "token": good}, {"id": 2, "token": {"x": 1}}])
+        assert [code for code in codes(examine(engine, table)) if not code.endswith("unindexed")] == []
+        connection.execute(table.insert(), [{"id": 3, "token": wrong}])
+    report = examine(engine, table)
+    for code in ("claim-not-indexed", "exp-invalid"):
+        assert found(report, code).primary_keys == ((3,),)
+    assert "index-differs" not in codes(report)
