@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .auditing import AuditReport, Finding, Severity, audit
+    from .auditing import AuditReport, Finding, Severity, audit, check_declarations
     from .census import key_usage
     from .column.cipher import decrypt_token, encrypt_token
     from .column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex
@@ -84,6 +84,7 @@ __all__ = [
     "UnsupportedComparisonError",
     "UnsupportedVersionError",
     "audit",
+    "check_declarations",
     "decrypt_token",
     "encrypt_token",
     "find_plaintext_tokens",
@@ -96,7 +97,7 @@ __all__ = [
 
 #: The names of each module; it is imported when one of them is first used, and SQLAlchemy with it.
 _NAMES: Final = {
-    "auditing": ("AuditReport", "Finding", "Severity", "audit"),
+    "auditing": ("AuditReport", "Finding", "Severity", "audit", "check_declarations"),
     "census": ("key_usage",),
     "column.cipher": ("decrypt_token", "encrypt_token"),
     "column.indexes": ("ExpiryIndex", "FingerprintIndex", "StaleIndex"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .declaration import check_declarations
 from .examination import AuditProgress
 from .report import AuditReport, ColumnAudit, ExpiryCount, Finding, KeyCount, Severity
 from .run import audit
@@ -18,4 +19,5 @@ __all__ = [
     "KeyCount",
     "Severity",
     "audit",
+    "check_declarations",
 ]

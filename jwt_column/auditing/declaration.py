@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import inspect
 from sqlalchemy.exc import NoSuchTableError
 
+from ..column.declarations import problems_of
 from ..column.fingerprints import part_of
 from ..column.indexes import is_header_index
 from ..column.row_binding import python_type_of
@@ -19,7 +20,7 @@ from .kinds import KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, MetaData
     from sqlalchemy.types import TypeEngine
 
     from ..column.types import EncryptedJWT
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from .columns import AuditedColumn
     from .report import Finding
 
-__all__ = ["configuration_of", "declaration_findings", "schema_findings", "sharing_findings"]
+__all__ = [
+    "check_declarations",
+    "configuration_of",
+    "declaration_findings",
+    "schema_findings",
+    "sharing_findings",
+]
 
 # Nonce and tag; and the lengths in a packed frame, less the dots that they replace.
 _SEAL: Final = 24 + 16
@@ -60,6 +67,18 @@ def _ring_name(type_: EncryptedJWT, ring: KeyRing | None) -> str:
         scheme, colon, _ = type_.keyring.partition(":")
         return f"{scheme}: (not loaded)" if colon else "not loaded"
     return "the default ring (not loaded)"
+
+
+def check_declarations(metadata: MetaData) -> list[Finding]:
+    """Return what is wrong with how the encrypted columns of a MetaData are declared. No database is needed.
+
+    Args:
+        metadata: Its tables, and those that were refused when they were made.
+    """
+    return [
+        KINDS["declaration"].found(problem.name, f"{problem.message}; {problem.recipe}.")
+        for problem in problems_of(metadata)
+    ]
 
 
 def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:

@@ -62,6 +62,7 @@ def _kinds() -> Mapping[str, Kind]:
                 critical,
                 "Audit as a role that row-level security does not apply to.",
             ),
+            Kind("declaration", critical, "Declare the column as the message says."),
             Kind(
                 "column-missing",
                 critical,

@@ -44,11 +44,21 @@ from ..format.envelope import (
 from .expiry import BINARY_EXPIRY, TEXT_EXPIRY
 
 if TYPE_CHECKING:
+    from sqlalchemy import Index
     from sqlalchemy.sql.compiler import SQLCompiler
 
     from ..format.envelope import Storage
 
-__all__ = ["DEFINITION", "HeaderPart", "HeaderSQL", "HeaderType", "generated_column", "has_value"]
+__all__ = [
+    "DEFINITION",
+    "HeaderPart",
+    "HeaderSQL",
+    "HeaderType",
+    "generated_column",
+    "has_value",
+    "is_header_index",
+    "is_header_sql",
+]
 
 #: The keyword with which a compiler writes out what a generated column is made of, instead of its name.
 DEFINITION: Final = "jwt_column_definition"
@@ -313,6 +323,11 @@ def _compile_byte_length_sqlite(element: _ByteLength, compiler: SQLCompiler, **k
 def has_value(stored: ColumnElement[Any]) -> ColumnElement[bool]:
     """Return the condition of a value that is neither NULL nor empty; an empty value stands for no token."""
     return and_(stored.is_not(None), _ByteLength(stored) > literal_column("0"))
+
+
+def is_header_index(index: Index) -> bool:
+    """Return True for an index of :mod:`.indexes`, and for a copy that ``to_metadata`` made of it."""
+    return len(index.expressions) == 1 and isinstance(index.expressions[0], HeaderPart)
 
 
 def is_header_sql(element: object) -> bool:

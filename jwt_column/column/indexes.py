@@ -26,7 +26,7 @@ from sqlalchemy.schema import CreateIndex, DropIndex
 
 from ..errors import ConfigurationError
 from .fingerprints import part_of
-from .header_sql import DEFINITION, HeaderPart, HeaderSQL, generated_column
+from .header_sql import DEFINITION, HeaderSQL, generated_column, is_header_index
 from .spec import WHOLE
 from .types import EncryptedJWT
 
@@ -141,11 +141,6 @@ class StaleIndex(_HeaderIndex):
 
     def _part(self, header: HeaderSQL, type_: EncryptedJWT) -> ColumnElement[Any]:  # noqa: ARG002
         return header.stamp()
-
-
-def is_header_index(index: Index) -> bool:
-    """Say whether an index, perhaps a copy that ``to_metadata`` made, is one of this module."""
-    return len(index.expressions) == 1 and isinstance(index.expressions[0], HeaderPart)
 
 
 @compiles(CreateIndex, "mysql", "mariadb")

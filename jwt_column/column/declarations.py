@@ -1,0 +1,185 @@
+"""Declarations of an encrypted column that cannot work, refused when its table is made.
+
+Equal tokens have different ciphertext, so a unique constraint, an index or a primary key over it means nothing; the
+database cannot encrypt, so a default of its own would be stored in the clear; and a wrapper that loses the type, its
+context or its processors would too. Each is refused with the recipe for what was meant.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import Column, Index, Table, UniqueConstraint, event
+from sqlalchemy.schema import Computed, DefaultClause, Identity
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.types import TypeDecorator
+
+from ..errors import ConfigurationError
+from .header_sql import is_header_index
+from .types import EncryptedJWT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import MetaData
+
+__all__ = ["Problem", "problems_of"]
+
+# Under this name a MetaData keeps the problems of tables that were refused, and are not in it.
+_INFO: Final = "jwt_column.declarations"
+
+_OVERRIDABLE: Final = ("process_bind_param", "process_result_value", "process_literal_param")
+
+_ENFORCE: Final = (
+    "declare fingerprints=['token'] and FingerprintIndex(name, {column!r}, 'token', unique=True), or the "
+    "fingerprint of a claim such as 'jti'"
+)
+_SEARCH: Final = (
+    "declare FingerprintIndex(name, {column!r}, 'token') to find tokens, ExpiryIndex for expires_at or StaleIndex for "
+    "is_stale"
+)
+
+
+class Problem(NamedTuple):
+    """A declaration that cannot work.
+
+    Attributes:
+        table: The table's name, with its schema if it has one.
+        column: The column's name.
+        message: The declaration and the reason, in one sentence.
+        recipe: The declaration to write instead.
+    """
+
+    table: str
+    column: str
+    message: str
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        """The column with its table."""
+        return f"{self.table}.{self.column}"
+
+
+def problems_of(metadata: MetaData) -> Iterator[Problem]:
+    """Yield the problems of every table, and of tables that were refused when they were made."""
+    for table in metadata.tables.values():
+        for column in table.columns:
+            yield from _of_column(column, table)
+        parts: list[Any] = [*table.constraints, *table.indexes]
+        for part in sorted(parts, key=lambda part: str(part.name)):
+            yield from _of_key(part, table)
+    refused: dict[str, Problem] = metadata.info.get(_INFO, {})
+    yield from (problem for name, problem in refused.items() if name not in metadata.tables)
+
+
+@event.listens_for(Column, "after_parent_attach")
+def _check_column(column: Column[Any], table: Any) -> None:
+    if isinstance(table, Table):
+        _raise_first(_of_column(column, table), table)
+
+
+@event.listens_for(Index, "after_parent_attach")
+@event.listens_for(UniqueConstraint, "after_parent_attach")
+def _check_key(part: Any, table: Any) -> None:
+    if isinstance(table, Table):
+        _raise_first(_of_key(part, table), table)
+
+
+def _raise_first(problems: Iterator[Problem], table: Table) -> None:
+    for problem in problems:
+        table.metadata.info.setdefault(_INFO, {})[table.fullname] = problem
+        raise ConfigurationError(f"{problem.name}: {problem.message}; {problem.recipe}", context=problem.name)
+
+
+def _of_column(column: Column[Any], table: Table) -> Iterator[Problem]:
+    """Yield what is wrong with a column itself: its type, its defaults, its place in the primary key."""
+
+    def problem(message: str, recipe: str) -> Problem:
+        return Problem(table.fullname, column.name, message, recipe.format(column=column.name))
+
+    found = _of_type(column.type)
+    if found is not None:
+        yield problem(*found)
+    if not isinstance(column.type, EncryptedJWT):
+        return
+    if column.primary_key:
+        yield problem(
+            "an encrypted token cannot be the primary key, because equal tokens have different ciphertext",
+            "add a surrogate key, and " + _ENFORCE,
+        )
+    default = column.server_default
+    if isinstance(default, Computed | Identity):
+        yield problem("the database cannot encrypt what it computes", "compute the token in the application")
+    elif isinstance(default, DefaultClause) and not _is_null(default.arg):
+        yield problem(
+            "server_default would be stored in the clear, because the database cannot encrypt",
+            "write default=... with a Python value or function",
+        )
+    for name, generator in (("default", column.default), ("onupdate", column.onupdate)):
+        if generator is not None and (generator.is_clause_element or generator.is_sequence):
+            yield problem(
+                f"{name} is a SQL expression, whose result the database cannot encrypt",
+                f"write {name}=... with a Python value or function",
+            )
+
+
+def _is_null(default: Any) -> bool:
+    return isinstance(default, TextClause) and default.text.strip().lower() == "null"
+
+
+def _of_type(type_: Any) -> tuple[str, str] | None:
+    """Return what is wrong with a type that is encrypted, or that wraps one which is."""
+    if isinstance(type_, EncryptedJWT):
+        own = type(type_).__mro__[: type(type_).__mro__.index(EncryptedJWT)]
+        overridden = next((name for name in _OVERRIDABLE if any(name in vars(one) for one in own)), None)
+        if overridden is None:
+            return None
+        return (
+            f"{type(type_).__name__} overrides {overridden}(), which an encrypted column does not call",
+            "convert the value in the application, or in a property of the mapped class",
+        )
+    if any(isinstance(inner, EncryptedJWT) and inner.context is None for inner in _wrapped(type_)):
+        return (
+            f"{type(type_).__name__} wraps an EncryptedJWT that has no context, because it is not the type of a column",
+            "use EncryptedJWT itself, with one token in a row, or give the wrapped type context='table.column'",
+        )
+    return None
+
+
+def _wrapped(type_: Any) -> Iterator[Any]:
+    """Yield the types within a type: of an array's elements, of other databases, of a decorator."""
+    yield getattr(type_, "item_type", None)
+    yield from getattr(type_, "_variant_mapping", {}).values()
+    if isinstance(type_, TypeDecorator):
+        yield type_.impl_instance
+
+
+def _of_key(part: Any, table: Table) -> Iterator[Problem]:
+    """Yield what is wrong with an index or a unique constraint: ciphertext in it."""
+    is_index = isinstance(part, Index)
+    if not is_index and not isinstance(part, UniqueConstraint):
+        return
+    if is_index and is_header_index(part):
+        return
+    for expression in part.expressions if is_index else part.columns:
+        column = _encrypted_column(expression)
+        if column is None:
+            continue
+        is_unique = not is_index or part.unique
+        kind = "a unique constraint or index" if is_unique else "a plain index"
+        yield Problem(
+            table.fullname,
+            column.name,
+            f"{kind} over ciphertext {'refuses' if is_unique else 'finds'} nothing, because equal tokens have "
+            "different ciphertext",
+            (_ENFORCE if is_unique else _SEARCH).format(column=column.name),
+        )
+
+
+def _encrypted_column(expression: Any) -> Column[Any] | None:
+    for element in visitors.iterate(expression):
+        if isinstance(element, Column) and isinstance(element.type, EncryptedJWT):
+            return element
+    return None
