@@ -13,16 +13,19 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
+from jwt_column.database.driver_errors import mysql_code
 from jwt_column.errors import ConfigurationError, ReencryptionError
+
+from .schemas import effective_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from sqlalchemy import TableClause
 
-__all__ = ["RunConnection", "is_retryable"]
+__all__ = ["RunConnection", "is_refusal_of_row", "is_retryable"]
 
 # serialization failure, deadlock, lock not available
 _SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
@@ -31,6 +34,10 @@ _SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
 _MYSQL_CODES: Final = frozenset({1205, 1213, 1020, 3572, 1047, 1053, 1927})
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
 _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
+# Classes of SQLSTATE: triggered action, data exception, constraint, triggered data change, WITH CHECK OPTION, PL/pgSQL.
+_ROW_CLASSES: Final = frozenset({"09", "22", "23", "27", "44", "P0"})
+# SIGNAL in a trigger; CHECK constraints of MariaDB and MySQL
+_MYSQL_ROW_CODES: Final = frozenset({1644, 4025, 3819})
 _SQLITE_MESSAGES: Final = ("database is locked", "database table is locked", "database is busy")
 
 
@@ -45,11 +52,15 @@ def is_retryable(error: BaseException) -> bool:
     return any(text in str(error) for text in _SQLITE_MESSAGES)
 
 
-def mysql_code(error: BaseException | None) -> int | None:
-    """Return the number that MySQL and MariaDB gave an error: PyMySQL and mysqlclient put it first, mariadb aside."""
-    first = error.args[0] if error is not None and error.args else None
-    code = first if isinstance(first, int) else getattr(error, "errno", None)
-    return code if isinstance(code, int) else None
+def is_refusal_of_row(error: DBAPIError) -> bool:
+    """Return True if the database refused a statement because of one of its rows: a constraint, or a trigger."""
+    original = error.orig
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    if isinstance(state, str) and mysql_code(original) is None:
+        return state[:2] in _ROW_CLASSES
+    if error.connection_invalidated or is_retryable(error):
+        return False
+    return isinstance(error, IntegrityError | DataError) or mysql_code(original) in _MYSQL_ROW_CODES
 
 
 class RunConnection:
@@ -58,6 +69,7 @@ class RunConnection:
     Args:
         bind: An engine, from which a connection is taken; or a connection that is in no transaction.
         lock_name: The name of the advisory lock, within a schema; None takes none.
+        table: The table's name; None for none in particular.
         schema: Its schema; None for the connection's default.
         lock_timeout: Seconds to wait for a lock before a batch is put off.
 
@@ -70,6 +82,7 @@ class RunConnection:
         bind: Engine | Connection,
         *,
         lock_name: str | None,
+        table: str | None = None,
         schema: str | None = None,
         lock_timeout: float,
     ) -> None:
@@ -81,7 +94,11 @@ class RunConnection:
         self._engine = bind if isinstance(bind, Engine) else None
         self._given = bind if isinstance(bind, Connection) else None
         self._lock_name = lock_name
-        self._schema = schema
+        self._table = table
+        self._given_schema = schema
+        self._translations: Any = None
+        #: The schema that the table's name means for this connection, as every other connection finds it.
+        self.schema: str | None = None
         self._lock_timeout = lock_timeout
         self._restore: list[str] = []
         self._is_autocommit = False
@@ -118,6 +135,7 @@ class RunConnection:
             if not self._is_autocommit:
                 self._old_isolation = self._old_isolation or self.sqlalchemy.get_isolation_level()
                 self.sqlalchemy = self.sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
+            self._find_schema()
             self._configure()
             self._take_lock()
         except BaseException:
@@ -176,11 +194,13 @@ class RunConnection:
             self.sqlalchemy.exec_driver_sql(f"SET SESSION wsrep_sync_wait = {old | 1}")
             self._restore.append(f"SET SESSION wsrep_sync_wait = {old}")
 
-    def _default_schema(self) -> str | None:
-        """Return the schema of a table without one: a named lock of MySQL belongs to the whole server."""
-        functions = {"postgresql": "current_schema()", "mysql": "DATABASE()"}
-        function = functions.get(self.dialect)
-        return self.sqlalchemy.exec_driver_sql(f"SELECT {function}").scalar() if function else None
+    def _find_schema(self) -> None:
+        """Work out the schema once, and translate no name from then on."""
+        if self.schema is None:
+            self.schema = effective_schema(self.sqlalchemy, self._table, self._given_schema)
+        self._translations = self.sqlalchemy.get_execution_options().get("schema_translate_map")
+        if self._translations:
+            self.sqlalchemy = self.sqlalchemy.execution_options(schema_translate_map=None)
 
     def _take_lock(self) -> None:
         """Take the advisory lock, which frees itself when the connection goes.
@@ -190,7 +210,7 @@ class RunConnection:
         """
         if self._lock_name is None or self.dialect not in ("postgresql", "mysql"):
             return
-        digest = sha256(f"{self._schema or self._default_schema()}.{self._lock_name}".encode()).digest()
+        digest = sha256(f"{self.schema}.{self._lock_name}".encode()).digest()
         if self.dialect == "postgresql":
             number = int.from_bytes(digest[:8], "big", signed=True)
             take, free = f"SELECT pg_try_advisory_lock({number})", f"SELECT pg_advisory_unlock({number})"
@@ -302,6 +322,8 @@ class RunConnection:
         elif not self._is_autocommit and not self.sqlalchemy.invalidated:
             self.sqlalchemy.commit()
             self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
+        if self._given is not None and self._translations:
+            self.sqlalchemy.execution_options(schema_translate_map=self._translations)
 
 
 @contextmanager

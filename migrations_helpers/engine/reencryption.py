@@ -82,7 +82,8 @@ def reencrypt(
             ``vacuum`` (True: PostgreSQL reuses the space of old rows as the run goes), ``key_columns`` (a unique key
             to page by, instead of the primary key), ``make_engine`` (makes the engine of a shard; None connects to the
             same URL with SQLAlchemy's defaults), ``preserve`` (columns that the database updates by itself, and
-            must not; MySQL's are found without it).
+            must not; MySQL's are found without it), ``on_row_error`` (``"list"`` goes on without a row that the
+            database refuses, ``"fail"`` ends the run).
 
     Returns:
         The report. No stale row is left, unless ``dry_run``.
@@ -138,14 +139,17 @@ def convert_column(
     if expired is not None:
         make_conversion = partial(make_conversion, expired=expired)
     lock = None if options.dry_run else f"{table}.{column}"
-    connection = RunConnection(bind, lock_name=lock, schema=schema, lock_timeout=options.lock_timeout)
+    connection = RunConnection(
+        bind, lock_name=lock, table=table, schema=schema, lock_timeout=options.lock_timeout
+    )
     try:
         run_table = find_table(
             connection.sqlalchemy,
             table,
             column,
             type_,
-            schema=schema,
+            schema=connection.schema,
+            shown=f"{schema}.{table}" if schema else table,
             key_columns=options.key_columns,
             preserve=options.preserve,
         )
@@ -162,7 +166,7 @@ def convert_column(
         run.survey()
         run.refuse_lost_fields()
         if options.shards > 1 and not options.dry_run:
-            work_in_shards(connection.sqlalchemy, run_table, run, type_, make_fitting, expired, schema)
+            work_in_shards(connection.sqlalchemy, run_table, run, type_, make_fitting, expired)
             run.sweep()
         else:
             run.work(KeyRange())

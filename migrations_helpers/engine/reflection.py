@@ -22,6 +22,7 @@ from jwt_column.database.key_order import KeyOrder, key_type, sorts_as_it_compar
 from jwt_column.database.row_security import hidden_rows
 from jwt_column.errors import ReencryptionError
 
+from .schemas import IS_NAMED
 from .table import RunTable
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ _PLACE: Final[tuple[ColumnElement[Any], ...]] = (
 )
 # Kinds of PostgreSQL's pg_class.relkind that a row can be locked in and written to.
 _TABLES: Final = frozenset("rp")
-_IS_NAMED: Final = (
-    "t.relname = :name AND CASE WHEN CAST(:schema AS TEXT) IS NULL THEN pg_catalog.pg_table_is_visible(t.oid) "
-    "ELSE t.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema) END"
-)
 _KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 
@@ -54,6 +51,7 @@ def find_table(
     type_: EncryptedJWT,
     *,
     schema: str | None = None,
+    shown: str | None = None,
     key_columns: Sequence[str] | None = None,
     preserve: Sequence[str] = (),
 ) -> RunTable:
@@ -65,6 +63,7 @@ def find_table(
         column_name: The encrypted column.
         type_: Its type: the storage form says how the raw column is addressed.
         schema: The table's schema, or None for the default.
+        shown: The table's name in messages; None for the name with the schema.
         key_columns: A unique NOT NULL key to page by; None takes the primary key, else finds one.
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
 
@@ -73,7 +72,7 @@ def find_table(
     """
     inspector = inspect(connection)
     clause = table(table_name, schema=schema)
-    full_name = f"{schema}.{table_name}" if schema else table_name
+    full_name = shown or clause.fullname
     try:
         columns = {info["name"]: info for info in inspector.get_columns(table_name, schema=schema)}
     except NoSuchTableError:
@@ -87,7 +86,7 @@ def find_table(
         if name not in columns:
             raise ReencryptionError(f"there is no column {full_name}.{name}; nothing was done")
     wanted = tuple(key_columns) if key_columns else None
-    names, index = _find_key(connection, clause, columns, wanted)
+    names, index = _find_key(connection, clause, full_name, columns, wanted)
     if column_name in names:
         raise ReencryptionError(f"{full_name}.{column_name} is part of the key to page by; nothing was done")
     hidden = hidden_rows(connection, clause)
@@ -107,6 +106,7 @@ def find_table(
     clause = table(table_name, *typed, value, *others, schema=schema)
     keys = tuple(clause.c[name] for name in names)
     return RunTable(
+        name=full_name,
         clause=clause,
         order=KeyOrder(clause, keys, dialect),
         keys=keys,
@@ -117,6 +117,7 @@ def find_table(
         place=_PLACE if dialect == "postgresql" else (),
         preserve=tuple(clause.c[name] for name in kept),
         is_nullable=bool(columns[column_name]["nullable"]),
+        has_triggers=_has_triggers(connection, clause),
         key_index=index,
     )
 
@@ -128,6 +129,7 @@ def _family(dialect: str) -> str:
 def _find_key(
     connection: Connection,
     clause: TableClause,
+    full_name: str,
     columns: dict[str, Any],
     wanted: tuple[str, ...] | None,
 ) -> tuple[tuple[str, ...], str | None]:
@@ -141,11 +143,11 @@ def _find_key(
             return wanted or names, index
     if wanted is not None:
         raise ReencryptionError(
-            f"{', '.join(wanted)} is no unique key of {clause.fullname} without NULLs, so it cannot tell its rows "
+            f"{', '.join(wanted)} is no unique key of {full_name} without NULLs, so it cannot tell its rows "
             "apart; nothing was done"
         )
     raise ReencryptionError(
-        f"{clause.fullname} has no primary key and no unique key without NULLs (and without ENUM or SET), so it cannot "
+        f"{full_name} has no primary key and no unique key without NULLs (and without ENUM or SET), so it cannot "
         "be worked through in batches; add one"
     )
 
@@ -178,11 +180,33 @@ def _unique_keys(
 def _kind(connection: Connection, clause: TableClause) -> str | None:
     """Return the kind of a relation that is no table, in words; None for a table."""
     if connection.dialect.name == "postgresql":
-        statement = text(f"SELECT CAST(relkind AS TEXT) FROM pg_catalog.pg_class t WHERE {_IS_NAMED}")  # noqa: S608
+        statement = text(f"SELECT CAST(relkind AS TEXT) FROM pg_catalog.pg_class t WHERE {IS_NAMED}")  # noqa: S608
         relkind = connection.execute(statement, _name_of(clause)).scalar_one()
         return None if relkind in _TABLES else _KINDS.get(relkind, "no table")
     views = inspect(connection).get_view_names(schema=clause.schema)
     return "a view" if clause.name in views else None
+
+
+def _has_triggers(connection: Connection, clause: TableClause) -> bool:
+    """Return True if triggers of the table are known that an UPDATE may fire."""
+    parameters = _name_of(clause)
+    if connection.dialect.name == "postgresql":
+        query = (
+            "SELECT 1 FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid "  # noqa: S608
+            f"WHERE {IS_NAMED} AND NOT g.tgisinternal LIMIT 1"
+        )
+    elif _family(connection.dialect.name) == "mysql":
+        query = (
+            "SELECT 1 FROM information_schema.triggers WHERE event_object_table = :name "
+            "AND event_object_schema = COALESCE(:schema, DATABASE()) LIMIT 1"
+        )
+    elif connection.dialect.name == "sqlite":
+        quote = connection.dialect.identifier_preparer.quote
+        schema = quote(parameters.pop("schema") or "main")
+        query = f"SELECT 1 FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = :name LIMIT 1"  # noqa: S608
+    else:
+        return False
+    return connection.execute(text(query), parameters).first() is not None
 
 
 def _enforced_indexes(connection: Connection, clause: TableClause) -> frozenset[str] | None:
@@ -194,7 +218,7 @@ def _enforced_indexes(connection: Connection, clause: TableClause) -> frozenset[
         return None
     statement = text(
         "SELECT c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "  # noqa: S608
-        f"JOIN pg_catalog.pg_class t ON t.oid = i.indrelid WHERE {_IS_NAMED} AND i.indisunique AND i.indisvalid "
+        f"JOIN pg_catalog.pg_class t ON t.oid = i.indrelid WHERE {IS_NAMED} AND i.indisunique AND i.indisvalid "
         "AND i.indisready AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL"
     )
     return frozenset(connection.execute(statement, _name_of(clause)).scalars())

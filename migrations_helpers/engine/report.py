@@ -34,6 +34,7 @@ class ReencryptionReport:
         unwritable: Primary keys of rows that could be read and not be written, left as they were, listed likewise: the
             new value is too long for the column, or the column's type does not take the token.
         unwritable_count: How many there are.
+        refused: Of those, the rows that the database refused: primary key, and the name of its error. At most 10,000.
         plaintext: Rows in the clear at the end, or where the run is; re-encryption leaves them alone.
         remaining: Rows that need work at the end, by SQL; 0 after a run that finished.
         by_key_id: Rows rewritten, per key id that they were under before; ``plaintext`` where they were in the clear,
@@ -61,6 +62,7 @@ class ReencryptionReport:
     undecryptable_count: int = 0
     unwritable: list[Any] = field(default_factory=list)
     unwritable_count: int = 0
+    refused: list[tuple[Any, str]] = field(default_factory=list)
     plaintext: int = 0
     remaining: int = 0
     by_key_id: dict[str, int] = field(default_factory=dict)
@@ -83,8 +85,8 @@ class ReencryptionReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no row is left that needed work, could not be read or could not be written."""
-        return not self.remaining and not self.left
+        """Whether the run came to its end and left no row that needed work, or could not be read or written."""
+        return self.finished and not self.remaining and not self.left
 
     def add_undecryptable(self, key: tuple[Any, ...]) -> None:
         """Count a row that could not be read, and list it while there is room."""
@@ -96,10 +98,16 @@ class ReencryptionReport:
         self.unwritable_count += 1
         _list(self.unwritable, [_plain(key)])
 
+    def add_refused(self, key: tuple[Any, ...], reason: str) -> None:
+        """Count a row that the database refused, and list it with the reason while there is room."""
+        self.add_unwritable(key)
+        _list(self.refused, [(_plain(key), reason)])
+
     def forget_left(self) -> None:
         """Forget the rows that were left: a new pass finds them again, if they are still there."""
         self.undecryptable.clear()
         self.unwritable.clear()
+        self.refused.clear()
         self.undecryptable_count = self.unwritable_count = 0
 
     def absorb(self, other: ReencryptionReport) -> None:
@@ -110,6 +118,7 @@ class ReencryptionReport:
         self.unwritable_count += other.unwritable_count
         _list(self.undecryptable, other.undecryptable)
         _list(self.unwritable, other.unwritable)
+        _list(self.refused, other.refused)
         self.retries += other.retries
         self.verified += other.verified
         self.passes = max(self.passes, other.passes)
@@ -120,12 +129,17 @@ class ReencryptionReport:
         """Return the report as plain data for JSON; primary keys that JSON lacks become text."""
         data = asdict(self)
         for name in ("undecryptable", "unwritable"):
-            data[name] = [key if isinstance(key, int | str) else str(key) for key in getattr(self, name)]
+            data[name] = [_for_json(key) for key in getattr(self, name)]
+        data["refused"] = [[_for_json(key), reason] for key, reason in self.refused]
         return data | {"rows_per_second": round(self.rows_per_second, 1)}
 
 
 def _plain(key: tuple[Any, ...]) -> Any:
     return key[0] if len(key) == 1 else key
+
+
+def _for_json(key: Any) -> int | str:
+    return key if isinstance(key, int | str) else str(key)
 
 
 def _list(keys: list[Any], more: list[Any]) -> None:

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from jwt_column.database.driver_errors import error_name
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
 
-from .connection import RunConnection, is_retryable, mysql_code
+from .connection import RunConnection, is_refusal_of_row, is_retryable
 from .conversions import Reencryption, find_lost_fields
 from .report import ReencryptionReport
-from .strategies import Strategy, choose_removal, choose_strategy, read_batch
+from .strategies import Batch, Strategy, choose_removal, choose_strategy, read_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
-    from sqlalchemy import Engine, Row, Select
+    from sqlalchemy import ColumnElement, Engine, Row, Select
 
     from .conversions import Conversion
     from .expired import Expired
-    from .strategies import Batch
     from .table import RunTable
 
 __all__ = ["Options", "Run", "check_options"]
@@ -45,6 +45,8 @@ _SMOOTHING: Final = 0.4
 # The share of the table that may become dead rows before PostgreSQL is asked to reuse their space.
 _VACUUM_SHARE: Final = 0.1
 _VACUUM_ROWS: Final = 20_000
+# Rows that the database may refuse before it has taken one. Then it is no fault of the rows.
+_REFUSED_AT_FIRST: Final = 1_000
 # Rows that verification holds in memory at once.
 _LARGEST_VERIFIED: Final = 500
 
@@ -68,6 +70,7 @@ class Options:
     vacuum: bool = True
     key_columns: tuple[str, ...] | None = None
     preserve: tuple[str, ...] = ()
+    on_row_error: Literal["list", "fail"] = "list"
     progress: Callable[[ReencryptionReport], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,8 @@ class Options:
             raise ConfigurationError("max_retries is not negative, max_passes at least 1")
         if self.verify not in ("stamp", "decrypt"):
             raise ConfigurationError("verify is 'stamp' or 'decrypt'")
+        if self.on_row_error not in ("list", "fail"):
+            raise ConfigurationError("on_row_error is 'list' or 'fail'")
 
 
 def check_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -258,14 +263,21 @@ class Run:
         if not end:
             return
         window = KeyRange(keys.after, tuple(end[0]) if keys.up_to is None else keys.up_to)
-        if self._removal is not None and not self.options.dry_run:
-            self._batches(self._removal.run_batch, window)
-        self._batches(read_batch if self.options.dry_run else self._strategy.run_batch, window)
+        rows = self.conversion.rows
+        if self._removal is not None and rows.expired is not None and not self.options.dry_run:
+            self._batches(self._removal.run_batch, window, rows.expired)
+        run_batch = read_batch if self.options.dry_run else self._strategy.run_batch
+        self._batches(run_batch, window, rows.pending)
 
-    def _batches(self, run_batch: Callable[..., Batch], window: KeyRange) -> None:
+    def _batches(
+        self, run_batch: Callable[..., Batch], window: KeyRange, condition: ColumnElement[bool]
+    ) -> None:
+        # In the first batch of a pass are the rows that an earlier pass wrote in vain.
+        confirm = True
         while True:
             began = time.monotonic()
-            batch = self._run_batch(run_batch, window)
+            batch = self._run_batch(run_batch, window, condition, confirm=confirm)
+            confirm = self._table.has_triggers or (confirm and bool(batch.refused))
             self._account(batch)
             duration = time.monotonic() - began
             self._adapt(batch.read, duration)
@@ -277,12 +289,50 @@ class Run:
                 time.sleep(self._nice * duration)
             window = replace(window, after=batch.last_key)
 
-    def _run_batch(self, run_batch: Callable[..., Batch], window: KeyRange) -> Batch:
-        """Do one batch, again if the database put it off or the connection was lost."""
-        # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
-        return self._retry(
-            lambda: run_batch(self._connection, self._table, self.conversion, window, self._limit)
-        )
+    def _run_batch(
+        self,
+        run_batch: Callable[..., Batch],
+        window: KeyRange,
+        condition: ColumnElement[bool],
+        *,
+        confirm: bool,
+    ) -> Batch:
+        """Do one batch, again if the database put it off or the connection was lost.
+
+        A row that the database refuses makes its whole batch fail. The batch is halved until it is that row.
+        """
+
+        def attempt() -> Batch:
+            # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
+            return run_batch(self._connection, self._table, self.conversion, window, self._limit, confirm)
+
+        while True:
+            try:
+                return self._retry(attempt)
+            except DBAPIError as error:
+                if self._limit == 1:
+                    return self._without_row(window, condition, error)
+                self._limit //= 2
+
+    def _without_row(self, window: KeyRange, condition: ColumnElement[bool], error: DBAPIError) -> Batch:
+        """Return a batch of the next row only, which the database refuses.
+
+        Raises:
+            ReencryptionError: It has refused so many, and taken none.
+        """
+        report, reason = self.report, error_name(error)
+        if report.unwritable_count >= _REFUSED_AT_FIRST and not report.reencrypted + report.expired:
+            raise self._failed(error) from None
+        statement = self._table.keys_of(condition, window, 1)
+        if self._connection.dialect != "sqlite":
+            # The row that the batch took: those that are locked were left out.
+            statement = statement.with_for_update(key_share=True, skip_locked=True)
+        found = self.read(statement)
+        if not found:
+            return Batch(at_end=True)
+        key = tuple(found[0])
+        logger.info("%s.%s: a row was refused (%s)", report.table, report.column, reason)
+        return Batch(read=1, last_key=key, refused=[(key, reason)])
 
     def _retry(self, action: Callable[[], _Result]) -> _Result:
         """Retry an atomic action while the database reports a transient error.
@@ -295,10 +345,14 @@ class Run:
             try:
                 return action()
             except DBAPIError as error:
+                if is_refusal_of_row(error) and self.options.on_row_error == "list":
+                    raise
                 if not is_retryable(error) or attempt >= self.options.max_retries:
                     raise self._failed(error) from None
                 self.report.retries += 1
-                logger.info("%s.%s: batch put off (%s)", self.report.table, self.report.column, _name(error))
+                logger.info(
+                    "%s.%s: batch put off (%s)", self.report.table, self.report.column, error_name(error)
+                )
                 if error.connection_invalidated:
                     if not self._connection.can_reopen:
                         raise self._failed(error) from None
@@ -329,8 +383,11 @@ class Run:
 
     def _failed(self, error: DBAPIError | ReencryptionError) -> ReencryptionError:
         """Return the error that ends the run: the database's own may show a statement's parameters."""
+        report = self.report
+        # An upper bound: the rows were not counted since.
+        report.remaining = max(0, report.total - report.reencrypted - report.expired)
         return ReencryptionError(
-            f"{self.report.table}.{self.report.column}: the database refused a batch ({_name(error)}); "
+            f"{self.report.table}.{self.report.column}: the database refused a batch ({error_name(error)}); "
             f"{self.report.reencrypted} rows were rewritten before, and a new run goes on from there",
             reason="database",
             report=self.report,
@@ -347,6 +404,8 @@ class Run:
             report.add_undecryptable(key)
         for key in batch.unwritable:
             report.add_unwritable(key)
+        for key, reason in batch.refused:
+            report.add_refused(key, reason)
         self._count_scanned()
 
     def _adapt(self, rows: int, seconds: float) -> None:
@@ -375,7 +434,7 @@ class Run:
             self._connection.vacuum(self._table.clause)
         except DBAPIError as error:
             # Not the owner, or locked: the run is none the worse, the table a little larger.
-            logger.info("%s: not vacuumed (%s)", self.report.table, _name(error))
+            logger.info("%s: not vacuumed (%s)", self.report.table, error_name(error))
 
     def _open_finished_rows(self) -> None:
         """Open every row that needs no work; those that do and cannot be read are known by now."""
@@ -404,16 +463,6 @@ class Run:
             self.options.progress(self.report)
 
 
-def _name(error: Exception) -> str:
-    """Return the name of an error; its text may hold a statement's parameters."""
-    original = getattr(error, "orig", None)
-    code = mysql_code(original)
-    for attribute in ("sqlstate", "pgcode", "sqlite_errorname"):
-        code = code or getattr(original, attribute, None)
-    name = type(original or error).__name__
-    return f"{name} {code}" if code else name
-
-
 def _explain(report: ReencryptionReport, protected: int) -> str:
     """Explain in a few words why a run did not finish."""
     where = f"{report.table}.{report.column}"
@@ -428,7 +477,8 @@ def _explain(report: ReencryptionReport, protected: int) -> str:
         )
     if report.unwritable_count:
         return (
-            f"{where}: {_unwritable(report)}; {done}. Make room for them, or clear those rows, and run again"
+            f"{where}: {_unwritable(report)}; {done}. Change the column, its constraints and triggers, or those rows, "
+            "and run again"
         )
     if protected:
         return (
@@ -442,6 +492,12 @@ def _explain(report: ReencryptionReport, protected: int) -> str:
 
 
 def _unwritable(report: ReencryptionReport) -> str:
+    if report.refused and len(report.refused) == len(report.unwritable):
+        reasons = ", ".join(dict.fromkeys(reason for _, reason in report.refused))
+        return (
+            f"{report.unwritable_count} rows were refused by the database and left as they were "
+            f"({_listed(report.unwritable, report.unwritable_count)}: {reasons})"
+        )
     return (
         f"{report.unwritable_count} rows can be read, but do not fit the column or its type, and were left as they are "
         f"({_listed(report.unwritable, report.unwritable_count)})"

@@ -28,6 +28,7 @@ from .connection import RunConnection
 from .reflection import find_table
 from .report import ReencryptionReport
 from .run import Options, Run
+from .schemas import table_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +62,8 @@ class Shard:
 
     Attributes:
         make_engine: Makes the engine to connect with.
+        schema: The schema that the run's connection found the table in.
+        identity: See :func:`~migrations_helpers.engine.schemas.table_identity`.
         rows: About how many rows of the range need work.
         keks: The KEKs that the run's ring may use; None for those of the worker's environment.
         task: Unlike any other shard's.
@@ -70,6 +73,8 @@ class Shard:
     table: str
     column: str
     schema: str | None
+    shown: str
+    identity: str | None
     type_: EncryptedJWT
     key_id: str | None
     make_conversion: Callable[..., Conversion]
@@ -90,7 +95,7 @@ class Shard:
         key_id = None if self.key_id is None else type_.ring().active
         if key_id != self.key_id:
             raise ReencryptionError(
-                f"{self.table}.{self.column}: a shard's key ring writes under {key_id}, the run under "
+                f"{self.shown}.{self.column}: a shard's key ring writes under {key_id}, the run under "
                 f"{self.key_id}; give every worker the same key ring",
                 reason="ring",
                 key_id=key_id,
@@ -106,9 +111,16 @@ class Shard:
                     self.column,
                     self.type_,
                     schema=self.schema,
+                    shown=self.shown,
                     key_columns=self.options.key_columns,
                     preserve=self.options.preserve,
                 )
+                if table_identity(connection.sqlalchemy, table.clause) != self.identity:
+                    raise ReencryptionError(
+                        f"{self.shown}.{self.column}: a shard's connection leads to another table of this name; give "
+                        "make_engine, a function that connects to the database of the run",
+                        reason="table",
+                    )
                 conversion = self.make_conversion(type_, table.value)
                 run = Run(connection, table, conversion, self.options, self.expired)
                 run.report.total = self.rows
@@ -167,7 +179,6 @@ def work_in_shards(
     type_: EncryptedJWT,
     make_conversion: Callable[..., Conversion],
     expired: Expired | None,
-    schema: str | None,
 ) -> None:
     """Cut a run into shards, have them worked on, and add their reports to the run's.
 
@@ -183,7 +194,9 @@ def work_in_shards(
         make_engine=options.make_engine or _engine_maker(connection),
         table=table.clause.name,
         column=table.value.name,
-        schema=schema,
+        schema=table.clause.schema,
+        shown=table.name,
+        identity=table_identity(connection, table.clause),
         type_=_travelling(type_),
         keks=type_.ring().keks,
         key_id=run.conversion.key_id,

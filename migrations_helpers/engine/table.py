@@ -48,6 +48,7 @@ class RunTable:
     """One column of one table, as the database has it.
 
     Attributes:
+        name: The table's name in messages and reports.
         clause: The table with the columns that a run names.
         order: The order of its rows by its key.
         keys: The columns of the key.
@@ -59,9 +60,11 @@ class RunTable:
         dialect: ``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's.
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
         is_nullable: Whether the column takes NULL.
+        has_triggers: Whether an UPDATE fires triggers, as far as this role can see.
         key_index: The name that MySQL and MariaDB give the index of the key.
     """
 
+    name: str
     clause: TableClause
     order: KeyOrder
     keys: tuple[ColumnClause[Any], ...]
@@ -72,12 +75,8 @@ class RunTable:
     place: tuple[ColumnElement[Any], ...] = ()
     preserve: tuple[ColumnClause[Any], ...] = ()
     is_nullable: bool = True
+    has_triggers: bool = False
     key_index: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The table's name, with its schema if it has one."""
-        return self.clause.fullname
 
     @property
     def has_binary_form(self) -> bool:

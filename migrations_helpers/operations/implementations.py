@@ -22,6 +22,7 @@ from ..engine.reencryption import convert_column
 from ..engine.reflection import find_table
 from ..engine.rendering import render_type
 from ..engine.run import Options, check_options
+from ..engine.schemas import effective_schema
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
         raise ConfigurationError(f"op.{operation.name} has no option {', '.join(sorted(operation.options))}")
     connection = operations.get_bind()
     type_ = operation.type_
-    table = find_table(connection, operation.table, operation.column, type_, schema=operation.schema)
+    schema = effective_schema(connection, operation.table, operation.schema)
+    shown = f"{operation.schema}.{operation.table}" if operation.schema else operation.table
+    table = find_table(connection, operation.table, operation.column, type_, schema=schema, shown=shown)
     hidden = hidden_rows(connection, table.clause)
     if hidden is not None:
         raise ReencryptionError(f"op.{operation.name} cannot see every row: {hidden}", context=type_.context)

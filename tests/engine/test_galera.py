@@ -21,9 +21,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from jwt_column import KeyRing
+from jwt_column.database.driver_errors import mysql_code
 from jwt_column.errors import ReencryptionError
 from migrations_helpers import ReencryptionReport, reencrypt
-from migrations_helpers.engine.connection import mysql_code
 from tests.support.databases import SYNC_DRIVERS, Database, Unavailable, drivers_required, ensure_driver
 from tests.support.galera import NODES, Cluster, ClusterDatabase, start_cluster
 from tests.support.workload import (

@@ -366,9 +366,11 @@ class Watched:
         self.limits: list[int] = []
         self.read: list[int] = []
 
-    def run_batch(self, connection: Any, target: Any, conversion: Any, keys: Any, limit: int) -> Any:
+    def run_batch(
+        self, connection: Any, target: Any, conversion: Any, keys: Any, limit: int, confirm: bool
+    ) -> Any:
         strategy = choose_strategy(connection.sqlalchemy, target, "auto")
-        batch = strategy.run_batch(connection, target, conversion, keys, limit)
+        batch = strategy.run_batch(connection, target, conversion, keys, limit, confirm)
         self.limits.append(limit)
         self.read.append(batch.read)
         return batch

@@ -208,6 +208,8 @@ def test_a_table_that_locks_no_rows_gets_compare_and_swap_and_loses_nothing(
 def test_any_other_database_gets_compare_and_swap_and_runs_it(sqlite_database: Database) -> None:
     """SQLite under another name stands for it: standard SQL alone, and one transaction statement, BEGIN."""
     with engine_on(sqlite_database.url()) as engine:
+        # Of standard SQL, and in SQLite from 3.43 on.
+        sa.event.listen(engine, "connect", lambda driver, _: driver.create_function("octet_length", 1, len))
         sessions = create_sessions(engine, ROWS, COMPOSITE)
         engine.dialect.name = "other"
         report = sessions.reencrypt(engine)

@@ -433,7 +433,13 @@ class Unprotected:
     """The control: reads, then writes by primary key, as most programs do. It must lose updates."""
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,
     ) -> Batch:
         rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
         last_key = table.key_of(rows[-1]) if rows else None
@@ -496,12 +502,18 @@ class Interrupted:
         self.happened = False
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,
     ) -> Batch:
         strategy = self._strategy
         if isinstance(strategy, str):
             strategy = choose_strategy(connection.sqlalchemy, table, strategy)
-        return strategy.run_batch(connection, table, _Interrupting(conversion, self), keys, limit)
+        return strategy.run_batch(connection, table, _Interrupting(conversion, self), keys, limit, confirm)
 
     def happen(self) -> None:
         if not self.happened:

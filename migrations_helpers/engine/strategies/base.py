@@ -6,7 +6,9 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from sqlalchemy import select
 
 from jwt_column.errors import JWTColumnError, KeyUnavailableError
 
@@ -15,13 +17,18 @@ from ..conversions import was_read
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sqlalchemy import Connection
+
     from jwt_column.database.key_order import KeyRange
 
     from ..connection import RunConnection
     from ..conversions import Conversion, Stored
     from ..table import Key, RunTable
 
-__all__ = ["Batch", "Changes", "Strategy", "convert_rows", "in_chunks", "read_batch"]
+__all__ = ["KEPT", "Batch", "Changes", "Strategy", "convert_rows", "count_written", "in_chunks", "read_batch"]
+
+#: Why a row was not written that the database took without an error.
+KEPT: Final = "the database kept the old value, as a trigger can"
 
 # A statement stays under MySQL's max_allowed_packet (16 MiB unless set otherwise), even if escaping doubles it.
 _MAX_STATEMENT_BYTES = 4 * 1024 * 1024
@@ -41,6 +48,8 @@ class Batch:
     #: Rows that could not be read, and rows that were read and cannot be written.
     undecryptable: list[Key] = field(default_factory=list)
     unwritable: list[Key] = field(default_factory=list)
+    #: Rows that the database did not take, each with the reason.
+    refused: list[tuple[Key, str]] = field(default_factory=list)
     #: Rows rewritten, by their form before: a key id, ``plaintext`` or ``foreign``.
     origins: Counter[str] = field(default_factory=Counter)
 
@@ -74,6 +83,11 @@ class Changes:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def add(self, more: Changes) -> None:
+        """Add changes to these."""
+        self.rows += more.rows
+        self.new += more.new
+
     @property
     def old(self) -> list[Stored]:
         """The values that the rows had when they were read."""
@@ -88,9 +102,23 @@ class Strategy(Protocol):
     """Reads, converts and writes one batch, in transactions of its own."""
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,
     ) -> Batch:
         """Work on the next *limit* rows of a key range that need it.
+
+        Args:
+            connection: The connection of the run.
+            table: The table.
+            conversion: The conversion.
+            keys: The key range.
+            limit: Rows.
+            confirm: Whether to look, after the rows were written, for those that the database left as they were.
 
         Raises:
             sqlalchemy.exc.DBAPIError: The database refused; nothing of the batch was kept.
@@ -98,7 +126,12 @@ class Strategy(Protocol):
 
 
 def read_batch(
-    connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+    connection: RunConnection,
+    table: RunTable,
+    conversion: Conversion,
+    keys: KeyRange,
+    limit: int,
+    confirm: bool = False,  # noqa: ARG001
 ) -> Batch:
     """Read and convert a batch without writing: a dry run."""
     rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
@@ -127,6 +160,46 @@ def convert_rows(
             changes.new.append(new)
     batch.origins += conversion.origins(changes.old, changes.new)
     return changes
+
+
+def count_written(
+    transaction: Connection,
+    table: RunTable,
+    conversion: Conversion,
+    changes: Changes,
+    batch: Batch,
+    rowcount: int,
+    *,
+    confirm: bool,
+) -> None:
+    """Count the rows that were written, and note those that the database left as they were.
+
+    A trigger may skip a row, which the row count tells, or write the old value back, which it does not. The rows are
+    locked until the transaction ends.
+    """
+    batch.written += len(changes)
+    if not changes or (rowcount == len(changes) and not confirm):
+        return
+    origin_of = {
+        (*table.key_of(row), *table.place_of(row)[1:]): (row, new)
+        for row, new in zip(changes.rows, changes.new, strict=True)
+    }
+    keys = changes.keys(table)
+    kept = Changes()
+    at_once = table.order.rows_at_once(len(keys))
+    for start in range(0, len(keys), at_once):
+        statement = select(*table.keys, *table.place[1:]).where(
+            conversion.rows.pending, table.order.among(keys[start : start + at_once])
+        )
+        for found in transaction.execute(statement):
+            row, new = origin_of.get(tuple(found), (None, None))
+            if row is not None and new is not None:
+                kept.rows.append(row)
+                kept.new.append(new)
+    if kept:
+        batch.written -= len(kept)
+        batch.origins -= conversion.origins(kept.old, kept.new)
+        batch.refused += [(key, KEPT) for key in kept.keys(table)]
 
 
 def in_chunks(changes: Changes, *, with_old: bool) -> Iterator[Changes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import LargeBinary, bindparam, cast, collate, select, update
 from sqlalchemy.types import BINARY
 
-from .base import Batch, Changes, convert_rows, in_chunks
+from .base import KEPT, Batch, Changes, convert_rows, in_chunks
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Update
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..connection import RunConnection
     from ..conversions import Conversion
-    from ..table import RunTable
+    from ..table import Key, RunTable
 
 __all__ = ["CompareAndSwap"]
 
@@ -25,7 +25,13 @@ class CompareAndSwap:
     """One ``UPDATE ... WHERE key = ? AND value = ?`` for each row, sent together."""
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,
     ) -> Batch:
         """Read without locks, convert, and write the rows that are unchanged."""
         rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
@@ -44,25 +50,32 @@ class CompareAndSwap:
                 result = transaction.execute(statement, parameters)
                 batch.written += len(chunk)
                 # Not every driver counts the rows of an executemany, and none says which row was not written.
-                if not result.supports_sane_multi_rowcount() or result.rowcount != len(chunk):
-                    lost = self._superseded(transaction, table, chunk)
+                is_sane = result.supports_sane_multi_rowcount() and result.rowcount == len(chunk)
+                if confirm or not is_sane:
+                    lost, kept = self._superseded(transaction, table, chunk)
                     batch.written -= len(lost)
                     batch.origins -= conversion.origins(lost.old, lost.new)
+                    batch.refused += [(key, KEPT) for key in kept]
         return batch
 
     @staticmethod
-    def _superseded(transaction: Connection, table: RunTable, chunk: Changes) -> Changes:
-        """Return the changes of rows that the application was quicker to replace or delete."""
+    def _superseded(transaction: Connection, table: RunTable, chunk: Changes) -> tuple[Changes, list[Key]]:
+        """Return the changes that were not written, and the keys of those where the old value is still there.
+
+        The application was quicker to replace or delete the others.
+        """
         is_one_of = table.order.among(chunk.keys(table))
         held = transaction.execute(select(*table.keys, table.value).where(is_one_of))
         # Tables that inherit from this one may have the same keys.
         now = {(table.key_of(row), row[-1]) for row in held}
-        lost = Changes()
+        lost, kept = Changes(), []
         for row, new in zip(chunk.rows, chunk.new, strict=True):
             if (table.key_of(row), new) not in now:
                 lost.rows.append(row)
                 lost.new.append(new)
-        return lost
+                if (table.key_of(row), row[-1]) in now:
+                    kept.append(table.key_of(row))
+        return lost, kept
 
     def _statement(self, table: RunTable) -> Update:
         conditions: list[ColumnElement[bool]] = [

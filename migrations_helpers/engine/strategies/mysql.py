@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import BINARY, VARBINARY, LargeBinary, and_, bindparam
 from sqlalchemy.exc import DBAPIError
 
-from ..connection import mysql_code
-from .base import Batch, Changes, convert_rows, in_chunks
+from jwt_column.database.driver_errors import mysql_code
+
+from .base import Batch, Changes, convert_rows, count_written, in_chunks
 from .removal import ExpiredRemoval
 
 if TYPE_CHECKING:
@@ -52,7 +53,13 @@ class MySQLSkipLocked:
         return engine.scalar() == "InnoDB"
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,
     ) -> Batch:
         """Lock, read, convert and write in one transaction; rows that are locked are left out."""
         select = table.rows(conversion.rows.pending, keys, limit).with_for_update(skip_locked=True)
@@ -60,24 +67,25 @@ class MySQLSkipLocked:
             rows = transaction.execute(select).all()
             batch = Batch.of(table, rows, limit)
             changes = convert_rows(table, conversion, rows, batch)
-            for chunk in in_chunks(changes, with_old=False):
-                self._write(transaction, table, chunk)
-                batch.written += len(chunk)
+            rowcount = sum(
+                self._write(transaction, table, chunk) for chunk in in_chunks(changes, with_old=False)
+            )
+            count_written(transaction, table, conversion, changes, batch, rowcount, confirm=confirm)
         return batch
 
-    def _write(self, transaction: Connection, table: RunTable, changes: Changes) -> None:
+    def _write(self, transaction: Connection, table: RunTable, changes: Changes) -> int:
+        """Write changes, and return how many rows the database found."""
         if not self._writes_in_bulk:
             try:
-                self._write_join(transaction, table, changes)
+                return self._write_join(transaction, table, changes)
             except DBAPIError as error:
                 # A text key with letters that the column's character set has and the join cannot compare.
                 if mysql_code(error.orig) != _ILLEGAL_MIX_OF_COLLATIONS:
                     raise
                 self._writes_in_bulk = True
-        if self._writes_in_bulk:
-            self._write_bulk(transaction, table, changes)
+        return self._write_bulk(transaction, table, changes)
 
-    def _write_bulk(self, transaction: Connection, table: RunTable, changes: Changes) -> None:
+    def _write_bulk(self, transaction: Connection, table: RunTable, changes: Changes) -> int:
         """Send one statement with many rows of parameters (COM_STMT_BULK_EXECUTE)."""
         quote = self._dialect.identifier_preparer.quote
         columns = (table.value, *table.keys)
@@ -89,22 +97,22 @@ class MySQLSkipLocked:
         name = self._dialect.identifier_preparer.format_table(table.clause)
         rows = [(new, *key) for key, new in zip(changes.keys(table), changes.new, strict=True)]
         # Written out: the work of SQLAlchemy for each row of parameters costs more than the encryption.
-        transaction.exec_driver_sql(
+        return transaction.exec_driver_sql(
             f"UPDATE {name} SET {quote(table.value.name)} = {new}{kept} WHERE {is_it}",  # noqa: S608 - quoted identifiers
             _to_driver(self._dialect, columns, rows),
-        )
+        ).rowcount
 
-    def _write_join(self, transaction: Connection, table: RunTable, changes: Changes) -> None:
+    def _write_join(self, transaction: Connection, table: RunTable, changes: Changes) -> int:
         """Join the table with the new values: one round trip where an executemany has one for each row."""
         quote = self._dialect.identifier_preparer.quote
         rows = [(*key, new) for key, new in zip(changes.keys(table), changes.new, strict=True)]
         joined, parameters = _join(self._dialect, table, (*table.keys, table.value), rows)
         new = f"d.c{len(table.keys)}"
         kept = "".join(f", t.{quote(column.name)} = t.{quote(column.name)}" for column in table.preserve)
-        transaction.exec_driver_sql(
+        return transaction.exec_driver_sql(
             f"UPDATE {joined} SET t.{quote(table.value.name)} = {new}{kept}",  # noqa: S608 - quoted identifiers
             parameters,
-        )
+        ).rowcount
 
 
 class MySQLExpiredRemoval(ExpiredRemoval):
@@ -129,20 +137,20 @@ class MySQLExpiredRemoval(ExpiredRemoval):
         keys = [table.key_of(row) for row in found]
         if keys and not self._in_bulk:
             try:
-                self._remove_join(transaction, table, keys)
+                return self._remove_join(transaction, table, keys)
             except DBAPIError as error:
                 if mysql_code(error.orig) != _ILLEGAL_MIX_OF_COLLATIONS:
                     raise
                 self._in_bulk = True
-        if keys and self._in_bulk:
-            conditions = [key == bindparam(f"key_{i}", type_=key.type) for i, key in enumerate(table.keys)]
-            transaction.execute(
-                self._statement(table, and_(*conditions)),
-                [{f"key_{i}": value for i, value in enumerate(key)} for key in keys],
-            )
-        return len(keys)
+        if not keys:
+            return 0
+        conditions = [key == bindparam(f"key_{i}", type_=key.type) for i, key in enumerate(table.keys)]
+        return transaction.execute(
+            self._statement(table, and_(*conditions)),
+            [{f"key_{i}": value for i, value in enumerate(key)} for key in keys],
+        ).rowcount
 
-    def _remove_join(self, transaction: Connection, table: RunTable, keys: list[Key]) -> None:
+    def _remove_join(self, transaction: Connection, table: RunTable, keys: list[Key]) -> int:
         quote = self._dialect.identifier_preparer.quote
         joined, parameters = _join(self._dialect, table, table.keys, keys)
         if self._expired.action == "delete":
@@ -150,7 +158,7 @@ class MySQLExpiredRemoval(ExpiredRemoval):
         else:
             kept = "".join(f", t.{quote(column.name)} = t.{quote(column.name)}" for column in table.preserve)
             statement = f"UPDATE {joined} SET t.{quote(table.value.name)} = NULL{kept}"  # noqa: S608 - likewise
-        transaction.exec_driver_sql(statement, parameters)
+        return transaction.exec_driver_sql(statement, parameters).rowcount
 
 
 def _join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .base import Batch, Changes, convert_rows, in_chunks
+from .base import Batch, Changes, convert_rows, count_written, in_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,13 @@ class PostgreSQLSkipLocked:
         self._to_driver: list[Callable[[Any], Any] | None] = []
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,
     ) -> Batch:
         """Lock, read, convert and write in one transaction; rows that are locked are left out."""
         select = table.rows(conversion.rows.pending, keys, limit).with_for_update(
@@ -59,20 +65,32 @@ class PostgreSQLSkipLocked:
         with connection.transaction(binary=table.has_binary_form) as transaction:
             rows = transaction.execute(select).all()
             batch = Batch.of(table, rows, limit)
+            changes = Changes()
             if self._can_pipeline and not conversion.calls_out:
-                parts = self._convert(table, conversion, rows, batch, _ROWS_UNDER_WAY)
-                batch.written = connection.execute_pipelined(statement, parts)
+                parts = self._convert(table, conversion, rows, batch, changes, _ROWS_UNDER_WAY)
+                rowcount = connection.execute_pipelined(statement, parts)
             else:
-                parts = self._convert(table, conversion, rows, batch, limit)
-                batch.written = sum(transaction.exec_driver_sql(statement, part).rowcount for part in parts)
+                parts = self._convert(table, conversion, rows, batch, changes, limit)
+                rowcount = sum(transaction.exec_driver_sql(statement, part).rowcount for part in parts)
+            count_written(transaction, table, conversion, changes, batch, rowcount, confirm=confirm)
         return batch
 
     def _convert(
-        self, table: RunTable, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch, size: int
+        self,
+        table: RunTable,
+        conversion: Conversion,
+        rows: Sequence[Sequence[Any]],
+        batch: Batch,
+        made: Changes,
+        size: int,
     ) -> Iterator[Columns]:
-        """Yield the parameters of the UPDATEs, each part of *size* rows converted when it is asked for."""
+        """Yield the parameters of the UPDATEs, each part of *size* rows converted when it is asked for.
+
+        The changes are added to *made*.
+        """
         for start in range(0, len(rows), size):
             changes = convert_rows(table, conversion, rows[start : start + size], batch)
+            made.add(changes)
             for chunk in in_chunks(changes, with_old=False):
                 yield self._columns(table, chunk)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, null, update
+from sqlalchemy import and_, delete, null, select, update
 
-from .base import Batch
+from .base import KEPT, Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,13 @@ class ExpiredRemoval:
         self._skips_locked = skips_locked
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,  # noqa: ARG002 - the row count of these statements is exact
     ) -> Batch:
         """Clear or delete the next *limit* rows of a key range that have expired."""
         limit = table.order.rows_at_once(limit)
@@ -50,14 +56,31 @@ class ExpiredRemoval:
         if self._skips_locked:
             with connection.transaction() as transaction:
                 found = transaction.execute(select.with_for_update(skip_locked=True)).all()
-                removed = self._remove(transaction, table, condition, found)
+                removed, refused = self._removed(transaction, table, condition, found)
         else:
             # Outside the transaction: to find the rows may take long, and SQLite would keep everybody else waiting.
             found = connection.sqlalchemy.execute(select).all()
             with connection.transaction() as transaction:
-                removed = self._remove(transaction, table, condition, found)
+                removed, refused = self._removed(transaction, table, condition, found)
         last_key = table.key_of(found[-1]) if found else None
-        return Batch(read=len(found), last_key=last_key, at_end=len(found) < limit, removed=removed)
+        return Batch(
+            read=len(found), last_key=last_key, at_end=len(found) < limit, removed=removed, refused=refused
+        )
+
+    def _removed(
+        self,
+        transaction: Connection,
+        table: RunTable,
+        expired: ColumnElement[bool],
+        found: Sequence[Sequence[Any]],
+    ) -> tuple[int, list[tuple[Key, str]]]:
+        """Clear or delete rows; return how many these were, and those that the database left as they were."""
+        removed = self._remove(transaction, table, expired, found)
+        if removed == len(found):
+            return removed, []
+        among = table.order.among([table.key_of(row) for row in found])
+        kept = transaction.execute(select(*table.keys).where(expired, among)).all()
+        return len(found) - len(kept) if removed < 0 else removed, [(tuple(key), KEPT) for key in kept]
 
     def _remove(
         self,

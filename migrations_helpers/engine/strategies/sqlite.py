@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import JWTColumnError
 
-from .base import Batch
+from .base import Batch, Changes, count_written
 
 if TYPE_CHECKING:
     from ..connection import RunConnection
@@ -32,7 +32,13 @@ class SQLiteFunction:
     """
 
     def run_batch(
-        self, connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
+        self,
+        connection: RunConnection,
+        table: RunTable,
+        conversion: Conversion,
+        keys: KeyRange,
+        limit: int,
+        confirm: bool = False,
     ) -> Batch:
         """Find the window, then convert its rows inside the database."""
         end = self._find_end(connection, table, conversion, keys, limit)
@@ -42,8 +48,7 @@ class SQLiteFunction:
         batch = Batch(last_key=end, at_end=end == keys.up_to)
         fatal: list[JWTColumnError] = []
         new_value = conversion.convert
-        old_values: list[Stored] = []
-        new_values: list[Stored] = []
+        changes = Changes()
         arguments = (table.value, *table.keys, *table.bound)
         key_length, is_bound = len(table.keys), bool(table.bound)
 
@@ -58,8 +63,8 @@ class SQLiteFunction:
                     fatal.append(failure)
                     raise
                 return stored
-            old_values.append(stored)
-            new_values.append(new)
+            changes.rows.append((*row, stored))
+            changes.new.append(new)
             return new
 
         driver_connection: Any = connection.sqlalchemy.connection.dbapi_connection
@@ -67,7 +72,7 @@ class SQLiteFunction:
         values: dict[Any, Any] = {column: column for column in table.preserve}
         values[table.value] = getattr(func, _FUNCTION)(*arguments)
         try:
-            connection.sqlalchemy.execute(
+            result = connection.sqlalchemy.execute(
                 update(table.clause)
                 .values(values)
                 .where(conversion.rows.pending, *table.order.within(window))
@@ -78,12 +83,14 @@ class SQLiteFunction:
             raise
         finally:
             driver_connection.create_function(_FUNCTION, len(arguments), None)
-        batch.written = len(old_values)
+        batch.origins = conversion.origins(changes.old, changes.new)
+        count_written(
+            connection.sqlalchemy, table, conversion, changes, batch, result.rowcount, confirm=confirm
+        )
         # Every row of the window was looked at, and took its time, also where few of them needed work.
         batch.read = (
             limit if not batch.at_end else batch.written + len(batch.undecryptable) + len(batch.unwritable)
         )
-        batch.origins = conversion.origins(old_values, new_values)
         return batch
 
     @staticmethod

@@ -1,0 +1,61 @@
+"""The schema in which the run's connection finds a table: worked out once, and named in every statement and shard.
+
+A connection may be told to look elsewhere than others do: by ``schema_translate_map``, ``SET search_path``, ``USE`` or
+``SET ROLE``. The connections of shards are not told, and would work on the table of another tenant.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, TableClause
+
+__all__ = ["IS_NAMED", "effective_schema", "table_identity"]
+
+#: SQL condition of the row ``t`` of PostgreSQL's pg_class that has a table's name.
+IS_NAMED = (
+    "t.relname = :name AND CASE WHEN CAST(:schema AS TEXT) IS NULL THEN pg_catalog.pg_table_is_visible(t.oid) "
+    "ELSE t.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema) END"
+)
+
+
+def effective_schema(connection: Connection, table_name: str | None, schema: str | None) -> str | None:
+    """Return the schema that a table's name means for a connection; None for SQLite's main database.
+
+    Args:
+        connection: The connection.
+        table_name: The table, or None for tables in general.
+        schema: The schema that was given, or None.
+    """
+    translations: Any = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = translations.get(schema, schema)
+    if schema is not None:
+        return schema
+    found: str | None = None
+    if connection.dialect.name == "postgresql":
+        statement = text(
+            "SELECT nspname FROM pg_catalog.pg_class t JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace "  # noqa: S608
+            f"WHERE {IS_NAMED}"
+        )
+        found = connection.execute(statement, {"name": table_name, "schema": None}).scalar()
+        found = found or connection.exec_driver_sql("SELECT current_schema()").scalar()
+    elif connection.dialect.name in ("mysql", "mariadb"):
+        found = connection.exec_driver_sql("SELECT DATABASE()").scalar()
+    return found
+
+
+def table_identity(connection: Connection, clause: TableClause) -> str | None:
+    """Return a text that differs between two tables of one name in different databases; None if none is known."""
+    if connection.dialect.name == "postgresql":
+        statement = text(
+            "SELECT pg_catalog.current_database() || ' ' || CAST(t.oid AS TEXT) "  # noqa: S608
+            f"FROM pg_catalog.pg_class t WHERE {IS_NAMED}"
+        )
+        return connection.execute(statement, {"name": clause.name, "schema": clause.schema}).scalar()
+    if connection.dialect.name == "sqlite":
+        files = "SELECT file FROM pragma_database_list WHERE name = 'main'"
+        return connection.exec_driver_sql(files).scalar()
+    return None

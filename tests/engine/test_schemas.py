@@ -1,0 +1,106 @@
+"""The table that the caller's connection means, and no other of its name, in every statement and every shard."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+from jwt_column import ReencryptionError
+from migrations_helpers import reencrypt
+from tests.support.workload import NEW, OLD, Sessions, create_sessions, engine_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.databases import Database
+
+ROWS = 60
+
+
+@pytest.fixture
+def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
+    with engine_on(postgresql_database.url()) as engine:
+        yield engine
+
+
+@pytest.fixture
+def tenants(postgresql: sa.Engine) -> tuple[Sessions, Sessions]:
+    """The same table in two schemas, with stale rows in both: ``public`` and ``tena``."""
+    with postgresql.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA tena")
+    return create_sessions(postgresql, ROWS), create_sessions(postgresql, ROWS, schema="tena")
+
+
+def keys(engine: sa.Engine, tenants: tuple[Sessions, Sessions]) -> list[set[str | None]]:
+    """Return the key ids in use, of public and of tena."""
+    return [{key_id for key_id, _ in sessions.census(engine)} for sessions in tenants]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_search_path(shards: int, postgresql: sa.Engine, tenants: tuple[Sessions, Sessions]) -> None:
+    with postgresql.connect() as connection, ThreadPoolExecutor(2) as executor:
+        connection.exec_driver_sql("SET search_path TO tena")
+        connection.commit()
+        report = reencrypt(
+            connection, "sessions", "token", type_=tenants[0].type_(), shards=shards, executor=executor
+        )
+        connection.exec_driver_sql("RESET search_path")
+        connection.commit()
+    assert (report.table, report.reencrypted, report.total) == ("sessions", ROWS, ROWS)
+    assert keys(postgresql, tenants) == [{OLD}, {NEW}]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_schema_translate_map(shards: int, postgresql: sa.Engine, tenants: tuple[Sessions, Sessions]) -> None:
+    translations = {None: "tena", "tena": "elsewhere"}
+    with (
+        postgresql.connect().execution_options(schema_translate_map=translations) as connection,
+        ThreadPoolExecutor(2) as executor,
+    ):
+        report = reencrypt(
+            connection, "sessions", "token", type_=tenants[0].type_(), shards=shards, executor=executor
+        )
+        assert connection.get_execution_options()["schema_translate_map"] == translations
+    assert report.reencrypted == ROWS
+    assert keys(postgresql, tenants) == [{OLD}, {NEW}]
+
+
+def test_schema_translate_map_of_an_engine(postgresql: sa.Engine, tenants: tuple[Sessions, Sessions]) -> None:
+    tenant = postgresql.execution_options(schema_translate_map={None: "tena"})
+    reencrypt(tenant, "sessions", "token", type_=tenants[0].type_())
+    assert keys(postgresql, tenants) == [{OLD}, {NEW}]
+
+
+def test_operation_and_gate_translate_the_schema(
+    postgresql: sa.Engine, tenants: tuple[Sessions, Sessions]
+) -> None:
+    """As ``op.create_table`` does."""
+    with postgresql.connect().execution_options(schema_translate_map={None: "tena"}) as connection:
+        context = MigrationContext.configure(connection)
+        with Operations.context(context) as op:
+            behind: Any = op
+            with pytest.raises(ReencryptionError, match=f"{ROWS} rows are stale"):
+                behind.ensure_jwt_column_current("sessions", "token", type_=tenants[0].type_())
+            connection.rollback()
+            behind.reencrypt_jwt_column("sessions", "token", type_=tenants[0].type_())
+            behind.ensure_jwt_column_current("sessions", "token", type_=tenants[0].type_())
+    assert keys(postgresql, tenants) == [{OLD}, {NEW}]
+
+
+def test_a_shard_that_connects_to_another_database_refuses_its_table(tmp_path: Any) -> None:
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("one.db", "other.db")]
+    with engine_on(sa.make_url(urls[0])) as engine, engine_on(sa.make_url(urls[1])) as other:
+        ours, theirs = create_sessions(engine, ROWS), create_sessions(other, ROWS)
+        elsewhere = partial(sa.create_engine, urls[1])
+        with (
+            ThreadPoolExecutor(2) as executor,
+            pytest.raises(ReencryptionError, match="leads to another table of this name"),
+        ):
+            ours.reencrypt(engine, shards=2, executor=executor, make_engine=elsewhere, nice=0)
+        assert theirs.census(other) == {(OLD, "stale"): ROWS}
