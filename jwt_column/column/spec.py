@@ -129,6 +129,11 @@ def _check_context(context: object) -> None:
     data = utf8(context) if isinstance(context, str) else None
     if not data:
         raise ConfigurationError("a context is a text that is not empty, such as 'sessions.token'")
+    if b"\0" in data:
+        # It ends the context where a fingerprint key is derived (envelope-v1, "Keys").
+        raise ConfigurationError(
+            "a context holds no NUL character: two contexts could share a fingerprint key"
+        )
     if len(data) > _U16_MAX:
         raise ConfigurationError(
             f"the context has {len(data)} bytes in UTF-8; at most {_U16_MAX} can be authenticated"

@@ -356,6 +356,17 @@ def test_one_type_instance_in_two_columns_has_two_contexts(memory: sa.Engine, ri
             connection.scalars(sa.select(table.c.refresh)).all()
 
 
+@pytest.mark.parametrize("context", ["a\0b", "\0", "a\0"])
+def test_a_context_with_nul_is_refused(ring: KeyRing, context: str) -> None:
+    with pytest.raises(ConfigurationError, match="NUL"):
+        EncryptedJWT(ring, context=context)
+    with pytest.raises(ConfigurationError, match="NUL"):
+        encrypt_token(signed_token(), ring, context=context)
+    # The control: with it, two contexts share a fingerprint key.
+    (key,) = ring.keys
+    assert key.fingerprint_key("a\0b", "c") == key.fingerprint_key("a", "b\0c")
+
+
 def test_a_pinned_context_is_kept_in_every_column(ring: KeyRing) -> None:
     type_ = EncryptedJWT(context="pinned")
     first, second = sessions(type_), sessions(type_, name="archive")
