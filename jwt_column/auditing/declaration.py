@@ -13,6 +13,7 @@ from ..column.fingerprints import part_of
 from ..column.indexes import is_header_index
 from ..column.row_binding import python_type_of
 from ..column.spec import WHOLE
+from ..database.column_size import capacity_of
 from ..database.indexes import existing_indexes, positions_of
 from ..format.envelope import TEXT_PREFIX
 from .kinds import KINDS
@@ -40,8 +41,8 @@ __all__ = [
 # Nonce and tag; and the lengths in a packed frame, less the dots that they replace.
 _SEAL: Final = 24 + 16
 _FRAME: Final = 8
-# What the databases hold in the types that are named for no length; EncryptedJWT knows BLOB and TEXT by itself.
-_TINY: Final = {"TINYBLOB": 255, "TINYTEXT": 255}
+# A BLOB or TEXT of MySQL: EncryptedJWT itself refuses a longer value there.
+_BLOB: Final = 2**16 - 1
 
 
 def configuration_of(column: AuditedColumn, ring: KeyRing | None) -> dict[str, str]:
@@ -151,9 +152,10 @@ def _type_findings(
             f"{'text' if wanted is str else 'bytes'}.",
         )
         return
-    length = getattr(in_database, "length", None) or _TINY.get(in_database.__visit_name__)
+    length = capacity_of(in_database, connection.dialect.name)
     needed = longest_value(type_)
-    if isinstance(length, int) and length < needed:
+    is_short = length is not None and length < needed
+    if is_short and not (connection.dialect.name != "postgresql" and length == _BLOB):
         yield KINDS["column-short"].found(
             column.name,
             f"The column holds {length:,} {'characters' if wanted is str else 'bytes'} in the database, and a token of "

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import and_, not_, or_
 
-from jwt_column.column.binding import binding_of
 from jwt_column.column.header_sql import HeaderSQL
-from jwt_column.errors import AuthenticationError, InvalidTokenError, JWTColumnError
+from jwt_column.errors import InvalidTokenError, JWTColumnError
 from jwt_column.format import envelope
 
 from ..layouts import holds_more
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
     from ..expired import Expired
     from ..layouts import Allowed
 
-__all__ = ["Conversion", "RowBinding", "Rows", "Stored", "count_key_ids", "limited", "was_read"]
-
-_Opened = TypeVar("_Opened")
+__all__ = ["Conversion", "Rows", "Stored", "count_key_ids", "limited", "was_read"]
 
 #: A value as the database has it.
 Stored = bytes | str
@@ -129,37 +125,6 @@ class Conversion(Protocol):
 def was_read(error: JWTColumnError) -> bool:
     """Return True if the row decrypted but its token does not fit the column."""
     return isinstance(error, InvalidTokenError) and error.reason in _REFUSED_BY_THE_COLUMN
-
-
-class RowBinding:
-    """The binding of an envelope to values of its row, as the database gives them back."""
-
-    def __init__(self, type_: EncryptedJWT) -> None:
-        self._names = type_.bound_to
-
-    def open(self, action: Callable[[bytes], _Opened], values: Sequence[Any]) -> _Opened:
-        """Call *action* with the binding of a row's values.
-
-        A UUID that the application bound comes back as text from a database without such a type. Under the wrong
-        binding nothing authenticates, so the one that does is the one that was meant.
-
-        Raises:
-            AuthenticationError: The values are not those that the envelope is bound to.
-        """
-        try:
-            return action(binding_of(zip(self._names, values, strict=True)))
-        except AuthenticationError:
-            read_as_uuids = [_as_uuid(value) for value in values]
-            if read_as_uuids == list(values):
-                raise
-        return action(binding_of(zip(self._names, read_as_uuids, strict=True)))
-
-
-def _as_uuid(value: Any) -> Any:
-    try:
-        return UUID(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def limited(capacity: int | None, convert: Callable[..., Stored], context: str) -> Callable[..., Stored]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from jwt_column.column.binding import open_bound
 from jwt_column.format import envelope
 
-from .base import RowBinding, Rows, count_key_ids, limited
+from .base import Rows, count_key_ids, limited
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnClause
 
     from jwt_column.column.types import EncryptedJWT
+    from jwt_column.format.token import JWT
 
     from .base import Stored
 
@@ -37,14 +39,14 @@ class Decryption:
     def __init__(self, type_: EncryptedJWT, value: ColumnClause[Any], *, capacity: int | None = None) -> None:
         self._cipher = type_.cipher()
         self._ring = type_.ring()
-        self._row = RowBinding(type_)
+        self._names = type_.bound_to
         # Envelopes, under any key.
         self.rows = Rows.of(value, type_, lambda header: header.is_envelope())
         #: Returns the token in the clear.
         self.convert = limited(capacity, self._convert, self._cipher.context)
 
     def _convert(self, stored: Stored, *bound: Any) -> Stored:
-        token = str(self._row.open(lambda binding: self._cipher.decrypt(stored, self._ring, binding), bound))
+        token = str(self._open(stored, bound))
         return token if self._cipher.storage == "text" else token.encode()
 
     @staticmethod
@@ -55,4 +57,9 @@ class Decryption:
     def check(self, stored: Stored, *bound: Any) -> None:
         """Open an envelope that is left; of plaintext there is nothing to read."""
         if envelope.looks_like_envelope(stored):
-            self._row.open(lambda binding: self._cipher.decrypt(stored, self._ring, binding), bound)
+            self._open(stored, bound)
+
+    def _open(self, stored: Stored, bound: Sequence[Any]) -> JWT:
+        return open_bound(
+            lambda binding: self._cipher.decrypt(stored, self._ring, binding), self._names, bound
+        )

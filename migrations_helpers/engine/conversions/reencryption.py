@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, not_
 
+from jwt_column.column.binding import open_bound
 from jwt_column.database.key_order import KeyRange
 
 from ..layouts import Allowed, FoundFields
-from .base import RowBinding, Rows, count_key_ids, limited
+from .base import Rows, count_key_ids, limited
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -61,7 +62,6 @@ class Reencryption:
         self._stamps = [self._cipher.stamp(key_id) for key_id in self._ring.current_key_ids]
         self.allowed = Allowed(type_, drop)
         self.rows = Rows.of(value, type_, self._is_stale, expired, self.allowed)
-        self._row = RowBinding(type_)
         self._reseal = self._cipher.resealer(self._ring)
         #: Returns the same token in a new envelope; without a detour where no row values are bound.
         self.convert = limited(
@@ -73,7 +73,7 @@ class Reencryption:
         return and_(not_(header.has_stamp(*self._stamps)), not_(header.is_plaintext()))
 
     def _convert_bound(self, stored: Stored, *bound: Any) -> Stored:
-        return self._row.open(lambda binding: self._reseal(stored, binding), bound)
+        return open_bound(lambda binding: self._reseal(stored, binding), self.type_.bound_to, bound)
 
     @staticmethod
     def origins(old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:  # noqa: ARG004
@@ -82,7 +82,9 @@ class Reencryption:
 
     def open(self, stored: Stored, *bound: Any) -> JWT:
         """Return the token of an envelope."""
-        return self._row.open(lambda binding: self._cipher.decrypt(stored, self._ring, binding), bound)
+        return open_bound(
+            lambda binding: self._cipher.decrypt(stored, self._ring, binding), self.type_.bound_to, bound
+        )
 
     def check(self, stored: Stored, *bound: Any) -> None:
         """Open an envelope."""
