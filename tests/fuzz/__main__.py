@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from importlib import import_module
@@ -16,6 +17,9 @@ with atheris.instrument_imports(include=["jwt_column", "migrations_helpers"]):
     from tests.fuzz.targets import TARGETS
 
 if __name__ == "__main__":
+    # Every URI of an unknown scheme would read the metadata of all installed distributions.
+    schemes: Any = import_module("jwt_column.keys.schemes")
+    schemes.entry_points = functools.cache(schemes.entry_points)
     name, *options = sys.argv[1:]
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds(name)):
