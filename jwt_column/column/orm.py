@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import ClauseElement, Null
 
 from ..errors import InvalidTokenError
+from ..format.token import unchecked_jwt
 from .json_document import TokenDict
 from .json_type import EncryptedJSON
 from .row_binding import listen_to_rows
@@ -42,6 +43,8 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
         type_ = prop.columns[0].type
         if isinstance(type_, EncryptedJWT):
             event.listen(getattr(class_, prop.key), "set", _coercion(type_), retval=True)
+            for name in ("refresh", "refresh_flush"):
+                event.listen(class_, name, _restoration(prop.key), raw=True)
             if isinstance(type_, EncryptedJSON):
                 TokenDict.associate_with_attribute(getattr(class_, prop.key))
             if type_.bound_to:
@@ -75,6 +78,21 @@ def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
         raise failure.with_traceback(None) from None
 
     return coerce
+
+
+def _restoration(key: str) -> Callable[[Any, Any, Any], None]:
+    """Return the listener that makes a JWT of a plain text, which SQLAlchemy puts in place of an attribute.
+
+    It does so without an assignment: with a default or ``onupdate`` of the column, and with the values of a bulk
+    UPDATE that is synchronized with the session. The text was checked when it was bound.
+    """
+
+    def restore(state: Any, _context: Any, _attributes: Any) -> None:
+        value = state.dict.get(key)
+        if type(value) is str:
+            state.dict[key] = unchecked_jwt(value)
+
+    return restore
 
 
 def redact_errors(engine: Engine | AsyncEngine) -> None:

@@ -119,6 +119,12 @@ def _explain(stored: bytes, size: str) -> MalformedEnvelopeError | UnsupportedVe
     if not stored:
         return MalformedEnvelopeError("the stored value is empty", reason="empty")
     if stored[:1] != VERSION:
+        if _TEXT_ENVELOPE.match(stored.decode("latin-1")):
+            return MalformedEnvelopeError(
+                f"the stored value ({size}) is an envelope in the text form in a column of bytes: declare "
+                "storage='text' and a text column, or write binary envelopes",
+                reason="not an envelope",
+            )
         if stored.isascii() and stored.decode().isprintable():
             return MalformedEnvelopeError(
                 f"the stored value ({size}) is not an envelope", reason="not an envelope"
@@ -224,6 +230,12 @@ _HEX: Final = re.compile(r"(?:[0-9a-f]{2})+\Z")
 def _explain_text(text: str) -> MalformedEnvelopeError | UnsupportedVersionError:
     """Return the error that says why a text is no envelope."""
     size = f"{len(text)} characters"
+    if _HEX_OF_BINARY.match(text):
+        return MalformedEnvelopeError(
+            f"the stored value ({size}) is a binary envelope that the database wrote as text: its column is a text "
+            "column, so declare storage='text', or make it a column of bytes",
+            reason="not an envelope",
+        )
     if not text.startswith(TEXT_PREFIX):
         return MalformedEnvelopeError(
             f"the stored value ({size}) is not an envelope", reason="not an envelope"
@@ -253,6 +265,8 @@ def _explain_text(text: str) -> MalformedEnvelopeError | UnsupportedVersionError
     return _explain(raw_header + raw_body, f"{len(raw_header) + len(raw_body)} bytes")
 
 
+# The text that PostgreSQL makes of bytes; an envelope begins with its version.
+_HEX_OF_BINARY: Final = re.compile(r"\\x01(?:[0-9a-f]{2}){5,}\Z")
 _TEXT_ENVELOPE: Final = re.compile(r"jc(?:[0-9a-f]{2}){6,}\.")
 
 

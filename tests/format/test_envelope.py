@@ -229,6 +229,18 @@ class TestRefusals:
             envelope.parse(stored)
         assert not [shown for shown in BODY_SHOWN if shown in str(caught.value)]
 
+    @pytest.mark.parametrize(
+        "stored",
+        [f"\\x{FULL.hex()}", TEXT.encode()],
+        ids=["bytes in a text column", "text in a column of bytes"],
+    )
+    def test_envelope_in_a_column_of_the_other_form_names_the_mismatch(self, stored: bytes | str) -> None:
+        """PostgreSQL writes bytes into a text column as hex digits."""
+        with pytest.raises(MalformedEnvelopeError, match="storage='text'") as caught:
+            envelope.parse(stored)
+        assert caught.value.reason == "not an envelope"
+        assert FULL[6:].hex()[:20] not in str(caught.value)
+
     @pytest.mark.parametrize("stored", OTHER_VERSIONS)
     def test_other_version_is_told_from_damage(self, stored: bytes | str) -> None:
         with pytest.raises(UnsupportedVersionError):
