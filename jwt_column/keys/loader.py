@@ -97,6 +97,10 @@ class Loader:
         """Seconds since the last load that worked, or since the ring was made."""
         return monotonic() - self.loaded_at
 
+    def is_local(self) -> bool:
+        """Return True if a load needs no other system, so that it cannot hang."""
+        return isinstance(self.source, WatchedSource) and self.source.is_local()
+
     def may_load(self) -> bool:
         """Return True if an unknown key id may cause a load now."""
         return monotonic() >= self._next_load

@@ -1,4 +1,4 @@
-"""State that a forked child must not share with its parent: locks, threads, sessions, connections.
+"""The process and the thread that code runs in: state that a forked child must not share, and event loops.
 
 The process id is compared where the state is used. ``os.register_at_fork`` would not do: servers such as uWSGI fork
 without running Python's hooks.
@@ -7,12 +7,13 @@ without running Python's hooks.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PerProcess"]
+__all__ = ["PerProcess", "on_event_loop"]
 
 Value = TypeVar("Value")
 
@@ -38,3 +39,15 @@ class PerProcess(Generic[Value]):
         except KeyError:
             # Atomic, so that all threads of a child agree on one lock.
             return self._values.setdefault(process, self._make())
+
+
+def on_event_loop() -> bool:
+    """Return True if this thread runs an asyncio event loop now, which a blocking call would stop."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -21,7 +21,7 @@ from .process import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Refresher", "Reloadable", "reload_in_background"]
+__all__ = ["Refresher", "Reloadable"]
 
 # A fleet whose processes started together must not ask its KMS in step for ever.
 _SPREAD: Final = (0.8, 1.2)
@@ -92,13 +92,3 @@ class Refresher:
     def _end(self, _ring: object) -> None:
         if self._stop is not None:
             self._stop.set()
-
-
-def reload_in_background(ring: Reloadable) -> None:
-    """Reload a ring once, in a thread. Errors show in its status."""
-
-    def reload() -> None:
-        with suppress(JWTColumnError):
-            ring.reload()
-
-    threading.Thread(target=reload, name="jwt-column keys", daemon=True).start()

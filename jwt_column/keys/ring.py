@@ -10,6 +10,7 @@ from the ring's source; and, if asked for, the refresher that reloads the ring a
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -19,10 +20,11 @@ from ..format.envelope import VERSION
 from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
 from .loader import Loader
-from .refresh import Refresher, reload_in_background
+from .process import on_event_loop
+from .refresh import Refresher
 from .schemes import open_source
 from .snapshot import Keys, index_keys, parse_key_id
-from .source import WatchedSource, WrappedSource
+from .source import WrappedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -181,11 +183,11 @@ class KeyRing:
         """
         loader = self._loader
         if loader.has_changed():
-            if isinstance(loader.source, WatchedSource) and loader.source.is_local():
+            if loader.is_local():
                 with suppress(JWTColumnError):
                     self.reload()
-            else:
-                reload_in_background(self)
+            elif loader.lock.acquire(blocking=False):
+                self._load_in_background()
         return self.keys
 
     def key(self, key_id: bytes) -> DataKey:
@@ -288,25 +290,65 @@ class KeyRing:
                 self._keys = self._loader.load(self._keys)
 
     def _learn(self, prefix: bytes) -> None:
-        """Reload because of an unknown key id: once in RELOAD_INTERVAL seconds, one thread at a time."""
+        """Reload because of an unknown key id: once in RELOAD_INTERVAL seconds, and without waiting for another load.
+
+        A load from a KMS may take its whole time-out. So the threads that come meanwhile get an error at once, and on a
+        running event loop, which would stand still, the load is left to a thread.
+
+        Raises:
+            KeyUnavailableError: It is not known whether the source has the key.
+        """
         loader = self._loader
         if loader.source is None:
             return
-        with loader.lock:
-            if prefix in self._keys.by_prefix:
-                return
-            if loader.may_load():
-                with suppress(JWTColumnError):
-                    self._keys = loader.load(self._keys)
-            failure = loader.failure
+        if loader.may_load():
+            if loader.is_local():
+                with loader.lock:
+                    self._load_for(prefix)
+            elif loader.lock.acquire(blocking=False):
+                if on_event_loop():
+                    # The thread releases the lock.
+                    self._load_in_background()
+                    raise self._unknown_yet(prefix, "it is being loaded", retryable=True)
+                try:
+                    self._load_for(prefix)
+                finally:
+                    loader.lock.release()
+            else:
+                raise self._unknown_yet(prefix, "it is being loaded", retryable=True)
+        elif loader.lock.locked() and prefix not in self._keys.by_prefix:
+            raise self._unknown_yet(prefix, "it is being loaded", retryable=True)
         # Also if this call did not load: a key is known to be unknown only after a load that worked.
-        if failure is not None:
-            key_id = prefix[len(VERSION) :].hex()
-            raise KeyUnavailableError(
-                f"the key ring has no key {key_id}, and could not be loaded again to look for it: {failure.reason}",
-                retryable=failure.retryable,
-                key_id=key_id,
-            )
+        failure = loader.failure
+        if failure is not None and prefix not in self._keys.by_prefix:
+            reason = f"it could not be loaded again to look for it: {failure.reason}"
+            raise self._unknown_yet(prefix, reason, retryable=failure.retryable)
+
+    def _load_for(self, prefix: bytes) -> None:
+        """Load the ring again if another thread has not done so meanwhile. The caller holds the lock."""
+        if prefix not in self._keys.by_prefix and self._loader.may_load():
+            with suppress(JWTColumnError):
+                self._keys = self._loader.load(self._keys)
+
+    def _load_in_background(self) -> None:
+        """Load the ring again in a thread, which releases the lock that the caller holds."""
+        lock = self._loader.lock
+
+        def load() -> None:
+            try:
+                with suppress(JWTColumnError):
+                    self._keys = self._loader.load(self._keys)
+            finally:
+                lock.release()
+
+        threading.Thread(target=load, name="jwt-column keys", daemon=True).start()
+
+    @staticmethod
+    def _unknown_yet(prefix: bytes, reason: str, *, retryable: bool) -> KeyUnavailableError:
+        key_id = prefix[len(VERSION) :].hex()
+        return KeyUnavailableError(
+            f"the key ring has no key {key_id}, and {reason}", retryable=retryable, key_id=key_id
+        )
 
     def __repr__(self) -> str:
         if not hasattr(self, "_refresher"):

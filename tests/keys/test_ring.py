@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import copy
 import gc
@@ -868,6 +869,18 @@ class Waited:
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         self.meanwhile = meanwhile
 
+    def acquire(self, blocking: bool = True) -> bool:
+        """Get the lock at last."""
+        self.meanwhile()
+        return True
+
+    def release(self) -> None:
+        """Release it."""
+
+    def locked(self) -> bool:
+        """Nobody else holds it now."""
+        return False
+
     def __enter__(self) -> None:
         """Get the lock at last."""
         self.meanwhile()
@@ -891,11 +904,69 @@ class TestThreads:
 
         def ask(_number: int) -> str:
             together.wait()
-            return ring.key(bytes.fromhex(SECOND_ID)).id
+            while True:
+                try:
+                    return ring.key(bytes.fromhex(SECOND_ID)).id
+                except KeyUnavailableError:
+                    time.sleep(0.001)  # Another thread is loading it.
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(ask, range(8))) == [SECOND_ID] * 8
         assert source.loads == 2
+
+    def test_nobody_waits_for_a_load_that_hangs(self, source: Source) -> None:
+        """A KMS that hangs stops the thread that asks it, and no thread that meets an unknown key meanwhile."""
+        ring = KeyRing.from_uri("test:")
+        stored = encrypt_token(signed_token(), ring, context=CONTEXT)
+        is_loading, may_go_on = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            is_loading.set()
+            may_go_on.wait(60)
+
+        source.before_load, source.keys = hang, [FIRST, SECOND]
+        with ThreadPoolExecutor(1) as pool:
+            reload = pool.submit(ring.reload)
+            try:
+                assert is_loading.wait(30)
+                started = time.monotonic()
+                for _ in range(100):
+                    with pytest.raises(KeyUnavailableError, match="is being loaded") as caught:
+                        ring.key(bytes.fromhex(SECOND_ID))
+                    assert (caught.value.retryable, caught.value.key_id) == (True, SECOND_ID)
+                assert decrypt_token(stored, ring, context=CONTEXT)
+                assert ring.status.error is None
+                assert not reload.done()
+                assert time.monotonic() - started < 20
+            finally:
+                may_go_on.set()
+            reload.result(30)
+        assert ring.key(bytes.fromhex(SECOND_ID)).id == SECOND_ID
+
+    def test_event_loop_never_loads(self, source: Source) -> None:
+        ring = KeyRing.from_uri("test:")
+        source.keys = [FIRST, SECOND]
+        loading_threads: list[str] = []
+        source.before_load = lambda: loading_threads.append(threading.current_thread().name)
+
+        async def ask() -> str:
+            with pytest.raises(KeyUnavailableError, match="is being loaded") as caught:
+                ring.key(bytes.fromhex(SECOND_ID))
+            assert caught.value.retryable
+            for _ in range(3000):
+                try:
+                    return ring.key(bytes.fromhex(SECOND_ID)).id
+                except KeyUnavailableError:
+                    await asyncio.sleep(0.01)
+            raise AssertionError
+
+        assert asyncio.run(ask()) == SECOND_ID
+        assert loading_threads == ["jwt-column keys"]
+        # The control: outside of a loop, the thread that asks loads.
+        fresh = KeyRing.from_uri("test:")
+        source.keys = [FIRST, SECOND, THIRD]
+        assert fresh.key(bytes.fromhex(THIRD_ID)).id == THIRD_ID
+        assert loading_threads[1:] == [threading.current_thread().name] * 2
 
     def test_key_that_another_thread_loaded_meanwhile_is_not_loaded_again(self, source: Source) -> None:
         ring = KeyRing.from_uri("test:")
