@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .auditing import AuditReport, Finding, Severity, audit, check_declarations
     from .census import key_usage
+    from .column.annotations import MappedToken, token_column
     from .column.cipher import decrypt_token, encrypt_token
     from .column.indexes import ExpiryIndex, FingerprintIndex, StaleIndex
     from .column.json_type import EncryptedJSON
@@ -73,6 +74,7 @@ __all__ = [
     "KeyRingError",
     "KeyUnavailableError",
     "MalformedEnvelopeError",
+    "MappedToken",
     "MissingExtraError",
     "PlaintextFoundError",
     "ReencryptionError",
@@ -93,12 +95,14 @@ __all__ = [
     "purge_expired",
     "redact_errors",
     "set_default_keyring",
+    "token_column",
 ]
 
 #: The names of each module; it is imported when one of them is first used, and SQLAlchemy with it.
 _NAMES: Final = {
     "auditing": ("AuditReport", "Finding", "Severity", "audit", "check_declarations"),
     "census": ("key_usage",),
+    "column.annotations": ("MappedToken", "token_column"),
     "column.cipher": ("decrypt_token", "encrypt_token"),
     "column.indexes": ("ExpiryIndex", "FingerprintIndex", "StaleIndex"),
     "column.json_type": ("EncryptedJSON",),
