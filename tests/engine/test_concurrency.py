@@ -412,7 +412,7 @@ def test_an_error_that_stays_ends_the_run_and_shows_no_parameter(
     sessions = create_sessions(driver_engine, 30)
     run(driver_engine, lambda connection: refuse_updates(connection, sessions, "23514", times=10**9))
     with pytest.raises(ReencryptionError, match="the database refused a batch") as caught:
-        sessions.reencrypt(driver_engine, strategy=strategy)
+        sessions.reencrypt(driver_engine, strategy=strategy, on_row_error="fail")
     report: Any = caught.value.report
     assert (report.retries, report.reencrypted) == (0, 0)
     assert "UPDATE" not in str(caught.value)

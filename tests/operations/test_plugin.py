@@ -16,7 +16,8 @@ from jwt_column import alembic_plugin
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENTRY_POINTS = "[alembic.plugins]\njwt_column = jwt_column.alembic_plugin\n"
+# Another name than that of the installed package, which Alembic registers too.
+ENTRY_POINTS = "[alembic.plugins]\njwt_column_of_the_test = jwt_column.alembic_plugin\n"
 CALL = """
 from alembic.migration import MigrationContext
 from alembic.operations import Operations

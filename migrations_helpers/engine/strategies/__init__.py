@@ -14,7 +14,7 @@ from jwt_column.errors import ConfigurationError
 
 from .base import Batch, Strategy, read_batch
 from .compare_and_swap import CompareAndSwap
-from .mysql import MySQLExpiredRemoval, MySQLSkipLocked
+from .mysql import MySQLExpiredRemoval, MySQLSkipLocked, locks_rows
 from .postgresql import PostgreSQLSkipLocked
 from .removal import ExpiredRemoval
 from .sqlite import SQLiteFunction
@@ -43,7 +43,7 @@ def choose_strategy(connection: Connection, table: RunTable, name: str) -> Strat
         ConfigurationError: Another name.
     """
     if name == _CAS:
-        return CompareAndSwap()
+        return _compare_and_swap(connection, table)
     if name != _AUTO:
         raise ConfigurationError(f"strategy is {_AUTO!r} or {_CAS!r}")
     dialect = connection.dialect
@@ -53,7 +53,15 @@ def choose_strategy(connection: Connection, table: RunTable, name: str) -> Strat
         return MySQLSkipLocked(dialect)
     if dialect.name == "sqlite":
         return SQLiteFunction()
-    return CompareAndSwap()
+    return _compare_and_swap(connection, table)
+
+
+def _compare_and_swap(connection: Connection, table: RunTable) -> CompareAndSwap:
+    # A transaction of SQLite's that writes keeps all others from writing.
+    can_lock = table.dialect in ("postgresql", "sqlite")
+    if table.dialect == "mysql":
+        can_lock = locks_rows(connection, table)
+    return CompareAndSwap(can_lock=can_lock)
 
 
 def choose_removal(connection: Connection, strategy: Strategy, expired: Expired) -> Strategy:

@@ -1,28 +1,39 @@
-"""Compare-and-swap for any database: a row is written only if it still holds the value that was read."""
+"""Compare-and-swap for any database: a row is written only if it still holds the value that was read.
+
+The old value of an adoption is a token, and no statement may carry one: statements are logged. So the rows are locked
+and compared here. A database that cannot lock rows compares a digest, or as the last resort the value itself.
+"""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import LargeBinary, bindparam, cast, collate, select, update
-from sqlalchemy.types import BINARY
+from sqlalchemy import LargeBinary, Text, bindparam, cast, func, literal_column, select, text, update
 
-from .base import KEPT, Batch, Changes, convert_rows, in_chunks
+from .base import KEPT, Batch, Changes, convert_rows, count_written, in_chunks
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Update
+    from sqlalchemy import ColumnElement, Connection, TextClause, Update
 
     from jwt_column.database.key_order import KeyRange
 
     from ..connection import RunConnection
-    from ..conversions import Conversion
+    from ..conversions import Conversion, Stored
     from ..table import Key, RunTable
 
 __all__ = ["CompareAndSwap"]
 
 
 class CompareAndSwap:
-    """One ``UPDATE ... WHERE key = ? AND value = ?`` for each row, sent together."""
+    """One ``UPDATE ... WHERE key = ?`` for each row that is unchanged, sent together.
+
+    Args:
+        can_lock: Whether the database locks rows, so that they are compared here.
+    """
+
+    def __init__(self, *, can_lock: bool) -> None:
+        self._can_lock = can_lock
 
     def run_batch(
         self,
@@ -39,24 +50,95 @@ class CompareAndSwap:
         changes = convert_rows(table, conversion, rows, batch)
         if not changes:
             return batch
-        statement = self._statement(table)
+        write = self._write_locked if self._can_lock else self._write_compared
         with connection.transaction() as transaction:
             for chunk in in_chunks(changes, with_old=True):
-                parameters = [
-                    {f"key_{i}": value for i, value in enumerate(table.key_of(row))}
-                    | {"old_value": row[-1], "new_value": new}
-                    for row, new in zip(chunk.rows, chunk.new, strict=True)
-                ]
-                result = transaction.execute(statement, parameters)
-                batch.written += len(chunk)
-                # Not every driver counts the rows of an executemany, and none says which row was not written.
-                is_sane = result.supports_sane_multi_rowcount() and result.rowcount == len(chunk)
-                if confirm or not is_sane:
-                    lost, kept = self._superseded(transaction, table, chunk)
-                    batch.written -= len(lost)
-                    batch.origins -= conversion.origins(lost.old, lost.new)
-                    batch.refused += [(key, KEPT) for key in kept]
+                write(transaction, table, conversion, chunk, batch, confirm=confirm)
         return batch
+
+    # -- where rows can be locked ----------------------------------------------------------------------------
+
+    def _write_locked(
+        self,
+        transaction: Connection,
+        table: RunTable,
+        conversion: Conversion,
+        chunk: Changes,
+        batch: Batch,
+        *,
+        confirm: bool,
+    ) -> None:
+        unchanged, lost = self._lock(transaction, table, chunk)
+        batch.origins -= conversion.origins(lost.old, lost.new)
+        if not unchanged:
+            return
+        parameters = [
+            _key_parameters(table, row)
+            | dict(zip(_PLACE, table.place_of(row), strict=False))
+            | {"new_value": new}
+            for row, new in zip(unchanged.rows, unchanged.new, strict=True)
+        ]
+        conditions = [_IS_AT_PLACE] if table.place else []
+        result = transaction.execute(_update(table, *conditions), parameters)
+        rowcount = result.rowcount if result.supports_sane_multi_rowcount() else -1
+        count_written(transaction, table, conversion, unchanged, batch, rowcount, confirm=confirm)
+
+    @staticmethod
+    def _lock(transaction: Connection, table: RunTable, chunk: Changes) -> tuple[Changes, Changes]:
+        """Lock rows; return the changes of those that hold the old value, and of those that the application wrote."""
+        keys = chunk.keys(table)
+        held: dict[tuple[Any, ...], Any] = {}
+        at_once = table.order.rows_at_once(len(keys))
+        for start in range(0, len(keys), at_once):
+            statement = (
+                select(*table.keys, *table.place, *table.bound, table.value)
+                .where(table.order.among(keys[start : start + at_once]))
+                .with_for_update(key_share=True)
+            )
+            if table.dialect == "mysql" and table.key_index:
+                # Of a small table the server would rather read every row, and wait for those that are locked.
+                quote = transaction.dialect.identifier_preparer.quote
+                statement = statement.with_hint(table.clause, f"FORCE INDEX ({quote(table.key_index)})", "*")
+            for found in transaction.execute(statement):
+                held[(*table.key_of(found), *table.place_of(found)[1:])] = found
+        unchanged, lost = Changes(), Changes()
+        for row, new in zip(chunk.rows, chunk.new, strict=True):
+            now = held.get((*table.key_of(row), *table.place_of(row)[1:]))
+            if now is not None and now[-1] == row[-1]:
+                unchanged.rows.append(now)
+                unchanged.new.append(new)
+            else:
+                lost.rows.append(row)
+                lost.new.append(new)
+        return unchanged, lost
+
+    # -- where they cannot -----------------------------------------------------------------------------------
+
+    def _write_compared(
+        self,
+        transaction: Connection,
+        table: RunTable,
+        conversion: Conversion,
+        chunk: Changes,
+        batch: Batch,
+        *,
+        confirm: bool,
+    ) -> None:
+        digests = table.dialect == "mysql"
+        parameters = [
+            _key_parameters(table, row)
+            | {"old_value": _digest(row[-1]) if digests else row[-1], "new_value": new}
+            for row, new in zip(chunk.rows, chunk.new, strict=True)
+        ]
+        result = transaction.execute(_update(table, _is_unchanged(table)), parameters)
+        batch.written += len(chunk)
+        # Not every driver counts the rows of an executemany, and none says which row was not written.
+        is_sane = result.supports_sane_multi_rowcount() and result.rowcount == len(chunk)
+        if confirm or not is_sane:
+            lost, kept = self._superseded(transaction, table, chunk)
+            batch.written -= len(lost)
+            batch.origins -= conversion.origins(lost.old, lost.new)
+            batch.refused += [(key, KEPT) for key in kept]
 
     @staticmethod
     def _superseded(transaction: Connection, table: RunTable, chunk: Changes) -> tuple[Changes, list[Key]]:
@@ -66,7 +148,6 @@ class CompareAndSwap:
         """
         is_one_of = table.order.among(chunk.keys(table))
         held = transaction.execute(select(*table.keys, table.value).where(is_one_of))
-        # Tables that inherit from this one may have the same keys.
         now = {(table.key_of(row), row[-1]) for row in held}
         lost, kept = Changes(), []
         for row, new in zip(chunk.rows, chunk.new, strict=True):
@@ -77,20 +158,33 @@ class CompareAndSwap:
                     kept.append(table.key_of(row))
         return lost, kept
 
-    def _statement(self, table: RunTable) -> Update:
-        conditions: list[ColumnElement[bool]] = [
-            key == bindparam(f"key_{i}", type_=key.type) for i, key in enumerate(table.keys)
-        ]
-        kept: dict[Any, Any] = {column: column for column in table.preserve}
-        kept[table.value] = bindparam("new_value", type_=table.value.type)
-        return update(table.clause).values(kept).where(*conditions, self._is_unchanged(table))
 
-    def _is_unchanged(self, table: RunTable) -> ColumnElement[bool]:
-        """Compare byte by byte: the column's collation may take different values for equal."""
-        old = bindparam("old_value", type_=table.value.type)
-        if isinstance(table.value.type, LargeBinary):
-            return table.value == old
-        if table.dialect == "mysql":
-            return cast(table.value, BINARY()) == cast(old, BINARY())
-        binary = {"sqlite": "BINARY", "postgresql": "C"}.get(table.dialect)
-        return (collate(table.value, binary) if binary else table.value) == old
+_PLACE = ("place", "origin")
+# A ctid goes as text: drivers have forms of their own for it.
+_IS_AT_PLACE = text("ctid = CAST(CAST(:place AS TEXT) AS tid) AND tableoid = CAST(:origin AS oid)")
+
+
+def _key_parameters(table: RunTable, row: Any) -> dict[str, Any]:
+    return {f"key_{i}": value for i, value in enumerate(table.key_of(row))}
+
+
+def _update(table: RunTable, *conditions: ColumnElement[bool] | TextClause) -> Update:
+    """Return the statement that writes one row of a key, if the conditions hold."""
+    is_row = [key == bindparam(f"key_{i}", type_=key.type) for i, key in enumerate(table.keys)]
+    values: dict[Any, Any] = {column: column for column in table.preserve}
+    values[table.value] = bindparam("new_value", type_=table.value.type)
+    return update(table.clause).values(values).where(*is_row, *conditions)
+
+
+def _is_unchanged(table: RunTable) -> ColumnElement[bool]:
+    """Compare byte by byte: the column's collation may take different values for equal."""
+    if table.dialect == "mysql":
+        value: ColumnElement[Any] = table.value
+        if not isinstance(value.type, LargeBinary):
+            value = func.convert(value.op("USING")(literal_column("utf8mb4")))
+        return cast(func.sha2(value, 256), Text()) == bindparam("old_value", type_=Text())
+    return table.value == bindparam("old_value", type_=table.value.type)
+
+
+def _digest(stored: Stored) -> str:
+    return sha256(stored.encode() if isinstance(stored, str) else stored).hexdigest()

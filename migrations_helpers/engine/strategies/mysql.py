@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..expired import Expired
     from ..table import Key, RunTable
 
-__all__ = ["MySQLExpiredRemoval", "MySQLSkipLocked"]
+__all__ = ["MySQLExpiredRemoval", "MySQLSkipLocked", "locks_rows"]
 
 _ILLEGAL_MIX_OF_COLLATIONS: Final = 1267
 
@@ -44,13 +44,7 @@ class MySQLSkipLocked:
         version: tuple[int, ...] = dialect.server_version_info or ()
         if version < ((10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0, 1)):
             return False
-        engine = connection.exec_driver_sql(
-            "SELECT engine FROM information_schema.tables WHERE table_name = %s "
-            "AND table_schema = COALESCE(%s, DATABASE())",
-            (table.clause.name, table.clause.schema),
-        )
-        # MyISAM and its kin take FOR UPDATE without a word, and lock nothing.
-        return engine.scalar() == "InnoDB"
+        return locks_rows(connection, table)
 
     def run_batch(
         self,
@@ -113,6 +107,16 @@ class MySQLSkipLocked:
             f"UPDATE {joined} SET t.{quote(table.value.name)} = {new}{kept}",  # noqa: S608 - quoted identifiers
             parameters,
         ).rowcount
+
+
+def locks_rows(connection: Connection, table: RunTable) -> bool:
+    """Return True if the table's engine locks rows: MyISAM and its kin take FOR UPDATE, and lock nothing."""
+    engine = connection.exec_driver_sql(
+        "SELECT engine FROM information_schema.tables WHERE table_name = %s "
+        "AND table_schema = COALESCE(%s, DATABASE())",
+        (table.clause.name, table.clause.schema),
+    )
+    return engine.scalar() == "InnoDB"
 
 
 class MySQLExpiredRemoval(ExpiredRemoval):
