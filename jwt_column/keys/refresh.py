@@ -15,7 +15,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import ref
 
-from ..errors import JWTColumnError
 from .process import PerProcess
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ _uniform: Final = SystemRandom().uniform
 class Reloadable(Protocol):
     """The part of a key ring that a refresher calls."""
 
-    def reload(self) -> None:
+    def refresh(self) -> None:
         """Load the keys again."""
 
 
@@ -79,9 +78,10 @@ class Refresher:
             ring = self._ring()
             if ring is None:
                 return
-            # The ring's status reports the error; the ring keeps its keys.
-            with suppress(JWTColumnError):
-                ring.reload()
+            # The ring's status reports the error; the ring keeps its keys. A database that cannot be asked must not end
+            # the thread either.
+            with suppress(Exception):
+                ring.refresh()
             del ring
             self._put_off()
             seconds = self.seconds * _uniform(*_SPREAD)

@@ -20,6 +20,7 @@ from ..format.envelope import VERSION
 from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
 from .loader import Loader
+from .missing import stored_key_ids
 from .process import on_event_loop
 from .refresh import Refresher
 from .schemes import open_source
@@ -28,6 +29,8 @@ from .source import WrappedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from sqlalchemy import Engine
 
 __all__ = ["DataKey", "KeyRing", "RingStatus", "any_chosen", "generate_key"]
 
@@ -39,11 +42,14 @@ class RingStatus(NamedTuple):
         age: Seconds since its keys were loaded, or given.
         error: The reason why the last load failed, or that a refresh is overdue; None if all is well. No secrets.
         retryable: True if the next load may work without a change of keys, permissions or configuration.
+        missing_key_ids: Key ids of rows that the ring lacks, as of the last look of :meth:`KeyRing.is_ready` or of the
+            refresh after it.
     """
 
     age: float
     error: str | None = None
     retryable: bool = False
+    missing_key_ids: tuple[str, ...] = ()
 
 
 @final
@@ -62,7 +68,7 @@ class KeyRing:
     'b01065a6'
     """
 
-    __slots__ = ("__weakref__", "_keys", "_loader", "_refresher")
+    __slots__ = ("__weakref__", "_keys", "_loader", "_missing", "_refresher", "_watched")
 
     def __init__(self, keys: Iterable[bytes | str], *, active: str | None = None) -> None:
         if isinstance(keys, bytes | str):
@@ -72,6 +78,9 @@ class KeyRing:
     def _assemble(self, keys: Keys, loader: Loader, refresh: float | None) -> None:
         self._keys = keys
         self._loader = loader
+        self._missing: tuple[str, ...] = ()
+        #: The engine and the columns whose key ids each refresh reads.
+        self._watched: tuple[Engine, tuple[Any, ...]] | None = None
         self._refresher = None if refresh is None else Refresher(self, refresh)
 
     @classmethod
@@ -120,11 +129,6 @@ class KeyRing:
         return self._keys
 
     @property
-    def current(self) -> Keys:
-        """The same as :meth:`snapshot`."""
-        return self.snapshot()
-
-    @property
     def active(self) -> str:
         """Key id of the active key, 8 lower-case hex digits. :meth:`using` does not change it."""
         return self.snapshot().active.id
@@ -147,10 +151,47 @@ class KeyRing:
         self.snapshot()
         age, failure, refresher = self._loader.age, self._loader.failure, self._refresher
         if failure is not None:
-            return RingStatus(age, *failure)
+            return RingStatus(age, *failure, self._missing)
         if refresher is not None and age > 3 * refresher.seconds:
-            return RingStatus(age, f"the refresh is overdue; its interval is {refresher.seconds:g} s", True)
-        return RingStatus(age)
+            overdue = f"the refresh is overdue; its interval is {refresher.seconds:g} s"
+            return RingStatus(age, overdue, True, self._missing)
+        return RingStatus(age, missing_key_ids=self._missing)
+
+    def is_ready(self, engine: Engine, columns: Iterable[Any]) -> bool:
+        """Return True if the last load worked and the ring has the key of every row of these columns.
+
+        A missing key causes a reload, at the rate of unknown key ids. With ``refresh=`` each refresh looks again, so
+        that :attr:`status` stays up to date. It blocks; under asyncio, call it by ``asyncio.to_thread()``.
+
+        Args:
+            engine: A synchronous engine of a role that sees all rows.
+            columns: Mapped attributes or Core columns of type ``EncryptedJWT``. A ``StaleIndex`` makes it cheap.
+
+        Raises:
+            ConfigurationError: The engine is asynchronous.
+            sqlalchemy.exc.SQLAlchemyError: The database could not be asked.
+        """
+        self._watched = engine, tuple(columns)
+        self._look_for_missing_keys()
+        status = self.status
+        return status.error is None and not status.missing_key_ids
+
+    def refresh(self) -> None:
+        """Reload the ring, and look for rows under keys that it lacks. Called by the refresh thread."""
+        try:
+            self.reload()
+        finally:
+            if self._watched is not None:
+                self._look_for_missing_keys()
+
+    def _look_for_missing_keys(self) -> None:
+        if self._watched is None:
+            return
+        stored = stored_key_ids(*self._watched)
+        for key_id in sorted(stored.difference(self.key_ids)):
+            with suppress(KeyRingError):
+                self.key(parse_key_id(key_id))
+        self._missing = tuple(sorted(stored.difference(self.key_ids)))
 
     @property
     def uri(self) -> str | None:

@@ -416,7 +416,7 @@ def test_every_public_member_is_documented(class_: type, heading: str) -> None:
     documented = set(re.findall(r"^\| `(?:KeyRing|JWT)?\.(\w+)", section, re.MULTILINE))
     # What only other modules of the package use.
     internal = {"awaits_row", "in_row", "stored_as"}
-    internal |= {"current", "encrypting_key", "key", "keys", "keys_for_search", "snapshot"}
+    internal |= {"encrypting_key", "key", "keys", "keys_for_search", "refresh", "snapshot"}
     inherited = dir(str) if issubclass(class_, str) else []
     assert documented == {name for name in dir(class_) if not name.startswith("_")} - internal - set(
         inherited

@@ -542,14 +542,14 @@ class TestStatus:
     def test_ring_that_was_given_its_keys_grows_old(self, clock: Clock) -> None:
         ring = KeyRing([FIRST])
         clock.now += 5
-        assert ring.status == (5.0, None, False)
+        assert ring.status == (5.0, None, False, ())
 
     def test_reload_makes_it_young(self, source: Source, clock: Clock) -> None:
         ring = KeyRing.from_uri("test:")
         clock.now += 60
         assert ring.status.age == 60
         ring.reload()
-        assert ring.status == (0.0, None, False)
+        assert ring.status == (0.0, None, False, ())
 
     def test_failure_is_kept_until_a_reload_works(self, source: Source, clock: Clock) -> None:
         ring = KeyRing.from_uri("test:")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT, KeyRing, generate_key, providers
+from jwt_column import ConfigurationError, EncryptedJWT, KeyRing, KeyRingError, generate_key, providers
 from jwt_column.keys import loader as loading
 from jwt_column.keys.data_key import DataKey
 from jwt_column.keys.providers.file import FileSource
@@ -177,3 +177,32 @@ def test_ring_of_the_environment_does_not_notice(monkeypatch: pytest.MonkeyPatch
     ring = KeyRing.from_uri("env:SEARCH_KEYS")
     clock.now += loading.LOOK_INTERVAL
     assert [key.id for key in ring.keys_for_search()] == [DataKey(OLD).id]
+
+
+def test_missing_keys_show_in_the_status_and_make_the_ring_not_ready(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "keys"
+    providers.write_key_file(path, [OLD])
+    ring = KeyRing.from_uri(f"file:{path}")
+    logins = Logins(ring)
+    logins.write(ring, signed_token(sub="alice"))
+    assert ring.is_ready(logins.engine, [logins.column])
+    # Another process writes under a key that has not reached this host.
+    logins.write(KeyRing([NEW]), signed_token(sub="bob"))
+    assert [*ring.status.missing_key_ids] == []
+    assert not ring.is_ready(logins.engine, [logins.column])
+    assert [*ring.status.missing_key_ids] == [DataKey(NEW).id]
+    # The refresh repeats the look.
+    providers.write_key_file(path, [OLD, NEW], overwrite=True)
+    ring.refresh()
+    assert [*ring.status.missing_key_ids] == []
+    assert ring.is_ready(logins.engine, [logins.column])
+    path.write_text("broken")
+    with pytest.raises(KeyRingError):
+        ring.refresh()
+    assert not ring.is_ready(logins.engine, [logins.column])
+
+
+def test_asynchronous_engine_is_refused(clock: Clock) -> None:
+    engine: Any = object()
+    with pytest.raises(ConfigurationError, match="synchronous"):
+        KeyRing([OLD]).is_ready(engine, [])

@@ -1,0 +1,36 @@
+"""The key ids of stored rows, which show the keys that a ring lacks before a row is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Engine
+
+__all__ = ["stored_key_ids"]
+
+
+def stored_key_ids(engine: Engine, columns: Iterable[Any]) -> set[str]:
+    """Return the key ids of the rows of encrypted columns. It reads the first bytes of each row, or a ``StaleIndex``.
+
+    Raises:
+        ConfigurationError: The engine is asynchronous: the query runs in the thread of the refresh, without a loop.
+    """
+    # Imported here: a ring that watches no column needs no SQLAlchemy.
+    from sqlalchemy import Engine, select
+
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(
+            "the key ids of rows are read on a synchronous engine; give one to is_ready()"
+        )
+    with engine.connect() as connection:
+        return {
+            key_id
+            for column in columns
+            for (key_id,) in connection.execute(select(column.key_id).distinct())
+            if key_id is not None
+        }
