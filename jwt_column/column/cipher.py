@@ -25,6 +25,7 @@ from ..format.envelope import EXPIRY_LENGTH, NO_EXPIRY, STAMP_FIELD
 from ..format.frame import begins_as_jws, is_frame, pack, unpack
 from ..format.shape import Kind, Shape, check_text, pack_signed, payload_of, shape_of
 from ..format.token import JWT, given_expiry, take_frame, unchecked_jwt
+from ..frames import hides_locals
 from ..keys.ring import any_chosen
 from ..keys.snapshot import parse_key_id
 from .binding import sized
@@ -449,6 +450,7 @@ def _given_expiry(stored: bytes | str) -> int | None:
     return None if field is None or field == NO_EXPIRY else int.from_bytes(field, "big")
 
 
+@hides_locals
 def encrypt_token(
     token: str,
     ring: KeyRing,
@@ -487,6 +489,7 @@ def encrypt_token(
     return TokenCipher(spec).encrypt(token, ring)
 
 
+@hides_locals
 def decrypt_token(stored: bytes | str, ring: KeyRing, *, context: str) -> JWT:
     """Return the token of a stored envelope, whichever storage form, fingerprints or expiry it has.
 

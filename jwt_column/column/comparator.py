@@ -15,6 +15,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 
 from ..errors import ConfigurationError, UnsupportedComparisonError
+from ..frames import hides_locals
 from .fingerprints import Fingerprints
 from .header_sql import HeaderSQL
 from .spec import WHOLE
@@ -39,6 +40,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
     # By name. Putting the expression together takes longer than the fingerprint, and lookups are what is frequent.
     _fingerprints: dict[str, Fingerprints]
 
+    @hides_locals
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``IS [NOT] NULL``, or ``==``, ``!=``, ``in_`` or ``not_in`` of tokens by fingerprint; refuse the rest.
 
@@ -57,6 +59,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         condition = self._fingerprints_of(WHOLE).among(values)
         return not_(condition) if op in _NEGATIVE else condition
 
+    @hides_locals
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> ColumnElement[Any]:
         """Refuse every operator with the column on its right side.
 
@@ -65,6 +68,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         """
         raise _refusal(self.expr, op)
 
+    @hides_locals
     def claim(self, name: str) -> Claim:
         """Return a claim of the token, to be compared by its fingerprint.
 
@@ -166,6 +170,7 @@ class Claim(operators.ColumnOperators):
         self._column = column
         self._fingerprints = fingerprints
 
+    @hides_locals
     def operate(self, op: OperatorType, *other: Any, **_: Any) -> ColumnElement[Any]:
         """Build ``==``, ``!=``, ``in_`` or ``not_in`` of ``str`` and ``int``, or ``is_(None)``; refuse the rest.
 
@@ -184,6 +189,7 @@ class Claim(operators.ColumnOperators):
             condition = self._fingerprints.among(values)
         return not_(condition) if op in _NEGATIVE else condition
 
+    @hides_locals
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> NoReturn:
         """Refuse every operator with the claim on its right side.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from ..errors import ConfigurationError, DecryptionError, JWTColumnError
 from ..format import envelope
+from ..frames import hides_locals
 from .binding import binding_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class SealedJWT:
         """Whether the value is bound to its row, and nothing said yet which row that is."""
         return self._binding is None
 
+    @hides_locals
     def reveal(self, **bound: BoundValue) -> JWT:
         """Open the value now, for instance after its key came back.
 

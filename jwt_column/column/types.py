@@ -32,6 +32,7 @@ from ..errors import (
 )
 from ..format import envelope
 from ..format.token import JWT
+from ..frames import hides_locals
 from ..keys.default import resolve_keyring
 from ..keys.ring import KeyRing
 from .binding import BoundJWT
@@ -89,8 +90,9 @@ class EncryptedJWT(TypeDecorator[JWT]):
     #: The character that plaintext begins with.
     plaintext_begins = "e"
     #: The options of the column.
-    spec: ColumnSpec
+    spec: ColumnSpec = ColumnSpec()
 
+    @hides_locals
     def __init__(self, keyring: KeyRing | str | None = None, **options: Unpack[ColumnKeywords]) -> None:
         super().__init__()
         if not isinstance(keyring, KeyRing | str | None):
@@ -226,7 +228,11 @@ class EncryptedJWT(TypeDecorator[JWT]):
                 return decrypt(value, given or resolve_keyring(keyring))
             except (DecryptionError, KeyRingError) as error:
                 failure = error
-            return self._load_otherwise(value, failure, cipher)
+            loaded = self._load_otherwise(value, failure, cipher)
+            if isinstance(loaded, JWTColumnError):
+                value = None  # It may be a token, and error reporters show local variables.
+                raise loaded.with_traceback(None) from None
+            return loaded
 
         return self._keep_closed(process, cipher) if self.bound_to else process
 
@@ -249,8 +255,8 @@ class EncryptedJWT(TypeDecorator[JWT]):
 
     def _load_otherwise(
         self, value: bytes | str, failure: JWTColumnError, cipher: TokenCipher
-    ) -> JWT | SealedJWT:
-        """Return what is loaded in place of a value that does not decrypt, or raise."""
+    ) -> JWT | SealedJWT | JWTColumnError:
+        """Return the replacement of a value that does not decrypt, or the error to raise."""
         token = None if envelope.looks_like_envelope(value) else self._read_plaintext(value, cipher)
         if token is not None and self.plaintext != "refuse":
             return cipher.value_of(token)  # type: ignore[no-any-return]
@@ -262,9 +268,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
             )
         elif not self.allow_opaque and getattr(failure, "reason", "") == "not an envelope":
             failure.args = (f"{failure}; a token that is no JWT needs allow_opaque=True on the column",)
-        if self.undecryptable == "raise":
-            raise failure.with_traceback(None) from None
-        return SealedJWT(value, cipher, self.ring, failure)
+        return failure if self.undecryptable == "raise" else SealedJWT(value, cipher, self.ring, failure)
 
     @staticmethod
     def _read_plaintext(value: bytes | str, cipher: TokenCipher) -> JWT | None:
@@ -274,10 +278,12 @@ class EncryptedJWT(TypeDecorator[JWT]):
         except (InvalidTokenError, UnicodeDecodeError):
             return None
 
+    @hides_locals
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Return the stored form of one token; :meth:`bind_processor` is the same for many."""
         return self.bind_processor(dialect)(value)
 
+    @hides_locals
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """Return the token of one stored value; :meth:`result_processor` is the same for many."""
         return self.result_processor(dialect, None)(value)

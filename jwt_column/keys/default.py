@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigurationError
+from ..frames import hides_locals
 from .process import PerProcess
 from .ring import KeyRing
 
@@ -20,6 +21,7 @@ _lock: Final = PerProcess(threading.Lock)
 _by_uri: dict[str, KeyRing] = {}
 
 
+@hides_locals
 def set_default_keyring(ring: KeyRing | None) -> None:
     """Set the ring of every column that names none. None: read the environment again at the next use."""
     global _default

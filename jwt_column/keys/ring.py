@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError, UnknownKeyError
 from ..format.aead import KEY_LENGTH
 from ..format.envelope import VERSION
+from ..frames import hides_locals
 from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
 from .loader import Loader
@@ -70,6 +71,7 @@ class KeyRing:
 
     __slots__ = ("__weakref__", "_keys", "_loader", "_missing", "_refresher", "_watched")
 
+    @hides_locals
     def __init__(self, keys: Iterable[bytes | str], *, active: str | None = None) -> None:
         if isinstance(keys, bytes | str):
             raise KeyRingError("a key ring takes a list of keys; put the one key into brackets")
@@ -95,6 +97,7 @@ class KeyRing:
         return cls([os.urandom(KEY_LENGTH)])
 
     @classmethod
+    @hides_locals
     def from_uri(
         cls, uri: str, *, refresh: float | None = None, keks: Iterable[str] | None = None
     ) -> KeyRing:
@@ -296,6 +299,7 @@ class KeyRing:
             )
         return key
 
+    @hides_locals
     def with_active(self, key_id: str) -> KeyRing:
         """Return a ring of the same keys in which this one encrypts.
 
@@ -306,6 +310,7 @@ class KeyRing:
         refresh = None if self._refresher is None else self._refresher.seconds
         return self._of(index_keys(self.keys, key_id), self._loader.with_active(key_id), refresh)
 
+    @hides_locals
     def with_key(self, key: bytes | str) -> KeyRing:
         """Return a ring that also has this key. It decrypts; :meth:`with_active` makes it encrypt.
 
@@ -316,6 +321,7 @@ class KeyRing:
         """
         return self._of(index_keys([*self.keys, DataKey(key)], None), Loader())
 
+    @hides_locals
     def reload(self) -> None:
         """Load the keys again from the ring's source; a ring that was made from given keys stays as it is.
 

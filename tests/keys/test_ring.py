@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
@@ -301,11 +300,8 @@ class TestRing:
         assert KeyRing.from_uri("test:").uri == "test:source"
         assert KeyRing([FIRST]).uri is None
 
-    def test_repr_of_a_ring_that_could_not_be_made_is_shown_in_its_traceback(self) -> None:
-        with pytest.raises(KeyRingError) as caught:
-            KeyRing([b"too short"])
-        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
-        assert "self = KeyRing()" in "".join(shown)
+    def test_ring_that_could_not_be_made_has_a_repr(self) -> None:
+        assert repr(KeyRing.__new__(KeyRing)) == "KeyRing()"
 
     def test_repr_shows_where_the_keys_come_from(self, source: Source) -> None:
         shown = repr(KeyRing.from_uri("test:"))
