@@ -36,7 +36,7 @@ from tests.support.databases import (
     truthy,
 )
 from tests.support.hsm import HSM, start_hsm
-from tests.support.selection import mark_by_fixture, mark_repetitions
+from tests.support.selection import is_left_out, mark_by_fixture, mark_repetitions
 from tests.support.vault import OpenBao, PersistentOpenBao, start_openbao, start_persistent_openbao
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ for profile, examples in {"few": 25, "many": 200}.items():
         suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
 hypothesis.settings.load_profile("few")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a file of which the default run takes no test."""
+    return True if is_left_out(collection_path, config) else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["mark_by_fixture", "mark_repetitions"]
+__all__ = ["is_left_out", "mark_by_fixture", "mark_repetitions"]
 
 _SERVERS = frozenset({"postgresql", "mariadb"})
 # They are compiled, and so are not among what the default run needs.
@@ -27,6 +28,22 @@ _MARKER_OF_FIXTURE = {
     "persistent_openbao": "cloud",
     "postgresql_statement_log": "processes",
 }
+
+
+def is_left_out(path: Path, config: pytest.Config) -> bool:
+    """Return True for a file whose ``pytestmark`` the default ``-m`` leaves out, unless the command line names it.
+
+    Importing these files, and rewriting their assertions, would delay the first result.
+    """
+    options = config.getini("addopts")
+    default = options[options.index("-m") + 1]
+    if path.suffix != ".py" or config.option.markexpr != default:
+        return False
+    if any(Path(argument.partition("::")[0]).resolve() == path for argument in config.args):
+        return False
+    marks = re.search(r"^pytestmark = (\[[^]]*\]|.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    names = re.findall(r"pytest\.mark\.(\w+)", marks[0]) if marks else []
+    return bool(set(names) & set(re.findall(r"\w+", default)))
 
 
 def mark_by_fixture(items: Iterable[pytest.Item]) -> None:
