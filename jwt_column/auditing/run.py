@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from ..database.driver_errors import error_name
 from ..database.reading import connected, rolled_back
 from ..database.row_security import hidden_rows
-from ..errors import ConfigurationError, KeyRingError
+from ..errors import ConfigurationError, KeyUnavailableError
 from ..keys.ring import KeyRing
 from ..keys.snapshot import parse_key_id
 from .columns import columns_of
@@ -190,7 +190,9 @@ def _ring_of(column: AuditedColumn, options: Options) -> KeyRing | str:
     """Return a column's key ring; or the reason why there is none, in an audit that needs none.
 
     Raises:
-        ConfigurationError, KeyRingError: A deep audit needs the ring and cannot load it.
+        ConfigurationError: A deep audit needs the ring, and none is configured.
+        KeyUnavailableError: A deep audit needs the ring, and it cannot be reached.
+        KeyRingError: The ring is malformed, or its file has wrong permissions; in any audit.
     """
     if options.deep:
         check_bound(column)
@@ -199,7 +201,7 @@ def _ring_of(column: AuditedColumn, options: Options) -> KeyRing | str:
         return "it was not asked for"
     try:
         return column.type_.ring()
-    except (ConfigurationError, KeyRingError) as error:
+    except (ConfigurationError, KeyUnavailableError) as error:
         return str(error)
 
 

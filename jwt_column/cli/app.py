@@ -94,8 +94,7 @@ def _redact(usage_error: Any) -> None:
 
 app = typer.Typer(
     cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     # Typer's own tracebacks can show local variables, tokens among them.
     pretty_exceptions_enable=False,
@@ -105,18 +104,35 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from .. import __version__
 
-        typer.echo(f"jwt-column {version('jwt-column')}")
+        typer.echo(f"jwt-column {__version__}")
         raise typer.Exit
 
 
 @app.callback(help="JSON Web Tokens encrypted at rest, in a SQLAlchemy column.")
 def top(
+    context: typer.Context,
     *,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no hints.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log the work of the package on standard error.")
+    ] = False,
     _version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Take the options before the command."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    if context.resilient_parsing:
+        return
+    from .settings import apply_project_settings
+    from .verbosity import set_verbosity
+
+    set_verbosity(quiet=quiet, verbose=verbose)
+    apply_project_settings()

@@ -153,7 +153,7 @@ class Outputs:
         option(
             "--baseline",
             metavar="PATH",
-            help="What --json printed earlier: rows are shown beside those of then.",
+            help="The output of an earlier --json: its rows are shown beside those of now; - for standard input.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None
@@ -162,7 +162,7 @@ class Outputs:
         option(
             "--html",
             metavar="PATH",
-            help="Write the report as one HTML file too, for the person who signs the audit.",
+            help="Write the report as one HTML file too, for the person who signs the audit; - for standard output.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None

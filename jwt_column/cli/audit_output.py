@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import typer
 
 from ..auditing import AuditReport
 from ..errors import ConfigurationError
@@ -13,9 +17,11 @@ from .console import make_console, print_json, written_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = ["Output", "read_baseline"]
+
+# The file name that stands for standard output, and for standard input.
+_STDOUT: Final = Path("-")
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Output:
     baseline: AuditReport | None = None
 
     def __post_init__(self) -> None:
+        if self.html == _STDOUT and self.as_json:
+            raise ConfigurationError("--html - and --json both print; leave one out")
         if self.html is not None and not self.html.absolute().parent.is_dir():
             raise ConfigurationError(f"--html: there is no directory {self.html.absolute().parent}")
 
@@ -38,6 +46,8 @@ class Output:
         """Show a report."""
         if self.html is not None:
             self._write_html(self.html, report)
+        if self.html == _STDOUT:
+            return
         if self.as_json:
             print_json(report.to_dict())
         else:
@@ -47,8 +57,12 @@ class Output:
     def _write_html(self, path: Path, report: AuditReport) -> None:
         from ..auditing.html import render_html  # It takes Jinja2, and a tenth of a second.
 
+        text = render_html(report, baseline=self.baseline)
+        if path == _STDOUT:
+            typer.echo(text)
+            return
         try:
-            path.write_text(render_html(report, baseline=self.baseline), encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
         except OSError as error:
             reason = error.strerror
         else:
@@ -65,7 +79,8 @@ def read_baseline(path: Path | None) -> AuditReport | None:
     if path is None:
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = sys.stdin.read() if path == _STDOUT else path.read_text(encoding="utf-8")
+        content = json.loads(text)
     except OSError as error:
         reason = error.strerror
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 import sys
 from contextlib import redirect_stdout
@@ -22,7 +23,8 @@ from ..column.row_binding import python_type_of
 from ..column.types import EncryptedJWT
 from ..errors import ConfigurationError, ReencryptionError
 from ..format.envelope import HEADER_LENGTHS, LAYOUT_FIELD, Layout
-from .options import ColumnOptions
+from .console import did_you_mean
+from .options import MODEL_VARIABLE, ColumnOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,14 +112,25 @@ class ChosenColumn:
         Raises:
             ConfigurationError: It is not there, or not of a type that holds tokens.
         """
+        self._refuse_absent(connection)
+        return self._as_stored(connection)
+
+    def _refuse_absent(self, connection: Connection) -> None:
         inspector = inspect(connection)
         if not inspector.has_table(self.table, schema=self.schema):
-            raise ConfigurationError(f"there is no table {self.name.rpartition('.')[0]}")
-        if self.column not in {
-            info["name"] for info in inspector.get_columns(self.table, schema=self.schema)
-        }:
-            raise ConfigurationError(f"there is no column {self.name}")
-        return self._as_stored(connection)
+            names = [
+                *inspector.get_table_names(schema=self.schema),
+                *inspector.get_view_names(schema=self.schema),
+            ]
+            table = self.name.rpartition(".")[0]
+            raise ConfigurationError(
+                f"there is no table {table}{did_you_mean(self.table, names)}; nothing was done"
+            )
+        columns = [info["name"] for info in inspector.get_columns(self.table, schema=self.schema)]
+        if self.column not in columns:
+            raise ConfigurationError(
+                f"there is no column {self.name}{did_you_mean(self.column, columns)}; nothing was done"
+            )
 
     def in_table(self, connection: Connection) -> Column[Any]:
         """Return the model's column, or one in a table with the primary key and ``bound_to`` of the database's."""
@@ -203,6 +216,12 @@ def choose_column(options: ColumnOptions, model: str | None) -> ChosenColumn:
     if model is not None:
         _refuse_both(options)
         return _mapped_column(model)
+    if not options.table and (configured := _configured_models()):
+        if len(configured) > 1:
+            raise ConfigurationError(
+                f"which column? {MODEL_VARIABLE} names several; give --model with one of them"
+            )
+        return _mapped_column(configured[0])
     if not options.table or not options.column:
         raise ConfigurationError("which column? Give --model MODULE:CLASS.ATTR, or --table and --column")
     return ChosenColumn(
@@ -218,6 +237,9 @@ def choose_targets(options: ColumnOptions, models: Sequence[str]) -> Targets:
     """
     if models:
         _refuse_both(options)
+    elif not options.table:
+        models = _configured_models()
+    if models:
         targets = [_target(model) for model in models]
         return lambda _: targets
     if not options.table or not options.column:
@@ -226,6 +248,10 @@ def choose_targets(options: ColumnOptions, models: Sequence[str]) -> Targets:
         )
     chosen = choose_column(options, None)
     return lambda connection: [chosen.in_table(connection)]
+
+
+def _configured_models() -> list[str]:
+    return os.environ.get(MODEL_VARIABLE, "").split()
 
 
 def _refuse_both(options: ColumnOptions) -> None:

@@ -29,6 +29,7 @@ from .databases import connect, is_async, read_url, sync_drivername, with_engine
 from .progress import terminal
 from .signals import Interruptions
 from .summary import Summary, listed_keys, print_summary
+from .verbosity import is_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -180,7 +181,9 @@ class _Run:
     def _progress(self, column: ChosenColumn) -> Iterator[Progress]:
         """Return a function that shows a report: as a bar on a terminal, as lines elsewhere."""
         console = terminal()
-        if console is None:
+        if is_quiet():
+            yield line_progress(lambda _: None)
+        elif console is None:
             yield line_progress(partial(typer.echo, err=True))
         else:
             with progress_bar(column.name, console, transient=True) as show:

@@ -11,6 +11,7 @@ import typer
 
 __all__ = [
     "DATABASE_VARIABLE",
+    "MODEL_VARIABLE",
     "ColumnName",
     "ColumnOptions",
     "DatabaseOption",
@@ -25,6 +26,9 @@ __all__ = [
 
 #: The environment variable of the database's URL: a process list does not show it.
 DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
+
+#: The environment variable of the models, with white space between them.
+MODEL_VARIABLE: Final = "JWT_COLUMN_MODEL"
 
 _COLUMN: Final = "Which column"
 _TYPE: Final = "The column's type, with --table"
@@ -172,7 +176,8 @@ ModelColumn = Annotated[
     option(
         "--model",
         metavar="MODULE:CLASS.ATTR",
-        help="The application's mapped attribute, such as app.models:Session.token: table, type and key ring.",
+        help="The application's mapped attribute, such as app.models:Session.token: table, type and key ring. Without "
+        f"it and --table, that of {MODEL_VARIABLE}.",
         rich_help_panel=_COLUMN,
     ),
 ]
@@ -183,7 +188,7 @@ ModelTargets = Annotated[
         "--model",
         metavar="MODULE:NAME",
         help="The application's declarative base or MetaData for all its columns, a mapped class, or an attribute such "
-        "as app.models:Session.token; once for each.",
+        f"as app.models:Session.token; once for each. Without it and --table, those of {MODEL_VARIABLE}.",
         rich_help_panel=_COLUMN,
     ),
 ]

@@ -12,6 +12,7 @@ import typer
 from migrations_helpers.engine.progress import bars, lines
 
 from .console import make_console
+from .verbosity import is_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,9 @@ def terminal() -> Console | None:
 def shown_progress() -> Iterator[Show]:
     """Return a function that shows progress; a bar goes when the block ends."""
     console = terminal()
-    if console is None:
+    if is_quiet():
+        yield lines(lambda _: None)
+    elif console is None:
         yield lines(partial(typer.echo, err=True))
     else:
         with bars(console, transient=True) as show:

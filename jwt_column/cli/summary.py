@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..database.printable import printable
 from .console import STATE_STYLES, counted, indented, mark, plain_table, state_order
+from .verbosity import is_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +107,7 @@ def _blocks(console: Console, summary: Summary, words: Words) -> Iterator[Sequen
         yield [
             verdict if summary.report.dry_run else Text.assemble(mark(console, ok=True), " ", verdict),
         ]
-    steps = list(_next_steps(summary, words))
+    steps = [] if is_quiet() else list(_next_steps(summary, words))
     if steps:
         yield steps
 

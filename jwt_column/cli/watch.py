@@ -19,7 +19,7 @@ from ..auditing.counting import census
 from ..auditing.declaration import configuration_of
 from ..database.printable import printable
 from ..database.reading import rolled_back
-from ..errors import ConfigurationError, KeyRingError
+from ..errors import ConfigurationError, KeyUnavailableError
 from ..keys.snapshot import parse_key_id
 from .console import STATE_STYLES, make_console, plain_table, state_order
 from .databases import connect
@@ -55,7 +55,7 @@ class WatchedColumn:
         if not active:
             try:
                 ring = column.type_.ring()
-            except (ConfigurationError, KeyRingError):
+            except (ConfigurationError, KeyUnavailableError):
                 pass  # Every envelope is then of an unknown state.
             else:
                 self.active = tuple(ring.current_key_ids)

@@ -9,6 +9,7 @@ A module is imported when a URI first names it: most need an extra, and a proces
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
@@ -103,7 +104,12 @@ def _provider(scheme: str, kind: str) -> Any:
         return TEMPORARY[scheme]
     found = list(entry_points(group=PROVIDER_GROUP, name=scheme))
     if not found:
-        raise ConfigurationError(f"no provider of a {kind} for this URI scheme; there are {_known()}")
+        question = "".join(
+            f" (did you mean {one}:?)" for one in get_close_matches(scheme, MODULE_OF_SCHEME, n=1)
+        )
+        raise ConfigurationError(
+            f"no provider of a {kind} for this URI scheme{question}; there are {_known()}"
+        )
     if len(found) > 1:
         names = ", ".join(sorted(str(getattr(point.dist, "name", None)) for point in found))
         raise ConfigurationError(f"several distributions serve {scheme}: ({names}); uninstall all but one")

@@ -6,12 +6,16 @@ import fcntl
 import os
 import pty
 import re
+import sqlite3
 import stat
 import struct
 import subprocess
 import sys
 import termios
+import zipfile
+from contextlib import closing
 from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -26,15 +30,17 @@ from jwt_column import (
     KeyRingError,
     MissingExtraError,
     ReencryptionError,
+    __version__,
+    generate_key,
 )
 from jwt_column.cli import console as cli_console
 from jwt_column.cli import main
 from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode, is_utf8, make_console, mark, print_error
+from jwt_column.keys.ring_file.plain import write_key_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 KEY = re.compile(r"[A-Za-z0-9_-]{43}")
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[78])")
@@ -143,8 +149,8 @@ def test_version() -> None:
 @pytest.mark.parametrize("arguments", [(), ("keys",)])
 def test_without_a_command_the_help_is_shown_and_nothing_is_done(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
-    assert done.returncode == ExitCode.USAGE
-    assert "Usage: jwt-column" in done.stdout + done.stderr
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert "Usage: jwt-column" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("demo", "--help"), ("keys", "generate", "-h")])
@@ -239,6 +245,120 @@ making.generate_key = crash
     assert done.returncode == ExitCode.FAILURE
     assert f"RuntimeError: {len(secret)}" in done.stderr
     assert secret not in done.stderr + done.stdout
+
+
+# -- the project -------------------------------------------------------------------------------------------------
+
+SETTINGS = """
+[tool.jwt-column]
+model = ["app:Base"]
+database = "sqlite:///app.sqlite3"
+ring = "file:jwt.keys"
+"""
+APPLICATION = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from jwt_column import JWT, EncryptedJWT
+class Base(DeclarativeBase): ...
+class Session(Base):
+    __tablename__ = "sessions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[JWT] = mapped_column(EncryptedJWT())
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with settings, a model, a key file and a database without a row."""
+    for name in ("JWT_COLUMN_MODEL", "JWT_COLUMN_DATABASE_URL", "JWT_COLUMN_KEYRING", "JWT_COLUMN_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "pyproject.toml").write_text(SETTINGS, encoding="utf-8")
+    (tmp_path / "app.py").write_text(APPLICATION, encoding="utf-8")
+    write_key_file(tmp_path / "jwt.keys", [generate_key()])
+    with closing(sqlite3.connect(tmp_path / "app.sqlite3")) as connection:
+        connection.execute("CREATE TABLE sessions (id INTEGER PRIMARY KEY, token BLOB NOT NULL)")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_settings_of_a_project_are_defaults(project: Path) -> None:
+    done = run("audit")
+    assert (done.returncode, "sessions.token" in done.stdout) == (ExitCode.OK, True), done.stderr
+    # The environment goes before, and the command line before that.
+    done = run("audit", JWT_COLUMN_MODEL="app:Session.nothing")
+    assert (done.returncode, "has no Session.nothing" in done.stderr) == (ExitCode.USAGE, True)
+    done = run("audit", "--table", "session", "--column", "token", JWT_COLUMN_MODEL="app:Session.nothing")
+    assert (done.returncode, "did you mean 'sessions'?" in done.stderr) == (ExitCode.USAGE, True)
+    done = run("reencrypt", JWT_COLUMN_MODEL="app:Session.token")
+    assert (done.returncode, "sessions.token" in done.stdout) == (ExitCode.OK, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('databse = "x"', "no setting 'databse' (did you mean 'database'?)"),
+        ("model = 1", "model is a text, or for model a list of texts"),
+    ],
+)
+def test_wrong_settings_are_named(project: Path, setting: str, message: str) -> None:
+    (project / "pyproject.toml").write_text(f"[tool.jwt-column]\n{setting}\n", encoding="utf-8")
+    done = run("audit")
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert message in done.stderr
+    # Help and version do without them.
+    assert run("--help").returncode == ExitCode.OK
+
+
+def test_a_key_file_that_others_can_read_is_an_error_of_an_audit(project: Path) -> None:
+    assert run("audit").returncode == ExitCode.OK  # The control.
+    (project / "jwt.keys").chmod(0o644)
+    done = run("audit")
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert "chmod" in done.stderr
+
+
+def test_quiet_has_no_hints_and_verbose_has_a_log(project: Path) -> None:
+    key_file = ("--file", str(project / "jwt.keys"))
+    assert "Bring the file to every host" in run("keys", "add", *key_file).stdout
+    done = run("--quiet", "keys", "add", *key_file)
+    assert done.returncode == ExitCode.OK
+    assert "Added key" in done.stdout
+    assert "Bring the file" not in done.stdout
+
+
+def test_python_runs_the_package_and_finds_its_version_in_a_zip(tmp_path: Path) -> None:
+    path = tmp_path / "packages.zip"
+    root = Path(__file__).parents[2]
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (root / "jwt_column").rglob("*.py"):
+            archive.write(file, file.relative_to(root))
+    done = subprocess.run(
+        [sys.executable, "-m", "jwt_column", "--version"],
+        capture_output=True,
+        text=True,
+        env=environment({"PYTHONPATH": str(path)}),
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"jwt-column {__version__}\n", "")
+
+
+def test_help_survives_the_removal_of_docstrings() -> None:
+    done = run("keys", "check", "--help", PYTHONOPTIMIZE="2")
+    assert "Check that a ring loads" in done.stdout
+    assert "every key unwraps" in run("keys", "--help", PYTHONOPTIMIZE="2").stdout
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    """As Bash calls it."""
+    cases = {
+        "jwt-column reen": "reencrypt",
+        "jwt-column keys re": "rewrap",
+        "jwt-column audit --ret": "--retired",
+    }
+    for words, expected in cases.items():
+        number = str(len(words.split()) - 1)
+        variables = {"_JWT_COLUMN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": number}
+        assert expected in run(**variables).stdout
 
 
 # -- errors --------------------------------------------------------------------------------------------------

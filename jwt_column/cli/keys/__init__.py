@@ -62,11 +62,13 @@ app = typer.Typer(
             for name, (function, help_) in _COMMANDS.items()
         }
     ),
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
 )
 
 
 @app.callback(help="Make and keep the keys that encrypt the tokens.")
-def keys() -> None:
-    """Take the options before the command: none so far."""
+def keys(context: typer.Context) -> None:
+    """Show the help if no command is named."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())

@@ -20,6 +20,7 @@ from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_source, open_wrapper
 from ..console import counted, indented, make_console, print_json
 from ..options import FileOption, JsonOption
+from ..verbosity import is_quiet
 from .rings import now, ring_path
 from .showing import show_changed
 
@@ -59,7 +60,7 @@ def generate(
     typer.echo(",".join(made))
     hints = make_console(stderr=True)
     # A script that captures the output needs no hint.
-    if hints.is_terminal and make_console().is_terminal:
+    if hints.is_terminal and make_console().is_terminal and not is_quiet():
         hints.print()
         hints.print(
             "Secret: with this key the tokens can be read, and without it they are lost.", style="dim"

@@ -9,6 +9,7 @@ from rich.text import Text
 from ...keys.providers.file import uri_of
 from ...keys.ring_file.format import KeyState
 from ..console import counted, indented, make_console, plain_table, print_json
+from ..verbosity import is_quiet
 from .rings import PlainFile, views_of
 
 if TYPE_CHECKING:
@@ -104,5 +105,5 @@ def show_changed(
         return
     console = make_console()
     console.print(done, soft_wrap=True)
-    for hint in hints:
+    for hint in () if is_quiet() else hints:
         console.print(Text(hint, "dim"), soft_wrap=not console.is_terminal)
