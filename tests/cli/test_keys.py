@@ -32,6 +32,7 @@ from jwt_column.cli.keys.showing import age
 from jwt_column.format import base64url
 from jwt_column.providers import write_key_file
 from tests.cli.test_cli import command, environment, plain_display
+from tests.support.docs_examples import ROOT
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -832,3 +833,36 @@ def standin_site(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], dict[
 
     site = install(tmp_path_factory.mktemp("shell"))
     return lambda: {"PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}
+
+
+# -- the recipes of the documentation ------------------------------------------------------------------------------
+
+RECIPE = re.compile(r"^\$ jwt-column keys (add|activate|remove)\b", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "how-to/rotate-keys.md"])
+def test_the_recipe_of_a_page_retires_the_old_key_the_second_time_too(page: str, tmp_path: Path) -> None:
+    """On a file of plain keys with a comment, as the pages have it."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("## With a key-ring file")[0]
+    assert RECIPE.findall(text) == ["add", "activate", "remove"]
+    assert "sed " not in text
+    path = tmp_path / "jwt.keys"
+    write_key_file(path, [generate_key()])
+    for _ in range(2):
+        (old,) = KeyRing.from_uri(f"file:{path}").key_ids
+        new = added("--file", str(path))
+        assert run("activate", new, "--file", str(path)).exit_code == ExitCode.OK
+        removal = run("remove", old, "--file", str(path), "--force", "--confirm", old)
+        assert removal.exit_code == ExitCode.OK
+        assert KeyRing.from_uri(f"file:{path}").key_ids == (new,)
+
+
+def test_lines_moved_by_hand_leave_the_old_key_the_second_time(tmp_path: Path) -> None:
+    """The control: the recipe of earlier pages, where a comment stood last after the first round."""
+    path = tmp_path / "jwt.keys"
+    write_key_file(path, [generate_key()])
+    for _ in range(2):
+        old = KeyRing.from_uri(f"file:{path}").active
+        lines = [*path.read_text(encoding="ascii").splitlines(), generate_key()]
+        path.write_text("\n".join([lines[-1], *lines[:-1]][:-1]) + "\n", encoding="ascii")
+    assert old in KeyRing.from_uri(f"file:{path}").key_ids
