@@ -4,91 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from itertools import count
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Group
 from rich.live import Live
-from rich.text import Text
 
 from ..auditing.columns import columns_of
 from ..auditing.counting import census
-from ..auditing.declaration import configuration_of
-from ..database.printable import printable
 from ..database.reading import rolled_back
-from ..errors import ConfigurationError, KeyUnavailableError
 from ..keys.snapshot import parse_key_id
-from .console import STATE_STYLES, make_console, plain_table, state_order
+from .console import make_console
 from .databases import connect
+from .watch_view import duration, totals, unfinished_first, view
+from .watched import WatchedColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rich.console import RenderableType
     from sqlalchemy import Engine
 
-    from ..auditing.columns import AuditedColumn
     from .columns import Targets
 
-    Key = tuple[str | None, str]
-
-__all__ = ["WatchedColumn", "watch_columns"]
-
-# Censuses that a rate is computed from: enough to even batches out, few enough to show a change.
-_LOOKS: Final = 15
-
-# States of rows that a rotation or an adoption has still to rewrite.
-_BEHIND: Final = ("stale", "plaintext")
-
-
-class WatchedColumn:
-    """One column, and its last censuses."""
-
-    def __init__(self, column: AuditedColumn, active: Sequence[str]) -> None:
-        self.column = column
-        #: Key ids that count as active ones; empty where none is known.
-        self.active = tuple(active)
-        self.configuration = configuration_of(column, None)
-        if not active:
-            try:
-                ring = column.type_.ring()
-            except (ConfigurationError, KeyUnavailableError):
-                pass  # Every envelope is then of an unknown state.
-            else:
-                self.active = tuple(ring.current_key_ids)
-                self.configuration = configuration_of(column, ring)
-        self._looks: deque[tuple[float, Counter[Key]]] = deque(maxlen=_LOOKS)
-
-    @property
-    def name(self) -> str:
-        """The column's name for display."""
-        return printable(self.column.name)
-
-    @property
-    def rows(self) -> Counter[Key]:
-        """Rows per key id and state, at the last look."""
-        return self._looks[-1][1]
-
-    def add(self, moment: float, rows: Counter[Key]) -> None:
-        """Take the census of a moment, in seconds of any clock."""
-        self._looks.append((moment, rows))
-
-    def rate(self, *keys: Key) -> float:
-        """Return the recent growth of these, in rows per second."""
-        (then, before), (now, rows) = self._looks[0], self._looks[-1]
-        change = sum(rows[key] - before[key] for key in keys)
-        return change / (now - then) if now > then else 0.0
-
-    def left(self) -> tuple[int, float | None]:
-        """Return the rows that are behind, and the seconds until none is; None while their number stays."""
-        behind = [key for _, rows in self._looks for key in rows if key[1] in _BEHIND]
-        keys = set(behind)
-        rows = sum(self.rows[key] for key in keys)
-        rate = self.rate(*keys)
-        return rows, rows / -rate if rows and rate < 0 else None
+__all__ = ["watch_columns"]
 
 
 def watch_columns(
@@ -140,60 +81,21 @@ def _shown(every: float) -> Iterator[Callable[[Sequence[WatchedColumn]], None]]:
     if not (console.is_interactive and sys.stdout.isatty()):
         yield lambda columns: _print_lines(columns)
         return
+    looks = count()
     with Live(console=console, auto_refresh=False) as live:
-        yield lambda columns: live.update(_view(columns, every), refresh=True)
+        yield lambda columns: live.update(view(columns, every, console, next(looks)), refresh=True)
 
 
 def _print_lines(columns: Sequence[WatchedColumn]) -> None:
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    for watched in columns:
+    for watched in unfinished_first(columns):
         states: Counter[str] = Counter()
         for (_, state), rows in watched.rows.items():
             states[state] += rows
         listed = ", ".join(f"{states[state]} {state}" for state in sorted(states)) or "no token"
-        typer.echo(f"{moment} {watched.name}: {listed}{_pace(watched)}")
-
-
-def _pace(watched: WatchedColumn) -> str:
-    _, seconds = watched.left()
-    if seconds is None:
-        return ""
-    keys = [key for key in watched.rows if key[1] not in _BEHIND]
-    return f", {max(watched.rate(*keys), 0):.0f} rows/s, {_duration(seconds)} left"
-
-
-def _view(columns: Sequence[WatchedColumn], every: float) -> RenderableType:
-    table = plain_table("column", "key id", "state", ">rows", ">rows/s", ">left")
-    facts = []
-    for watched in columns:
-        _, seconds = watched.left()
-        for place, key in enumerate(sorted(watched.rows, key=state_order)):
-            key_id, state = key
-            rate = watched.rate(key)
-            table.add_row(
-                Text("" if place else watched.name),
-                Text(key_id or "none", "cyan"),
-                Text(state, STATE_STYLES.get(state, "red")),
-                f"{watched.rows[key]:,}",
-                f"{rate:+,.0f}" if round(rate) else "",
-                _duration(seconds) if seconds is not None and state in _BEHIND else "",
-            )
-        if not watched.rows:
-            table.add_row(Text(watched.name), "", Text("no token", "dim"), "0", "", "")
-        parameters = {"active key": ", ".join(watched.active) or "not known"} | watched.configuration
-        facts.append(
-            Text(f"{watched.name}: " + ", ".join(f"{name} {value}" for name, value in parameters.items()))
-        )
-    moment = datetime.now(UTC).strftime("%H:%M:%S UTC")
-    footer = Text(f"{moment}, every {every:g} s. Ctrl-C ends.", "dim")
-    parts: list[Any] = [table, "", *facts, "", footer]
-    return Group(*parts)
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in seconds, minutes or hours."""
-    whole = max(1, round(seconds))
-    if whole < 120:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    return f"{minutes} min" if minutes < 120 else f"{round(minutes / 60)} h"
+        pace = ""
+        if (seconds := watched.left()[1]) is not None:
+            pace = f", {watched.speed:.0f} rows/s, {duration(seconds)} left"
+        typer.echo(f"{moment} {watched.name}: {listed}{pace}")
+    if len(columns) > 1:
+        typer.echo(f"{moment} {totals(columns)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -21,13 +22,14 @@ from typer.testing import CliRunner
 from jwt_column import AuditReport, EncryptedJWT, KeyRing, audit, set_default_keyring
 from jwt_column.auditing.columns import columns_of
 from jwt_column.cli import audit as audit_module
-from jwt_column.cli import watch
+from jwt_column.cli import watch_view
 from jwt_column.cli.app import app
 from jwt_column.cli.columns import choose_targets
 from jwt_column.cli.console import ExitCode, make_console
 from jwt_column.cli.options import DATABASE_VARIABLE, ColumnOptions
 from jwt_column.cli.progress import shown_progress
-from jwt_column.cli.watch import WatchedColumn, watch_columns
+from jwt_column.cli.watch import watch_columns
+from jwt_column.cli.watched import WatchedColumn
 from jwt_column.column.binding import binding_of
 from jwt_column.providers import write_key_file
 from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
@@ -558,7 +560,7 @@ def test_a_rate_forgets_what_was_long_ago() -> None:
     [(0.2, "1 s"), (119, "119 s"), (120, "2 min"), (7_100, "118 min"), (7_200, "2 h"), (400_000, "111 h")],
 )
 def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
-    assert watch._duration(seconds) == text
+    assert watch_view.duration(seconds) == text
 
 
 def test_without_a_terminal_each_look_is_a_line(
@@ -578,6 +580,9 @@ def test_without_a_terminal_each_look_is_a_line(
             sqlite, targets, active=(), every=10.0, looks=3, clock=lambda: float(next(seconds)), sleep=pause
         )
     lines = [line.partition(" ")[2] for line in output.getvalue().splitlines()]
+    # Unfinished columns stand first, and the totals last.
+    assert [line.partition(".")[0] for line in lines[:2]] == ["sessions", "refresh_tokens"]
+    assert lines[2] == "2 columns, 1 done; 20 rows, 20 left"
     assert [line for line in lines if line.startswith("refresh")] == ["refresh_tokens.token: no token"] * 3
     assert [line for line in lines if line.startswith("sessions")] == [
         "sessions.token: 20 stale",
@@ -596,12 +601,12 @@ def test_ctrl_c_ends_a_live_view_well(sqlite: sa.Engine, sessions: Sessions) -> 
     def look() -> None:
         setup = (
             "import jwt_column.cli.watch as watch, signal, os\n"
-            "real, looks = watch._view, []\n"
+            "real, looks = watch.view, []\n"
             "def view(*given):\n"
             "    looks.append(1)\n"
             "    if len(looks) == 4: os.kill(os.getpid(), signal.SIGINT)\n"
             "    return real(*given)\n"
-            "watch._view = view"
+            "watch.view = view"
         )
         results.append(run_in_terminal(*arguments, setup=setup, JWT_COLUMN_DATABASE_URL=str(sqlite.url)))
 
@@ -645,9 +650,38 @@ def test_watching_a_column_of_an_unknown_key(
     empty.add(0.0, Counter())
     console = make_console()
     with console.capture() as capture:
-        console.print(watch._view([empty], 2.0))
+        console.print(watch_view.view([empty], 2.0, console, 0))
     shown = capture.get()
     assert "sessions.token" in shown
     assert "no token" in shown
     assert "active key not known" in shown
     assert WatchedColumn(column, [NEW]).active == (NEW,)
+
+
+def test_thirty_columns_fit_on_a_terminal_of_24_lines() -> None:
+    """Totals first, unfinished columns a page at a time, finished ones in one line; every column is shown somewhere."""
+    columns = []
+    for number in range(30):
+        column = watched([{STALE: 100, CURRENT: 0}, {STALE: number * 4, CURRENT: 100}])
+        column.add(2.0, Counter({CURRENT: 100} if number < 12 else {STALE: number * 3, CURRENT: 100}))
+        table = sa.Table(f"sessions_{number:02}", sa.MetaData(), sa.Column("token", EncryptedJWT(AFTER)))
+        (column.column,) = columns_of(table)
+        columns.append(column)
+    console = make_console()
+    console.width, console.height = 80, 24
+    pages = []
+    for look in range(6):
+        with console.capture() as capture:
+            console.print(watch_view.view(columns, 2.0, console, look))
+        pages.append(capture.get())
+        lines = pages[-1].splitlines()
+        assert len(lines) <= 24
+        assert max(map(len, lines)) <= 80
+        assert re.match(
+            r"30 columns, 12 done; 4,\d{3} rows, 1,\d{3} left, [\d,]+ rows/s, \d+ s left$", lines[0]
+        )
+        assert any(line.startswith("12 done: sessions_00.token, ") for line in lines)
+    assert "page 1 of " in pages[0]
+    assert pages[0].index("sessions_29.token") < pages[0].index("sessions_28.token")
+    for number in range(12, 30):
+        assert any(f"sessions_{number:02}.token" in page for page in pages)
