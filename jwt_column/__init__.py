@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .auditing import AuditReport, Finding, Severity, audit, check_declarations
+    from .auditing import AuditReport, Finding, Severity, audit, check_declarations, check_ready
     from .census import key_usage
     from .column.annotations import MappedToken, token_column
     from .column.cipher import decrypt_token, encrypt_token
@@ -89,6 +89,7 @@ __all__ = [
     "UnsupportedVersionError",
     "audit",
     "check_declarations",
+    "check_ready",
     "decrypt_token",
     "encrypt_token",
     "find_plaintext_tokens",
@@ -102,7 +103,7 @@ __all__ = [
 
 #: The names of each module; it is imported when one of them is first used, and SQLAlchemy with it.
 _NAMES: Final = {
-    "auditing": ("AuditReport", "Finding", "Severity", "audit", "check_declarations"),
+    "auditing": ("AuditReport", "Finding", "Severity", "audit", "check_declarations", "check_ready"),
     "census": ("key_usage",),
     "column.annotations": ("MappedToken", "token_column"),
     "column.cipher": ("decrypt_token", "encrypt_token"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .declaration import check_declarations
 from .examination import AuditProgress
+from .readiness import check_ready
 from .report import AuditReport, ColumnAudit, ExpiryCount, Finding, KeyCount, Severity
 from .run import audit
 
@@ -20,4 +21,5 @@ __all__ = [
     "Severity",
     "audit",
     "check_declarations",
+    "check_ready",
 ]

@@ -119,6 +119,16 @@ def _kinds() -> Mapping[str, Kind]:
                 warning,
                 "Name the active key (active=, --active), or audit where the key ring can be loaded.",
             ),
+            # Of an application that starts.
+            Kind("ring-not-loaded", critical, "Mend the key ring: 'jwt-column keys check' checks each key."),
+            Kind(
+                "ring-unreachable",
+                critical,
+                "Make the system that holds the keys reachable, and check again.",
+            ),
+            Kind("key-old", warning, "Rotate: jwt-column keys add."),
+            Kind("key-compromised", critical, "Re-encrypt its rows, and remove it: jwt-column keys remove."),
+            Kind("clock-differs", warning, "Synchronize the clocks: expiry is compared with both."),
             # Of the rows, by SQL alone.
             Kind(
                 "retired-key",

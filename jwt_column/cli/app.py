@@ -61,6 +61,13 @@ _COMMANDS: Final = {
         "Exit codes: 0 done; 2 wrong usage or configuration, such as a column that does not expose the expiry; 3 the "
         "database cannot be reached, or refused; 130 stopped by Ctrl-C: the same command goes on from there.",
     ),
+    "doctor": Command(
+        "doctor:doctor",
+        "Check that an application is ready: its key ring, its columns in the database, the clock.\n\n"
+        "One line for each check. Reads no row.",
+        "Exit codes: 0 ready; 1 a check failed; 2 wrong usage or configuration; 3 the database cannot be reached, or "
+        "refused.",
+    ),
     "keys": Command("keys:app", "Make and keep the keys that encrypt the tokens."),
 }
 

@@ -1,0 +1,144 @@
+"""Readiness of an application: the key ring loads, and the database has the columns as they are declared.
+
+It reads no row, so it can run at every start of a process. :func:`audit` examines the rows.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import Engine, text
+
+from ..errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from .columns import columns_of
+from .declaration import declaration_findings, schema_findings, sharing_findings
+from .kinds import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Connection
+
+    from ..keys.ring import KeyRing
+    from .columns import AuditedColumn
+    from .report import Finding
+
+__all__ = ["Check", "check_ready", "checks_of"]
+
+#: The days after which an active key counts as old.
+MAX_KEY_AGE: Final = 90
+
+# Seconds by which the clocks of the process and of the database may differ.
+_MAX_DRIFT: Final = 60.0
+
+_CLOCKS: Final = {
+    "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
+    "mysql": "SELECT unix_timestamp(now(6))",
+    "mariadb": "SELECT unix_timestamp(now(6))",
+}
+
+
+class Check(NamedTuple):
+    """One thing that was checked.
+
+    Attributes:
+        subject: The ring, the column or the clock.
+        text: The result, if nothing is wrong.
+        findings: The faults and notes.
+    """
+
+    subject: str
+    text: str
+    findings: Sequence[Finding] = ()
+
+
+def check_ready(metadata: Any, engine: Engine | Connection) -> list[Finding]:
+    """Return the reasons why an application is not ready; an empty list if it is.
+
+    Checks that each key ring loads and its active key is not older than 90 days, that the database has each encrypted
+    column and declared index as the models do, that no column still reads or writes plaintext, and that the clocks of
+    process and database agree. Reads no row.
+
+    Args:
+        metadata: The models' ``MetaData``, or any other target of :func:`audit`.
+        engine: The database.
+
+    Raises:
+        ConfigurationError: *metadata* holds no encrypted column.
+    """
+    with engine.connect() if isinstance(engine, Engine) else nullcontext(engine) as connection:
+        checks = list(checks_of(connection, columns_of(metadata)))
+    return [finding for check in checks for finding in check.findings if finding.severity.rank > 0]
+
+
+def checks_of(connection: Connection, columns: Sequence[AuditedColumn]) -> Iterator[Check]:
+    """Yield every check: rings, columns, clock."""
+    for name, column in {_ring_name(column): column for column in columns}.items():
+        yield _ring_check(name, column)
+    shared: dict[str, list[Finding]] = {}
+    for finding in sharing_findings(columns):
+        shared.setdefault(finding.column, []).append(finding)
+    for column in columns:
+        findings = [
+            *declaration_findings(column),
+            *schema_findings(connection, column),
+            *shared.get(column.name, ()),
+        ]
+        yield Check(column.name, "the database has the column and its indexes as they are declared", findings)
+    yield from _clock_check(connection)
+
+
+def _ring_name(column: AuditedColumn) -> str:
+    ring = column.type_.keyring
+    # Not the URI of a key server, which may hold a password.
+    return "the default ring" if ring is None else f"the ring of {column.name}"
+
+
+def _ring_check(name: str, column: AuditedColumn) -> Check:
+    try:
+        ring = column.type_.ring()
+        active = ring.active
+    except (ConfigurationError, KeyRingError) as error:
+        kind = "ring-unreachable" if isinstance(error, KeyUnavailableError) else "ring-not-loaded"
+        return Check(name, "", [KINDS[kind].found(name, f"The key ring cannot be loaded: {error}.")])
+    count = len(ring.key_ids)
+    keys = f"{count} key{'' if count == 1 else 's'}"
+    return Check(name, f"it loads with {keys}, active key {active}", list(_age_findings(name, ring)))
+
+
+def _age_findings(name: str, ring: KeyRing) -> Iterator[Finding]:
+    """Yield the findings about the ages of keys; only a key-ring file has them."""
+    # Here, because a ring in the environment needs no file.
+    from ..keys.providers.file import path_of
+    from ..keys.ring_file.format import KeyState
+    from ..keys.ring_file.store import StoredRing
+
+    scheme, _, path = (ring.uri or "").partition(":")
+    if scheme != "file":
+        return
+    try:
+        entries = StoredRing.read(path_of(path)).file.keys
+    except KeyRingError:
+        return  # A file of plain keys.
+    for entry in entries:
+        age = datetime.now(UTC) - (entry.activated or datetime.now(UTC))
+        if entry.state is KeyState.ACTIVE and age > timedelta(days=MAX_KEY_AGE):
+            yield KINDS["key-old"].found(name, f"Key {entry.id} has been active for {age.days} days.")
+        elif entry.state is KeyState.COMPROMISED:
+            yield KINDS["key-compromised"].found(
+                name, f"Key {entry.id} is compromised and still in the ring."
+            )
+
+
+def _clock_check(connection: Connection) -> Iterator[Check]:
+    statement = _CLOCKS.get(connection.dialect.name)
+    if statement is None:
+        return  # SQLite runs in this process.
+    drift = float(connection.execute(text(statement)).scalar_one()) - datetime.now(UTC).timestamp()
+    findings = []
+    if abs(drift) > _MAX_DRIFT:
+        message = f"The database's clock differs by {abs(drift):,.0f} seconds from that of this process."
+        findings = [KINDS["clock-differs"].found("the clock", message)]
+    yield Check("the clock", "process and database agree", findings)
