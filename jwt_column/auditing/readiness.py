@@ -86,7 +86,7 @@ def checks_of(connection: Connection, columns: Sequence[AuditedColumn]) -> Itera
             *schema_findings(connection, column),
             *shared.get(column.name, ()),
         ]
-        yield Check(column.name, "the database has the column and its indexes as they are declared", findings)
+        yield Check(column.name, "in the database as it is declared", findings)
     yield from _clock_check(connection)
 
 

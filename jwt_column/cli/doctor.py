@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from ..auditing.columns import columns_of
 from ..auditing.readiness import Check, checks_of
 from .columns import choose_targets
-from .console import ExitCode, indented, make_console, mark, print_json, written_out
+from .console import ExitCode, make_console, mark, print_json, written_out
 from .databases import connect, read_url, with_engine
 from .options import ColumnOptions, DatabaseOption, JsonOption, ModelTargets
 
@@ -40,12 +40,11 @@ def doctor(
         console = make_console()
         for check in checks:
             faults = [finding for finding in check.findings if finding.severity.rank]
-            for finding in faults:
-                line = f"{check.subject}: {finding.message} {finding.action}"
-                indented(console, Text.assemble(mark(console, ok=False), " ", written_out(line)), by=0)
-            if not faults:
-                line = f"{check.subject}: {check.text}"
-                indented(console, Text.assemble(mark(console, ok=True), " ", written_out(line)), by=0)
+            for text in [f"{one.message} {one.action}" for one in faults] or [check.text]:
+                line = Text.assemble(
+                    mark(console, ok=not faults), " ", written_out(f"{check.subject}: {text}")
+                )
+                console.print(line, soft_wrap=not console.is_terminal)
     if not is_ready:
         raise typer.Exit(ExitCode.FAILURE)
 
