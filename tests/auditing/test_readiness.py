@@ -123,6 +123,7 @@ def test_the_command_prints_one_line_for_each_check(key_file: Path, engine: sa.E
     assert (done.exit_code, done.stderr) == (ExitCode.OK, "")
     assert [line[0] for line in done.stdout.splitlines()] == ["✓", "✓"]
     key_file.chmod(0o644)
+    set_default_keyring(None)  # A new process.
     done = CliRunner().invoke(app, [*arguments, "--json"], env={DATABASE_VARIABLE: str(engine.url)})
     assert done.exit_code == ExitCode.FAILURE
     report = json.loads(done.stdout)
