@@ -251,8 +251,8 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "index-differs",
                 warning,
-                "Re-encrypt these rows with recompute=True, after every process has the release and the type of today: "
-                "searches and purges go by the fields as they are stored.",
+                "Make another key active and re-encrypt the rows, which works the fields out anew, once every process has "
+                "today's release and type: searches and purges go by the stored fields.",
                 rows=(
                     "shows another fingerprint or expiry than its token has",
                     "show other fingerprints or another expiry than their tokens have",
