@@ -1,8 +1,8 @@
 """Row-level security of PostgreSQL: a report about all rows must fail where policies hide some of them.
 
 A role under a policy sees fewer rows and no error, so a census would call a key unused that hidden rows need. The audit
-and the scan read with ``row_security = off``, with which the server raises instead. A bare SELECT that the caller executes
-cannot change a setting in time; :class:`AllRowsVisible` stands among its conditions.
+and the scan read with ``row_security = off``, with which the server raises instead. A bare SELECT that the caller
+executes cannot change a setting in time; :class:`AllRowsVisible` stands among its conditions.
 """
 
 from __future__ import annotations
