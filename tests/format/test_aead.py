@@ -370,3 +370,12 @@ class TestNonces:
         with ThreadPoolExecutor(4) as pool:
             for opened in pool.map(work, range(4)):
                 assert [one[:24] for one in sealed] == opened
+
+
+def test_derived_keys_are_kept_up_to_a_limit() -> None:
+    """Each foreign prefix leaves one; a table of many writers would fill the memory."""
+    cipher = XAES256GCM(bytes(32), bytes(32))
+    for number in range(600):
+        cipher.encrypt(number.to_bytes(24, "little"), b"", b"")
+        assert len(cipher._subkeys) <= 512
+    assert cipher.decrypt(bytes(24), cipher.encrypt(bytes(24), b"x", b""), b"") == b"x"
