@@ -17,7 +17,7 @@ from jwt_column.errors import ConfigurationError
 
 from .capacity import find_capacity
 from .connection import RunConnection
-from .conversions import Reencryption
+from .conversions import Recomputation, Reencryption
 from .expired import choose_expired
 from .layouts import check_drop
 from .reflection import find_table
@@ -50,6 +50,7 @@ def reencrypt(
     executor: Executor | None = None,
     expired: ExpiredChoice = "keep",
     drop: Sequence[str] = (),
+    recompute: bool = False,
     dry_run: bool = False,
     progress: Callable[[ReencryptionReport], None] | None = None,
     **options: Any,
@@ -74,6 +75,8 @@ def reencrypt(
             without a key. A row that shows no expiry is re-encrypted.
         drop: Names of fingerprints, or ``"expiry"``, that rows have and *type_* does not make, and that may go. Without
             it a run that would drop one is refused: rows could no longer be found by it.
+        recompute: Work out the fingerprints and the expiry of current rows anew too, and rewrite those that differ. It
+            opens every row.
         dry_run: Open every stale row and make its new envelope, write nothing.
         progress: Called after each batch with the report so far.
         **options: ``batch_seconds`` (0.1: the time of a batch), ``verify`` (``"stamp"`` counts the rows that are
@@ -102,6 +105,7 @@ def reencrypt(
         shards=shards,
         executor=executor,
         dry_run=dry_run,
+        recompute=recompute,
         progress=progress,
         **check_options(options),
     )
@@ -170,6 +174,8 @@ def convert_column(
             run.sweep()
         else:
             run.work(KeyRange())
+        if options.recompute:
+            run.recompute(Recomputation(type_, run_table.value, capacity=capacity))
         run.conclude()
     finally:
         connection.close()

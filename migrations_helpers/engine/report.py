@@ -35,6 +35,7 @@ class ReencryptionReport:
             new value is too long for the column, or the column's type does not take the token.
         unwritable_count: How many there are.
         refused: Of those, the rows that the database refused: primary key, and the name of its error. At most 10,000.
+        recomputed: Rows that were current and got the index fields of their token, with ``recompute=True``.
         plaintext: Rows in the clear at the end, or where the run is; re-encryption leaves them alone.
         remaining: Rows that need work at the end, by SQL; 0 after a run that finished.
         by_key_id: Rows rewritten, per key id that they were under before; ``plaintext`` where they were in the clear,
@@ -63,6 +64,7 @@ class ReencryptionReport:
     unwritable: list[Any] = field(default_factory=list)
     unwritable_count: int = 0
     refused: list[tuple[Any, str]] = field(default_factory=list)
+    recomputed: int = 0
     plaintext: int = 0
     remaining: int = 0
     by_key_id: dict[str, int] = field(default_factory=dict)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Engine, Row, Select
 
-    from .conversions import Conversion
+    from .conversions import Conversion, Recomputation
     from .expired import Expired
     from .table import RunTable
 
@@ -71,6 +71,7 @@ class Options:
     key_columns: tuple[str, ...] | None = None
     preserve: tuple[str, ...] = ()
     on_row_error: Literal["list", "fail"] = "list"
+    recompute: bool = False
     progress: Callable[[ReencryptionReport], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -266,14 +267,37 @@ class Run:
         rows = self.conversion.rows
         if self._removal is not None and rows.expired is not None and not self.options.dry_run:
             self._batches(self._removal.run_batch, window, rows.expired)
-        run_batch = read_batch if self.options.dry_run else self._strategy.run_batch
-        self._batches(run_batch, window, rows.pending)
+        self._batches(self._run_converting, window, rows.pending)
+
+    @property
+    def _run_converting(self) -> Callable[..., Batch]:
+        return read_batch if self.options.dry_run else self._strategy.run_batch
+
+    def recompute(self, conversion: Recomputation) -> None:
+        """Rewrite current rows whose index fields are not those of their token, in one pass over the table."""
+        own, table = self.conversion, self._table
+        # A row that is rewritten meets the condition still, so it tells nothing about what was written.
+        self.conversion, self._table = conversion, replace(table, has_triggers=False)
+        before = self.report.reencrypted
+        try:
+            end = self.read(table.order.last())
+            if end:
+                window = KeyRange(None, tuple(end[0]))
+                self._batches(self._run_converting, window, conversion.rows.pending, confirm=False)
+        finally:
+            self.conversion, self._table = own, table
+            self.report.recomputed = self.report.reencrypted - before
+            self.report.reencrypted = before
 
     def _batches(
-        self, run_batch: Callable[..., Batch], window: KeyRange, condition: ColumnElement[bool]
+        self,
+        run_batch: Callable[..., Batch],
+        window: KeyRange,
+        condition: ColumnElement[bool],
+        *,
+        confirm: bool = True,
     ) -> None:
         # In the first batch of a pass are the rows that an earlier pass wrote in vain.
-        confirm = True
         while True:
             began = time.monotonic()
             batch = self._run_batch(run_batch, window, condition, confirm=confirm)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from .adoption import Adoption
 from .base import Conversion, Rows, Stored, was_read
 from .decryption import Decryption
-from .reencryption import Reencryption, find_lost_fields
+from .reencryption import Recomputation, Reencryption, find_lost_fields
 
 __all__ = [
     "Adoption",
     "Conversion",
     "Decryption",
+    "Recomputation",
     "Reencryption",
     "Rows",
     "Stored",

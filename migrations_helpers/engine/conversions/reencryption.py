@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, not_
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..table import RunTable
     from .base import Stored
 
-__all__ = ["Reencryption", "find_lost_fields"]
+__all__ = ["Recomputation", "Reencryption", "find_lost_fields"]
 
 # Rows that are opened to find the names of their fingerprints. A claim that one row lacks, another one may have.
 _SAMPLED: Final = 20
@@ -89,6 +90,33 @@ class Reencryption:
     def check(self, stored: Stored, *bound: Any) -> None:
         """Open an envelope."""
         self.open(stored, *bound)
+
+
+class Recomputation(Reencryption):
+    """Current envelopes whose index fields are not those of their token get a new envelope; others stay as they are.
+
+    Fingerprints and expiry are what an older release made of the token, or of a token that was changed with the key. No
+    condition of SQL tells such rows, so every current one is opened.
+
+    Args:
+        type_: The column's type.
+        value: The column, with its raw type.
+        capacity: Bytes that the column holds; a row that would need more is left as it is. None for no limit.
+    """
+
+    def __init__(self, type_: EncryptedJWT, value: ColumnClause[Any], *, capacity: int | None = None) -> None:
+        super().__init__(type_, value, capacity=capacity)
+        rows = self.rows
+        self.rows = replace(rows, pending=rows.finished, expired=None, removed=False, protected=None)
+        self._convert = self.convert
+        self.convert = self._convert_others
+
+    def _convert_others(self, stored: Stored, *bound: Any) -> Stored:
+        """Return the new envelope of a row, or the very value if it needs none."""
+        token = self.open(stored, *bound)
+        if not self._cipher.has_other_fields(stored, token, self._ring):
+            return stored
+        return self._convert(stored, *bound)
 
 
 def find_lost_fields(

@@ -156,6 +156,8 @@ def convert_rows(
         except JWTColumnError as error:
             batch.leave(table.key_of(row), error)
         else:
+            if new is row[-1]:
+                continue
             changes.rows.append(row)
             changes.new.append(new)
     batch.origins += conversion.origins(changes.old, changes.new)

@@ -52,7 +52,10 @@ class SQLiteFunction:
         arguments = (table.value, *table.keys, *table.bound)
         key_length, is_bound = len(table.keys), bool(table.bound)
 
+        unchanged = 0
+
         def convert(stored: Stored, *row: Any) -> Stored:
+            nonlocal unchanged
             try:
                 new = new_value(stored, *row[key_length:]) if is_bound else new_value(stored)
             except JWTColumnError as error:
@@ -62,6 +65,9 @@ class SQLiteFunction:
                     # Undoes the batch, and reaches us as a text of SQLite's, so it is kept here.
                     fatal.append(failure)
                     raise
+                new = stored
+            if new is stored:
+                unchanged += 1
                 return stored
             changes.rows.append((*row, stored))
             changes.new.append(new)
@@ -84,9 +90,9 @@ class SQLiteFunction:
         finally:
             driver_connection.create_function(_FUNCTION, len(arguments), None)
         batch.origins = conversion.origins(changes.old, changes.new)
-        count_written(
-            connection.sqlalchemy, table, conversion, changes, batch, result.rowcount, confirm=confirm
-        )
+        # The statement has written the others too, as they were.
+        rowcount = result.rowcount - unchanged
+        count_written(connection.sqlalchemy, table, conversion, changes, batch, rowcount, confirm=confirm)
         # Every row of the window was looked at, and took its time, also where few of them needed work.
         batch.read = (
             limit if not batch.at_end else batch.written + len(batch.undecryptable) + len(batch.unwritable)
