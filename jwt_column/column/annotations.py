@@ -1,4 +1,4 @@
-"""Annotations by which type checkers know what an encrypted attribute can do.
+"""Annotations that show type checkers the operators of an encrypted attribute.
 
     >>> from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
     >>> from jwt_column import JWT, EncryptedJWT, MappedToken, token_column

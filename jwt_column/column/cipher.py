@@ -116,7 +116,7 @@ class TokenCipher:
         self._fields = (
             IndexFields(spec, self.expiry_name) if self._header_length > STAMP_FIELD.length else None
         )
-        # By the nonce prefix, which the envelopes of one process have in common: what opens them, and their key. The
+        # By the nonce prefix, which the envelopes of one process have in common: their opener and their key. The
         # whole is replaced, because another thread must not see the openers of another snapshot of the ring.
         self._openers: tuple[Keys | None, dict[bytes, tuple[_Open, DataKey]]] = None, {}
         self._aad_end = sized(self.context.encode(), "the context")

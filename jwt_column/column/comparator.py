@@ -1,6 +1,6 @@
-"""What ``Session.token`` can say in SQL.
+"""The operators of ``Session.token`` in SQL.
 
-Ciphertext answers whether it is there (``IS NULL``), and its header what the column declares: equality by
+Ciphertext answers whether it is there (``IS NULL``), and its header the questions that the column declares: equality by
 ``fingerprints``, the expiry with ``expose_expiry``, the key id always. Every other operator is refused when the
 expression is built: under a random nonce ``==`` would match no row and ``!=`` every row, and nothing would say so.
 """
@@ -37,7 +37,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
     """Operators of an encrypted column."""
 
     __slots__ = ("_fingerprints",)
-    # By name. Putting the expression together takes longer than the fingerprint, and lookups are what is frequent.
+    # By name. Putting the expression together takes longer than the fingerprint, and look-ups are frequent.
     _fingerprints: dict[str, Fingerprints]
 
     @hides_locals
@@ -112,7 +112,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         return self.stale_under(*self._encrypted_type.ring().current_key_ids)
 
     def stale_under(self, *active: str) -> ColumnElement[bool]:
-        """Say what :attr:`is_stale` says, on a host without keys.
+        """Return :attr:`is_stale` for a host without keys.
 
         Args:
             *active: The active key's id, 8 hex digits; of a ring with tenants, :attr:`KeyRing.current_key_ids`.
@@ -244,7 +244,7 @@ class _Unanswerable(ColumnElement[bool]):
         return bool(self._operator(*self._hashes))
 
     def refuse(self) -> NoReturn:
-        """Say that ciphertext cannot answer this."""
+        """Raise: ciphertext cannot answer this."""
         raise self._refusal
 
 

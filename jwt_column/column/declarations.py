@@ -2,7 +2,7 @@
 
 Equal tokens have different ciphertext, so a unique constraint, an index or a primary key over it means nothing; the
 database cannot encrypt, so a default of its own would be stored in the clear; and a wrapper that loses the type, its
-context or its processors would too. Each is refused with the recipe for what was meant.
+context or its processors would too. Each is refused with the recipe for the declaration that was meant.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _raise_first(problems: Iterator[Problem], table: Table) -> None:
 
 
 def _of_column(column: Column[Any], table: Table) -> Iterator[Problem]:
-    """Yield what is wrong with a column itself: its type, its defaults, its place in the primary key."""
+    """Yield the problems of a column itself: its type, its defaults, its place in the primary key."""
 
     def problem(message: str, recipe: str) -> Problem:
         return Problem(table.fullname, column.name, message, recipe.format(column=column.name))
@@ -130,7 +130,7 @@ def _is_null(default: Any) -> bool:
 
 
 def _of_type(type_: Any) -> tuple[str, str] | None:
-    """Return what is wrong with a type that is encrypted, or that wraps one which is."""
+    """Return the problem of an encrypted type, or of a type that wraps one; None without a problem."""
     if isinstance(type_, EncryptedJWT):
         own = type(type_).__mro__[: type(type_).__mro__.index(EncryptedJWT)]
         overridden = next((name for name in _OVERRIDABLE if any(name in vars(one) for one in own)), None)
@@ -157,7 +157,7 @@ def _wrapped(type_: Any) -> Iterator[Any]:
 
 
 def _of_key(part: Any, table: Table) -> Iterator[Problem]:
-    """Yield what is wrong with an index or a unique constraint: ciphertext in it."""
+    """Yield the problems of an index or a unique constraint: ciphertext in it."""
     is_index = isinstance(part, Index)
     if not is_index and not isinstance(part, UniqueConstraint):
         return

@@ -1,7 +1,7 @@
 """The expiry that an envelope header shows, as a SQL type: a time in Python, six bytes or twelve hex digits stored.
 
 Big-endian bytes, and their hex digits, have the order of the times that they stand for. So the database compares and
-sorts what is stored, and nothing is converted there.
+sorts the stored values, and converts nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _COMPARISONS: Final = (operators.eq, operators.ne, operators.lt, operators.le, o
 
 
 class _ExpiryComparator(TypeDecorator.Comparator[datetime]):
-    """What makes sense between times."""
+    """The operators of an expiry."""
 
     __slots__ = ()
 
@@ -76,7 +76,7 @@ class _ExpiryComparator(TypeDecorator.Comparator[datetime]):
 
 
 def _comparable(value: Any, *, round_up: bool = False) -> Any:
-    """Return what an expiry is compared with, where need be rounded up: ``exp`` is in whole seconds.
+    """Return the value that an expiry is compared with, rounded up if asked: ``exp`` is in whole seconds.
 
     Raises:
         UnsupportedComparisonError: Not a timezone-aware ``datetime``, and not an expression that holds an expiry.
@@ -111,7 +111,7 @@ def _refusal(explanation: str) -> UnsupportedComparisonError:
 class ExpiryTime(TypeDecorator[datetime]):
     """``exp`` as an envelope header holds it: six big-endian bytes, or their hex digits.
 
-    Takes timezone-aware times, of which it drops fractions of seconds; what lies before 1970 becomes 1970. Gives times
+    Takes timezone-aware times, of which it drops fractions of seconds; a time before 1970 becomes 1970. Gives times
     in UTC; one past the year 9999 is given as its end, as :attr:`JWT.expires_at` does.
 
     Args:
@@ -141,7 +141,7 @@ class ExpiryTime(TypeDecorator[datetime]):
         return stored.hex() if self.storage == "text" else stored
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return a stored time; None where there is none, or where what stands there is none."""
+        """Return a stored time; None for NULL and for a value that is no expiry."""
         if value is None:
             return None
         try:

@@ -1,7 +1,7 @@
-"""Equality by fingerprint: what a compared value becomes, and the condition that finds it.
+"""Equality by fingerprint: the fingerprints of a compared value, and the condition that finds them.
 
 A row is found under whichever key of the ring it was written, because the value is fingerprinted under each of them.
-What a statement holds, in parameters, logs and errors, are these fingerprints and never the value.
+A statement holds these fingerprints, in parameters, logs and errors, and never the value.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Fingerprints:
         return self.part.in_(stored)
 
     def _input_of(self, value: object) -> bytes:
-        """Return what is fingerprinted of a value."""
+        """Return the input of the fingerprint of a value."""
         data = self._cipher.whole_input(value) if self._name == WHOLE else claim_input(value)
         if data is not None:
             return data
@@ -122,13 +122,13 @@ class Fingerprints:
 
 
 def part_of(header: HeaderSQL, type_: Any, name: str) -> ColumnElement[Any]:
-    """Return where the fingerprint of a name, which the type declares, lies in the rows of its column."""
+    """Return the place of a declared fingerprint in the rows of its column."""
     field = type_.spec.layout.fingerprint_field(type_.fingerprints.index(name))
     return header.fingerprint(field) if name == WHOLE else header.claim_fingerprint(field)
 
 
 class FingerprintCondition(ColumnElement[bool]):
-    """A condition on fingerprints that knows what its own negation leaves out.
+    """A condition on fingerprints, and the rows that its negation leaves out.
 
     Args:
         found: The condition.

@@ -1,6 +1,6 @@
 """Envelope header fields as SQL expressions, in either storage form on every database. They need no key.
 
-Whatever is always the same is written into a statement rather than given as a parameter: a database uses an index on an
+A constant is written into a statement rather than given as a parameter: a database uses an index on an
 expression for statements with the very same expression, and a parameter is another one.
 """
 
@@ -60,7 +60,7 @@ __all__ = [
     "is_header_sql",
 ]
 
-#: The keyword with which a compiler writes out what a generated column is made of, instead of its name.
+#: Compiler keyword: render a generated column's definition, not its name.
 DEFINITION: Final = "jwt_column_definition"
 
 _EXPIRY_FIELD: Final = Field(STAMP_FIELD.length, len(NO_EXPIRY))
@@ -71,7 +71,7 @@ _WITH_EXPIRY: Final = tuple(bytes([layout]) for layout in sorted(HEADER_LENGTHS)
 
 
 class HeaderType(Protocol):
-    """What an expression needs to know of the column's type."""
+    """The options of a type that an expression needs."""
 
     storage: Storage
     allow_opaque: bool
@@ -100,7 +100,7 @@ def _compile_constant_postgresql(element: _Constant, _compiler: SQLCompiler, **_
 
 
 class HeaderPart(FunctionElement[Any]):
-    """What the database reads out of the stored value, its first argument."""
+    """A function by which the database reads a part of the stored value, its first argument."""
 
     inherit_cache = True
 
@@ -109,7 +109,7 @@ class HeaderPart(FunctionElement[Any]):
 
     @property
     def kind(self) -> str:
-        """What an index on it is for: ``"fingerprint"``, ``"expiry"`` or ``"stale"``."""
+        """The purpose of an index on it: ``"fingerprint"``, ``"expiry"`` or ``"stale"``."""
         if isinstance(self, _Expiry):
             return "expiry"
         return "stale" if str(_arguments(self)[1]) == "1" else "fingerprint"
@@ -120,7 +120,7 @@ class HeaderPart(FunctionElement[Any]):
         return int(str(_arguments(self)[2]))
 
     def identity(self) -> tuple[str, ...]:
-        """Return what tells one part of the rows of a table from another: column, kind, position and length."""
+        """Return the identity of a part among those of a table: column, kind, position and length."""
         stored, *position = _arguments(self)
         return (stored.name, self.name, *map(str, position))
 
@@ -209,7 +209,7 @@ def _compile_substring(element: _Substring, compiler: SQLCompiler, **kw: Any) ->
 
 @compiles(_Substring, "sqlite")
 def _compile_substring_sqlite(element: _Substring, compiler: SQLCompiler, **kw: Any) -> str:
-    # SQLite keeps what was written, text in a BLOB column too, and a text never equals a BLOB.
+    # SQLite keeps a text in a BLOB column as text, which never equals a BLOB.
     type_ = "BLOB" if isinstance(element, _Bytes) else "TEXT"
     return f"CAST({_compile_substring(element, compiler, **kw)} AS {type_})"
 
@@ -259,7 +259,7 @@ def _compile_expiry_mysql(element: _Expiry, compiler: SQLCompiler, **kw: Any) ->
 
 
 def _compile_generated(element: HeaderPart, compiler: SQLCompiler, **kw: Any) -> str | None:
-    """Return the name of the generated column that holds a part, or None where the table has none."""
+    """Return the name of the generated column that holds a part, or None if the table has none."""
     if kw.get(DEFINITION):
         return None
     source: Any = _arguments(element)[0]
@@ -380,7 +380,7 @@ class HeaderSQL:
 
         Args:
             field: Its place.
-            from_start: Whether what the text form has before the field (``jc``) is taken too.
+            from_start: Whether the ``jc`` of the text form before the field is taken too.
         """
         return _take(self._stored, field, is_text=self._text, from_start=from_start)
 
@@ -431,18 +431,18 @@ class HeaderSQL:
         return expiry if self._text else _Hex(expiry)
 
     def has_stamp(self, *stamps: bytes) -> ColumnElement[bool]:
-        """Say whether a value begins with this stamp, or one of these."""
+        """Return the condition of values that begin with this stamp, or one of these."""
         literals = [self.parameter(stamp, prefix=True) for stamp in stamps]
         return self.stamp() == literals[0] if len(literals) == 1 else self.stamp().in_(literals)
 
     def has_other_stamp(self, *stamps: bytes) -> ColumnElement[bool]:
-        """Say whether a value begins otherwise, spelled as ranges: no database but MariaDB reads ``<>`` so."""
+        """Return the condition of values that begin otherwise, as ranges: only MariaDB uses an index for ``<>``."""
         bounds = [self.parameter(stamp, prefix=True) for stamp in sorted(stamps)]
         between = (and_(self.stamp() > low, self.stamp() < high) for low, high in itertools.pairwise(bounds))
         return or_(self.stamp() < bounds[0], *between, self.stamp() > bounds[-1])
 
     def has_layout(self, layout: bytes) -> ColumnElement[bool]:
-        """Say whether a value begins like an envelope of this version and layout, under any key."""
+        """Return the condition of values that begin like an envelope of this version and layout, under any key."""
         return and_(
             self.field(VERSION_FIELD, from_start=True) == self.constant(VERSION, prefix=True),
             self.field(LAYOUT_FIELD) == self.constant(layout),
@@ -453,7 +453,7 @@ class HeaderSQL:
         return has_value(self._stored)
 
     def is_envelope(self) -> ColumnElement[bool]:
-        """Say whether a value begins like an envelope of this version, with a whole stamp."""
+        """Return the condition of values that begin like an envelope of this version, with a whole stamp."""
         length = 2 * STAMP_FIELD.length + len(TEXT_PREFIX) if self._text else STAMP_FIELD.length
         return and_(
             self.field(VERSION_FIELD, from_start=True) == self.constant(VERSION, prefix=True),
@@ -461,7 +461,7 @@ class HeaderSQL:
         )
 
     def is_plaintext(self) -> ColumnElement[bool]:
-        """Say whether a value can be a token in the clear.
+        """Return the condition of values that can be a token in the clear.
 
         A compact JWT begins with ``e``, a JSON object with ``{``; where the column takes opaque tokens, any text can
         be one that is no envelope.

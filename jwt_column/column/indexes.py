@@ -1,4 +1,4 @@
-"""Indexes on what envelope headers show: fingerprints, the expiry, the stamp.
+"""Indexes on fields of envelope headers: fingerprints, the expiry, the stamp.
 
     >>> from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
     >>> from jwt_column import JWT, EncryptedJWT, ExpiryIndex, FingerprintIndex
@@ -51,7 +51,7 @@ class _HeaderIndex(Index):
         if not isinstance(column.type, EncryptedJWT):
             raise ConfigurationError(f"{self.name}: {column} is not a column of type EncryptedJWT")
         part = self._part(HeaderSQL(column, column.type), column.type)
-        # SQLAlchemy has made a column of a name by now, and compiles what stands here.
+        # SQLAlchemy has made a column of a name by now, and compiles these expressions.
         expressions: Any = self.expressions
         expressions[:] = [part]
 

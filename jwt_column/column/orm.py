@@ -55,9 +55,9 @@ _NOT_CHECKED: Final = (SealedJWT, Null)
 
 
 def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
-    """Return the listener that checks what is assigned to one attribute."""
+    """Return the listener that checks the values assigned to one attribute."""
     cipher = type_.cipher()
-    # Else the very token is not what is encrypted.
+    # Otherwise another object than this token is encrypted.
     keep_frame = type_.plaintext != "write" and not type_.bound_to
 
     def coerce(_target: Any, value: Any, _old: Any, _initiator: Any) -> Any:

@@ -111,7 +111,7 @@ class _RowBinding:
         is_new = self._is_changed(state, self._key)
         if not is_new and not any(self._is_changed(state, key) for key in self._keys.values()):
             return
-        # What was neither loaded nor assigned is as the database has it.
+        # An attribute that was neither loaded nor assigned is as the database has it.
         missing = [key for key in self._columns if key not in state.dict and key not in state.committed_state]
         stored: dict[str, Any] = {}
         if missing:
@@ -121,7 +121,7 @@ class _RowBinding:
         attributes = stored | dict.fromkeys(state.committed_state) | state.dict
         token = attributes[self._key]
         if not is_new and isinstance(token, SealedJWT):
-            # Nobody assigned a token, but this one has to move along with its row.
+            # No token was assigned, but this one has to move along with its row.
             token = token.reveal(**self._named(stored)) if token.awaits_row else token.reveal()
         self._attach(state, token, attributes)
         if not is_new and token is not None:
@@ -191,7 +191,7 @@ class _RowBinding:
         state.dict[self._key] = opened
 
     def _row_values(self, state: InstanceState[Any], fresh: Collection[str] | None) -> Mapping[str, Any]:
-        """Return the bound attributes as the database has them, whatever was assigned to them since."""
+        """Return the bound attributes as the database has them, in spite of later assignments."""
         values = {}
         for key in self._keys.values():
             is_assigned = key in state.committed_state and fresh is not None and key not in fresh
@@ -229,7 +229,7 @@ def find_bound_column(table: Table, name: str, mapper: Mapper[Any] | None) -> Co
 
 
 def python_type_of(type_: TypeEngine[Any]) -> type | None:
-    """Return what a type's values are in Python, as far as it says so."""
+    """Return the Python type of a type's values, or None if the type does not say."""
     try:
         return type_.python_type
     except NotImplementedError:

@@ -23,7 +23,7 @@ __all__ = ["SealedJWT"]
 
 @final
 class SealedJWT:
-    """What a column with ``undecryptable="sealed"`` loads in place of a token that it cannot open.
+    """A stored value that a column with ``undecryptable="sealed"`` loads in place of a token that it cannot open.
 
     The row can be listed, deleted and given a new token; written back, the value is stored as it was.
 
@@ -53,7 +53,7 @@ class SealedJWT:
 
     @property
     def key_id(self) -> str | None:
-        """The key id that the envelope names, 8 hex digits; None where there is no envelope."""
+        """The key id that the envelope names, 8 hex digits; None without an envelope."""
         try:
             return envelope.parse(self._stored).key_id
         except DecryptionError:

@@ -164,7 +164,7 @@ def _pairs(values: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def _upserts(clause: Any) -> Iterable[Any]:
-    """Return the parts of what follows VALUES: one, or several."""
+    """Return the clauses that follow VALUES: one, or several."""
     return () if clause is None else getattr(clause, "clauses", None) or (clause,)
 
 
@@ -192,14 +192,14 @@ def _selected(select: Any) -> Iterator[list[Any]]:
     elif isinstance(select, Select):
         yield list(select.selected_columns)
     else:
-        # Text, or rows of VALUES: nothing says what is in their columns.
+        # Text, or rows of VALUES: the content of their columns is unknown.
         yield [TextClause("") for _ in select.selected_columns]
 
 
 def _is_sealed(value: Any, type_: EncryptedJWT, *, outermost: bool = False) -> bool:
     """Return True for a value that reaches the database as an envelope of the column, or as NULL.
 
-    A list of what is good: an expression's own type proves nothing, since ``coalesce(token, raw)`` has that of its
+    Only listed forms are good: an expression's own type proves nothing, since ``coalesce(token, raw)`` has that of its
     first argument.
     """
     if hasattr(value, "__clause_element__"):

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EncryptedJWT"]
 
-# What a BLOB or TEXT column of MySQL and MariaDB holds. Outside strict mode the server would cut the rest
+# Bytes that a BLOB or TEXT column of MySQL and MariaDB holds. Outside strict mode the server would cut the rest
 # off.
 _MYSQL: Final = ("mysql", "mariadb")
 _MYSQL_MAX_BYTES: Final = 65_535
@@ -114,7 +114,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
 
     @property
     def python_type(self) -> type[Any]:
-        """What a loaded value is."""
+        """The Python type of a loaded value."""
         return JWT
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def cipher(self) -> TokenCipher:
-        """Return what encrypts and decrypts this column's tokens.
+        """Return the cipher of this column's tokens.
 
         Raises:
             ConfigurationError: The type belongs to no column of a table and no ``context`` was given.
@@ -175,7 +175,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
         return process
 
     def _store_function(self, dialect: Dialect) -> Callable[[Any], bytes | str]:
-        """Return the function that turns a token into what is stored."""
+        """Return the function that turns a token into its stored form."""
         cipher = self.cipher()
         encrypt = cipher.encrypt
         keyring = self.keyring
@@ -291,7 +291,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
     def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
         """Return the function that renders a value into SQL text: as ciphertext, never as plaintext.
 
-        What cannot be rendered so becomes a comment, which no database parses as a value: SQLAlchemy would
+        A value that cannot be rendered so becomes a comment, which no database parses as a value: SQLAlchemy would
         turn an exception into one that prints the value.
         """
         store = self._store_function(dialect)
@@ -334,14 +334,14 @@ EncryptedJWT.__signature__ = Signature(  # type: ignore[attr-defined]
 
 
 def _bytes_or_text(value: Any) -> bytes | str:
-    """Return what a driver gave as something else: a buffer, or whatever an SQLite column was given."""
+    """Return a value of another type as bytes or text: a driver's buffer, or a number in an SQLite column."""
     return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else str(value)
 
 
 def _limited(
     store: Callable[[Any], bytes | str], context: str, database: str
 ) -> Callable[[Any], bytes | str]:
-    """Refuse what a column of MySQL and MariaDB does not hold."""
+    """Refuse a value that a column of MySQL or MariaDB does not hold."""
 
     def store_limited(value: Any) -> bytes | str:
         stored = store(value)

@@ -34,13 +34,13 @@ KEY_LENGTH: Final = 32
 NONCE_LENGTH: Final = 24
 TAG_LENGTH: Final = 16
 
-#: How many bytes of their nonces the messages of one writer share, and so begin with.
+#: Bytes of their nonces that the messages of one writer share and begin with.
 PREFIX_LENGTH: Final = 12
 
 _HALF: Final = NONCE_LENGTH - PREFIX_LENGTH
 _SHORTEST: Final = NONCE_LENGTH + TAG_LENGTH
 
-# How many messages may share the first half of their nonce, and with it one derived key (envelope-v1, "Frame").
+# Messages that may share the first half of their nonce, and with it one derived key (envelope-v1, "Frame").
 _MESSAGES_PER_PREFIX: Final = 2**16
 
 # Derived keys kept per key for reading; each writing process adds one prefix per 2**16 rows.
@@ -95,8 +95,8 @@ class XAES256GCM:
         # NIST SP 800-38B section 6.1: the CMAC subkey K1 is the encrypted zero block, doubled in GF(2**128).
         doubled = int.from_bytes(self._block(bytes(16)), "big") << 1
         k1 = (doubled ^ (0x87 if doubled >> 128 else 0)) & (2**128 - 1)
-        # Both CMAC inputs are one whole block, so the KDF is two block encryptions. What is constant in them,
-        # counter || "X" || 0x00 and K1, is folded into one number, to be xored with the nonce half twice over.
+        # Both CMAC inputs are one whole block, so the KDF is two block encryptions. The constants in them,
+        # counter || "X" || 0x00 and K1, are folded into one number, to be xored with the nonce half twice over.
         m1 = int.from_bytes(b"\x00\x01X\x00" + bytes(12), "big") ^ k1
         m2 = int.from_bytes(b"\x00\x02X\x00" + bytes(12), "big") ^ k1
         self._mask = m1 << 128 | m2
@@ -131,7 +131,7 @@ class XAES256GCM:
         Args:
             data: The plaintext, secret. May be empty.
             aad: Associated data: authenticated, not encrypted, not stored. May be empty.
-            before: What the returned bytes begin with, neither authenticated nor encrypted.
+            before: The beginning of the returned bytes, neither authenticated nor encrypted.
         """
         prefix, encrypt, randoms, _ = writer = self._writer or self._renew_writer()
         try:
@@ -144,7 +144,7 @@ class XAES256GCM:
         return b"".join((before, prefix, half, encrypt(half, data, aad)))
 
     def open(self, sealed: bytes, aad: bytes, start: int = 0) -> bytes:
-        """Return the plaintext of what :meth:`seal` made.
+        """Return the plaintext of a message of :meth:`seal`.
 
         Args:
             sealed: Nonce, ciphertext and tag.

@@ -14,7 +14,7 @@ __all__ = ["ALPHABET", "CANONICAL_PADDING", "decode", "decode_canonical", "encod
 #: The two characters in which this alphabet differs from that of RFC 4648 section 4, as pybase64 takes them.
 ALPHABET: Final = b"-_"
 
-# What has to be appended to a text of this length modulo 4; one left-over character decodes to nothing.
+# The padding of a text of this length modulo 4; one left-over character decodes to nothing.
 _PADDING: Final = ("", "", "==", "=")
 #: The same by the last character, where its spare bits are zero as the canonical spelling has them (RFC 4648
 #: section 3.5).
@@ -47,7 +47,7 @@ def decode(text: str) -> bytes | None:
 
 
 def decode_canonical(text: str) -> bytes | None:
-    """Return the bytes whose :func:`encode` is this text to the letter; None where there are none."""
+    """Return the bytes whose :func:`encode` is this text to the letter; None if there are none."""
     if not text:
         return b""
     if "+" in text or "/" in text or "=" in text:

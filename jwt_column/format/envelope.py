@@ -35,7 +35,7 @@ NO_FINGERPRINT: Final = bytes(FINGERPRINT_LENGTH)
 
 
 class Field(NamedTuple):
-    """Where a header field lies in the binary form, in bytes; in the text form at 2 + twice the offset."""
+    """The place of a header field in the binary form, in bytes; in the text form it is at 2 + twice the offset."""
 
     offset: int
     length: int
@@ -71,11 +71,11 @@ class Layout(NamedTuple):
 
     @property
     def expiry_field(self) -> Field | None:
-        """Where the expiry lies, or None."""
+        """The place of the expiry, or None."""
         return Field(STAMP_FIELD.length, EXPIRY_LENGTH) if self.has_expiry else None
 
     def fingerprint_field(self, index: int) -> Field:
-        """Where the fingerprint with this index lies, counted from 0 in the order the column names them."""
+        """Return the place of the fingerprint with this index, counted from 0 in the order of the column."""
         first = STAMP_FIELD.length + EXPIRY_LENGTH * self.has_expiry
         return Field(first + FINGERPRINT_LENGTH * index, FINGERPRINT_LENGTH)
 
@@ -101,7 +101,7 @@ class Envelope(NamedTuple):
 def split(stored: bytes) -> int:
     """Check the structure of a binary envelope, and return the length of its header.
 
-    The hot half of :func:`parse`: what follows the header is nonce, ciphertext and tag.
+    The hot half of :func:`parse`: nonce, ciphertext and tag follow the header.
 
     Raises:
         UnsupportedVersionError: Another version.
@@ -271,7 +271,7 @@ _TEXT_ENVELOPE: Final = re.compile(r"jc(?:[0-9a-f]{2}){6,}\.")
 
 
 def looks_like_envelope(value: bytes | str) -> bool:
-    """Say whether a stored value claims to be an envelope, of any version and whatever follows its stamp.
+    """Return True for a stored value that begins as an envelope, of any version.
 
     A compact JWT begins with ``e``, so it never does.
     """
