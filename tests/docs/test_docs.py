@@ -399,6 +399,7 @@ WITH_SIGNATURE: Final = [
     name
     for name in jwt_column.__all__
     if inspect.isfunction(getattr(jwt_column, name)) or name == "KeyRing" or name.endswith("Index")
+    if name != "token_column"  # its arguments are those of mapped_column()
 ]
 
 
