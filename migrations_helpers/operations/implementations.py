@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ..engine.progress import report_progress
 from ..engine.reencryption import convert_column
 from ..engine.reflection import find_table
 from ..engine.rendering import render_type
+from ..engine.report import ReencryptionReport
 from ..engine.run import Options, check_options
 from ..engine.schemas import effective_schema
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
@@ -28,9 +30,11 @@ from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, Reenc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy import Connection
+
     from ..engine.conversions import Conversion
     from ..engine.expired import Expired
-    from ..engine.report import ReencryptionReport
+    from ..engine.table import RunTable
     from .directives import ColumnOp
 
 __all__: list[str] = []
@@ -73,7 +77,12 @@ def _convert(
         )
     with report_progress(operation.table, operation.column, checked.pop("progress", None)) as progress:
         given = Options(progress=progress, **checked)
-        with operations.get_context().autocommit_block():
+        with ExitStack() as block:
+            try:
+                block.enter_context(operations.get_context().autocommit_block())
+            except (AssertionError, AttributeError):
+                # Alembic expects to have begun the transaction itself.
+                return _in_transaction_of_others(operations, operation)
             return convert_column(
                 operations.get_bind(),
                 operation.table,
@@ -86,6 +95,32 @@ def _convert(
             )
 
 
+def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> ReencryptionReport:
+    """Return the report of an empty table, for which no batch is committed.
+
+    Raises:
+        ConfigurationError: There are rows.
+    """
+    connection = operations.get_bind()
+    table = _find_table(connection, operation)
+    if connection.execute(table.any_row()).first() is None:
+        return ReencryptionReport(table=table.name, column=operation.column, finished=True)
+    raise ConfigurationError(
+        f"op.{operation.name} commits its batches one by one, and the connection that env.py gives Alembic is in a "
+        "transaction already. Give it engine.connect() instead of engine.begin() (also in "
+        "config.attributes['connection']), execute nothing on it before context.configure(), and set "
+        "transaction_per_migration=True"
+    )
+
+
+def _find_table(connection: Connection, operation: ColumnOp) -> RunTable:
+    schema = effective_schema(connection, operation.table, operation.schema)
+    shown = f"{operation.schema}.{operation.table}" if operation.schema else operation.table
+    return find_table(
+        connection, operation.table, operation.column, operation.type_, schema=schema, shown=shown
+    )
+
+
 @Operations.implementation_for(EnsureCurrentOp)
 def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
     _refuse_offline(operations, operation)
@@ -93,9 +128,7 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
         raise ConfigurationError(f"op.{operation.name} has no option {', '.join(sorted(operation.options))}")
     connection = operations.get_bind()
     type_ = operation.type_
-    schema = effective_schema(connection, operation.table, operation.schema)
-    shown = f"{operation.schema}.{operation.table}" if operation.schema else operation.table
-    table = find_table(connection, operation.table, operation.column, type_, schema=schema, shown=shown)
+    table = _find_table(connection, operation)
     hidden = hidden_rows(connection, table.clause)
     if hidden is not None:
         raise ReencryptionError(f"op.{operation.name} cannot see every row: {hidden}", context=type_.context)

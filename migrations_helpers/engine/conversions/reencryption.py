@@ -95,8 +95,8 @@ class Reencryption:
 class Recomputation(Reencryption):
     """Current envelopes whose index fields are not those of their token get a new envelope; others stay as they are.
 
-    Fingerprints and expiry are what an older release made of the token, or of a token that was changed with the key. No
-    condition of SQL tells such rows, so every current one is opened.
+    An older release may have made other fingerprints or another expiry of a token. No condition of SQL tells such rows,
+    so every current one is opened.
 
     Args:
         type_: The column's type.
