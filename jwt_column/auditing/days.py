@@ -22,8 +22,8 @@ _DIGITS: Final = 12
 class ExpiryDay(FunctionElement[int]):
     """Days since 1970 of an expiry, from its 12 lower-case hex digits."""
 
-    type = BigInteger()
-    inherit_cache = True
+    type: BigInteger = BigInteger()
+    inherit_cache: bool = True
     name = "expiry_day"
 
 

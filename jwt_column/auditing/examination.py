@@ -69,7 +69,7 @@ class Examination:
         self._examples: dict[str, list[tuple[Any, ...]]] = {}
         self._origins: dict[str, set[str]] = {}
         #: Rows that were opened.
-        self.examined = 0
+        self.examined: int = 0
 
     def run(self, connection: Connection, rows: int, sample: int | None) -> None:
         """Examine all *rows* rows, or *sample* of them."""

@@ -16,7 +16,7 @@ from ..format import envelope
 from ..format.token import JWT, unchecked_jwt
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -163,13 +163,13 @@ class Opener:
         self._origins = origins
         self._earlier = [column.type_.in_context(one).cipher() for one in try_contexts]
         #: Returns the tokens that a decrypted value holds.
-        self.tokens_in = self._cipher.tokens_in
+        self.tokens_in: Callable[[JWT], Iterable[JWT]] = self._cipher.tokens_in
         #: Returns the claims of a token that the column cannot index, and whether its expiry is one of them.
-        self.unindexed = self._cipher.unindexed
+        self.unindexed: Callable[[JWT], tuple[Sequence[str], bool]] = self._cipher.unindexed
         #: Envelopes that opened in the column's context or an earlier one.
-        self.opened = 0
+        self.opened: int = 0
         #: Envelopes that authenticated in no context that was tried.
-        self.unauthenticated = 0
+        self.unauthenticated: int = 0
 
     def open(self, row: StoredRow) -> Opened:
         """Open one row.

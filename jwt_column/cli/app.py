@@ -99,7 +99,7 @@ def _redact(usage_error: Any) -> None:
     usage_error.message = without_passwords(usage_error.message)
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},

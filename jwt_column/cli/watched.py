@@ -31,8 +31,8 @@ class WatchedColumn:
     def __init__(self, column: AuditedColumn, active: Sequence[str]) -> None:
         self.column = column
         #: Key ids that count as active ones; empty where none is known.
-        self.active = tuple(active)
-        self.configuration = configuration_of(column, None)
+        self.active: tuple[str, ...] = tuple(active)
+        self.configuration: dict[str, str] = configuration_of(column, None)
         if not active:
             try:
                 ring = column.type_.ring()

@@ -104,10 +104,10 @@ class TokenCipher:
                 "this EncryptedJWT belongs to no table, so its context is unknown: give it "
                 "context='table.column'"
             )
-        self.spec = spec
-        self.context = spec.context
+        self.spec: ColumnSpec = spec
+        self.context: str = spec.context
         self.storage = spec.storage
-        self.layout = spec.layout
+        self.layout: envelope.Layout = spec.layout
         self._exposes_expiry = spec.expose_expiry
         self._is_text = spec.storage == "text"
         self._max_length = spec.max_length

@@ -20,6 +20,7 @@ from ..format.envelope import EXPIRY_LENGTH, NO_EXPIRY
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
     from sqlalchemy.sql.operators import OperatorType
+    from sqlalchemy.types import TypeEngine
 
     from ..format.envelope import Storage
 
@@ -118,15 +119,15 @@ class ExpiryTime(TypeDecorator[datetime]):
         storage: ``"binary"`` or ``"text"``, as the column's.
     """
 
-    impl = LargeBinary
-    cache_ok = True
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = LargeBinary
+    cache_ok: bool = True
     comparator_factory = _ExpiryComparator
 
     def __init__(self, storage: Storage) -> None:
         super().__init__()
         self.storage = storage
         if storage == "text":
-            self.impl = self.impl_instance = String(2 * EXPIRY_LENGTH)  # type: ignore[assignment]
+            self.impl = self.impl_instance = String(2 * EXPIRY_LENGTH)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> bytes | str | None:  # noqa: ARG002
         """Return a time as it is stored.

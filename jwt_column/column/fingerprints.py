@@ -65,7 +65,7 @@ class Fingerprints:
         self.type = type_
         self._name = name
         self._header = HeaderSQL(column, type_)
-        self.part = part_of(self._header, type_, name)
+        self.part: ColumnElement[Any] = part_of(self._header, type_, name)
 
     def among(self, values: Iterable[object]) -> FingerprintCondition:
         """Return the condition of rows that have one of these values; None is NULL, which no row equals.
@@ -140,7 +140,7 @@ class FingerprintCondition(ColumnElement[bool]):
         ("found", InternalTraversal.dp_clauseelement),
         ("known", InternalTraversal.dp_clauseelement),
     ]
-    type = Boolean()
+    type: Boolean = Boolean()
     known: ColumnElement[bool] | None = None
 
     def __init__(self, found: ColumnElement[bool], known: Callable[[], ColumnElement[bool]]) -> None:

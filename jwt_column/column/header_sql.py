@@ -102,7 +102,7 @@ def _compile_constant_postgresql(element: _Constant, _compiler: SQLCompiler, **_
 class HeaderPart(FunctionElement[Any]):
     """A function by which the database reads a part of the stored value, its first argument."""
 
-    inherit_cache = True
+    inherit_cache: bool = True
 
     #: Whether it is of the text form.
     is_text = False

@@ -44,7 +44,7 @@ class EncryptedJSON(EncryptedJWT):
         ConfigurationError: A parameter has a value that it cannot have.
     """
 
-    cache_ok = True
+    cache_ok: bool = True
     plaintext_begins = "{"
 
     def __init__(self, keyring: KeyRing | str | None = None, **options: Unpack[ColumnKeywords]) -> None:

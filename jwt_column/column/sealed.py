@@ -49,7 +49,7 @@ class SealedJWT:
         self._bound_to = bound_to
         self._binding = binding
         #: The error that ``undecryptable="raise"`` would have raised.
-        self.reason = reason
+        self.reason: JWTColumnError = reason
 
     @property
     def key_id(self) -> str | None:

@@ -83,8 +83,8 @@ class EncryptedJWT(TypeDecorator[JWT]):
         ConfigurationError: A parameter has a value that it cannot have.
     """
 
-    impl = LargeBinary
-    cache_ok = True
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = LargeBinary
+    cache_ok: bool = True
     comparator_factory = EncryptedComparator
 
     #: The character that plaintext begins with.
@@ -102,9 +102,9 @@ class EncryptedJWT(TypeDecorator[JWT]):
         self.keyring = keyring
         self.spec = ColumnSpec(**options)
         #: Whether the context follows the column's name, because none was given.
-        self.context_is_default = self.spec.context is None
+        self.context_is_default: bool = self.spec.context is None
         if self.spec.storage == "text":
-            self.impl = self.impl_instance = Text()  # type: ignore[assignment]
+            self.impl = self.impl_instance = Text()
 
     @property
     def _static_cache_key(self) -> tuple[Any, ...]:

@@ -63,11 +63,11 @@ class AllRowsVisible(ColumnElement[bool]):
 
     # Not a child element: adapted to an alias, the table would lose its name.
     _traverse_internals = [("tables", InternalTraversal.dp_plain_obj)]  # noqa: RUF012
-    type = Boolean()
+    type: Boolean = Boolean()
 
     def __init__(self, source: FromClause) -> None:
         found = (one for one in visitors.iterate(source) if isinstance(one, TableClause))
-        self.tables = tuple(dict.fromkeys(found))
+        self.tables: tuple[TableClause, ...] = tuple(dict.fromkeys(found))
 
 
 @compiles(AllRowsVisible)

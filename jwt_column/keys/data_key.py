@@ -60,12 +60,14 @@ class DataKey:
 
     def __init__(self, secret: bytes | str, *, tenant: str | None = None) -> None:
         self._secret = decode_key(secret)
-        self.tenant = tenant
-        self.id_bytes = self._derive(b"jwt-column/v1/key-id", 4)
-        self.id = self.id_bytes.hex()
-        self.stamp_prefix = VERSION + self.id_bytes
+        self.tenant: str | None = tenant
+        self.id_bytes: bytes = self._derive(b"jwt-column/v1/key-id", 4)
+        self.id: str = self.id_bytes.hex()
+        self.stamp_prefix: bytes = VERSION + self.id_bytes
         encryption, nonce = b"jwt-column/v1/encryption", b"jwt-column/v1/nonce"
-        self.aead = XAES256GCM(self._derive(encryption, KEY_LENGTH), self._derive(nonce, KEY_LENGTH))
+        self.aead: XAES256GCM = XAES256GCM(
+            self._derive(encryption, KEY_LENGTH), self._derive(nonce, KEY_LENGTH)
+        )
         self._fingerprint_keys: dict[tuple[str, str], bytes] = {}
 
     def __repr__(self) -> str:

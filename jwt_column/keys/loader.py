@@ -63,7 +63,7 @@ class Loader:
     )
 
     def __init__(self, source: KeySource | None = None, active: str | None = None) -> None:
-        self.source = source
+        self.source: KeySource | None = source
         self._active = active
         self._lock = PerProcess(threading.Lock)
         self._next_load = 0.0
@@ -71,7 +71,7 @@ class Loader:
         self._stamp = self._stamp_now()
         self._revision = 0
         self.failure: Failure | None = None
-        self.loaded_at = monotonic()
+        self.loaded_at: float = monotonic()
 
     def begin(self) -> Keys:
         """Return the first snapshot of the source's keys. Errors as of :meth:`load`."""

@@ -46,7 +46,7 @@ class Refresher:
 
     def __init__(self, ring: Reloadable, seconds: float) -> None:
         self._ring = ref(ring, self._end)
-        self.seconds = seconds
+        self.seconds: float = seconds
         self._lock = PerProcess(threading.Lock)
         self._stop: threading.Event | None = None
         self._process: int | None = None

@@ -36,8 +36,8 @@ class FakeKEK:
 
     def __init__(self) -> None:
         self.uri = f"{_SCHEME}:test"
-        self.wrapped = 0
-        self.unwrapped = 0
+        self.wrapped: int = 0
+        self.unwrapped: int = 0
         self.is_available = True
         self._wrapper = LocalWrapper(self)
         self._kek = DataKey(secrets.token_bytes(32))

@@ -30,7 +30,7 @@ __all__ = [
     "report_progress",
 ]
 
-logger = logging.getLogger("alembic.runtime.migration")
+logger: logging.Logger = logging.getLogger("alembic.runtime.migration")
 
 #: Columns that output fills at most: longer lines are hard to read, however wide the terminal is.
 WIDEST: Final = 100

@@ -34,7 +34,7 @@ __all__ = ["Options", "Run", "check_options"]
 
 _Result = TypeVar("_Result")
 
-logger = logging.getLogger("migrations_helpers")
+logger: logging.Logger = logging.getLogger("migrations_helpers")
 
 _SMALLEST_BATCH: Final = 50
 _LARGEST_BATCH: Final = 1_000
@@ -130,7 +130,7 @@ class Run:
     ) -> None:
         self._connection = connection
         self._table = table
-        self.conversion = conversion
+        self.conversion: Conversion = conversion
         self.options = options
         self._strategy = (
             choose_strategy(connection.sqlalchemy, table, options.strategy)
@@ -147,10 +147,11 @@ class Run:
         self._dead_rows = 0
         self._started = time.monotonic()
         #: The rows when the run began, and at the end of its last pass.
+        self.begin: Survey
         self.begin = self._end = Survey(0, 0, 0, 0, 0)
         #: Seconds that the last count of the rows took.
-        self.look_seconds = 0.0
-        self.report = ReencryptionReport(
+        self.look_seconds: float = 0.0
+        self.report: ReencryptionReport = ReencryptionReport(
             table=table.name, column=table.value.name, key_id=conversion.key_id, dry_run=options.dry_run
         )
 

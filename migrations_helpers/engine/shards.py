@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shard", "cut", "work_in_shards"]
 
-logger = logging.getLogger("migrations_helpers")
+logger: logging.Logger = logging.getLogger("migrations_helpers")
 
 # Times that a shard is given to a worker. One that kills every worker, by its memory say, is left to the sweep.
 _ROUNDS: Final = 3

@@ -52,7 +52,7 @@ class ColumnOp(MigrateOperation):
     ) -> None:
         self.table = table
         self.column = column
-        self.type_ = in_column(type_, table, column)
+        self.type_: EncryptedJWT = in_column(type_, table, column)
         self.schema = schema
         self.options = options
 
@@ -103,7 +103,7 @@ class ReencryptColumnOp(ColumnOp):
 
     name = "reencrypt_jwt_column"
     # A downgrade loses no row, even if the upgrade deletes expired ones.
-    own_options = frozenset({"expired", "drop"})
+    own_options: ClassVar[frozenset[str]] = frozenset({"expired", "drop"})
 
     def reverse(self) -> ColumnOp:
         """Return the operation itself: both keys decrypt, so going back means the key that is active then."""
@@ -126,7 +126,7 @@ class EncryptColumnOp(ColumnOp):
     """
 
     name = "encrypt_jwt_column"
-    own_options = frozenset({"decrypt_with"})
+    own_options: ClassVar[frozenset[str]] = frozenset({"decrypt_with"})
 
     def reverse(self) -> ColumnOp:
         """Return the operation that makes plaintext of envelopes."""

@@ -59,7 +59,7 @@ class _IndexOp(MigrateOperation):
         self.kind = kind
         self.fingerprint = fingerprint
         self.unique = unique
-        self.type_ = in_column(type_, table, column)
+        self.type_: EncryptedJWT = in_column(type_, table, column)
         self.schema = schema
 
     def arguments(self) -> dict[str, Any]:

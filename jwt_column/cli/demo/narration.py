@@ -25,7 +25,7 @@ class Narration:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._step = 0
-        self.held = 0
+        self.held: int = 0
         self.failed: list[str] = []
 
     def heading(self, title: str) -> None:

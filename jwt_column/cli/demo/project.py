@@ -62,9 +62,9 @@ class Project:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.database = directory / "sessions.sqlite3"
-        self.plain_database = directory / "plaintext.sqlite3"
-        self.key_file = directory / "jwt.keys"
+        self.database: Path = directory / "sessions.sqlite3"
+        self.plain_database: Path = directory / "plaintext.sqlite3"
+        self.key_file: Path = directory / "jwt.keys"
         self._migrations = directory / "migrations"
         self._head: str | None = None
 

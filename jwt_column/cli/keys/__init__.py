@@ -55,7 +55,7 @@ _COMMANDS: Final = {
     ),
 }
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=group_of(
         {
             name: Command(f"keys.{function}", help_, _EXIT_CODES)

@@ -101,7 +101,7 @@ class PlainFile:
     def __init__(self, path: Path, data: bytes, keys: Sequence[DataKey]) -> None:
         self.path = path
         self._data = data
-        self.keys = list(keys)
+        self.keys: list[DataKey] = list(keys)
 
     @property
     def views(self) -> list[KeyView]:

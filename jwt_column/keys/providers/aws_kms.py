@@ -7,7 +7,7 @@ it. boto3 finds credentials, proxies and endpoints by itself.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from ..process import PerProcess
@@ -87,7 +87,7 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
     scheme = "aws-kms"
     system = "AWS KMS"
     # At DEBUG they log bodies.
-    loggers = ("botocore.endpoint", "botocore.parsers")
+    loggers: ClassVar[tuple[str, ...]] = ("botocore.endpoint", "botocore.parsers")
 
     def __init__(self, rest: str) -> None:
         key, parameters = split_parameters(rest, self.scheme, "region", "timeout")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from ...format import base64url
@@ -79,7 +79,7 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
     scheme = "azure-keyvault"
     system = "Key Vault"
     # The SDK logs bodies on request only (logging_enable).
-    loggers = ()
+    loggers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, rest: str) -> None:
         key, parameters = split_parameters(rest, self.scheme, "algorithm", "timeout")

@@ -63,7 +63,7 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.keks: Sequence[str] | None = None
-        self.revision = 0
+        self.revision: int = 0
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ The transport is REST, not gRPC, whose threads do not survive ``fork``: rings ar
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from .cloud import CloudWrapper
@@ -63,7 +63,7 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
     scheme = "gcp-kms"
     system = "Cloud KMS"
     # At DEBUG they log bodies; google-auth only those that are given as bytes.
-    loggers = (
+    loggers: ClassVar[tuple[str, ...]] = (
         "google.auth.transport.requests",
         "google.cloud.kms_v1.services.key_management_service.transports.rest",
     )

@@ -69,11 +69,11 @@ class Adoption:
         self._ring = type_.ring()
         self._read = decrypt_with or _read_plaintext
         self._reads_plaintext = decrypt_with is None
-        self.calls_out = decrypt_with is not None
+        self.calls_out: bool = decrypt_with is not None
         self.key_id: str | None = self._ring.active
-        self.rows = Rows.of(value, type_, self._is_no_envelope)
+        self.rows: Rows = Rows.of(value, type_, self._is_no_envelope)
         #: Returns the envelope of the token that a value holds.
-        self.convert = limited(capacity, self._convert, self._cipher.context)
+        self.convert: Callable[..., Stored] = limited(capacity, self._convert, self._cipher.context)
 
     def _is_no_envelope(self, header: HeaderSQL) -> ColumnElement[bool]:
         """Values that are no envelope.

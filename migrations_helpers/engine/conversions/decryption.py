@@ -11,7 +11,7 @@ from .base import Rows, count_key_ids, limited
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import ColumnClause
 
@@ -41,9 +41,9 @@ class Decryption:
         self._ring = type_.ring()
         self._names = type_.bound_to
         # Envelopes, under any key.
-        self.rows = Rows.of(value, type_, lambda header: header.is_envelope())
+        self.rows: Rows = Rows.of(value, type_, lambda header: header.is_envelope())
         #: Returns the token in the clear.
-        self.convert = limited(capacity, self._convert, self._cipher.context)
+        self.convert: Callable[..., Stored] = limited(capacity, self._convert, self._cipher.context)
 
     def _convert(self, stored: Stored, *bound: Any) -> Stored:
         token = str(self._open(stored, bound))

@@ -61,11 +61,11 @@ class Reencryption:
         self._ring = type_.ring()
         self.key_id: str | None = self._ring.active
         self._stamps = [self._cipher.stamp(key_id) for key_id in self._ring.current_key_ids]
-        self.allowed = Allowed(type_, drop)
-        self.rows = Rows.of(value, type_, self._is_stale, expired, self.allowed)
+        self.allowed: Allowed = Allowed(type_, drop)
+        self.rows: Rows = Rows.of(value, type_, self._is_stale, expired, self.allowed)
         self._reseal = self._cipher.resealer(self._ring)
         #: Returns the same token in a new envelope; without a detour where no row values are bound.
-        self.convert = limited(
+        self.convert: Callable[..., Stored] = limited(
             capacity, self._convert_bound if type_.bound_to else self._reseal, self._cipher.context
         )
 
@@ -107,9 +107,9 @@ class Recomputation(Reencryption):
     def __init__(self, type_: EncryptedJWT, value: ColumnClause[Any], *, capacity: int | None = None) -> None:
         super().__init__(type_, value, capacity=capacity)
         rows = self.rows
-        self.rows = replace(rows, pending=rows.finished, expired=None, removed=False, protected=None)
+        self.rows: Rows = replace(rows, pending=rows.finished, expired=None, removed=False, protected=None)
         self._convert = self.convert
-        self.convert = self._convert_others
+        self.convert: Callable[..., Stored] = self._convert_others
 
     def _convert_others(self, stored: Stored, *bound: Any) -> Stored:
         """Return the new envelope of a row, or the very value if it needs none."""
