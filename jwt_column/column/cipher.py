@@ -116,9 +116,9 @@ class TokenCipher:
         self._fields = (
             IndexFields(spec, self.expiry_name) if self._header_length > STAMP_FIELD.length else None
         )
-        # By the nonce prefix, which the envelopes of one process have in common: their opener and their key. The
+        # By the nonce prefix, which the envelopes of one process have in common: their opener, key and stamp. The
         # whole is replaced, because another thread must not see the openers of another snapshot of the ring.
-        self._openers: tuple[Keys | None, dict[bytes, tuple[_Open, DataKey]]] = None, {}
+        self._openers: tuple[Keys | None, dict[bytes, tuple[_Open, DataKey, bytes]]] = None, {}
         self._aad_end = sized(self.context.encode(), "the context")
         kinds = {Kind.SIGNED, Kind.ENCRYPTED}
         kinds |= {Kind.UNSIGNED} if spec.allow_unsigned else set()
@@ -290,8 +290,9 @@ class TokenCipher:
             keys, openers = self._openers
             if keys is ring.snapshot():
                 body = length + PREFIX_LENGTH
-                open_next, key = openers[data[length:body]]
-                return open_next(data, body, data[:length] + self._aad_end + binding), key
+                open_next, key, stamp = openers[data[length:body]]
+                if data.startswith(stamp):
+                    return open_next(data, body, data[:length] + self._aad_end + binding), key
         except (LookupError, InvalidTag, ValueError, JWTColumnError):
             pass
         # Outside the handler, so that no error carries the first bytes of a stored value as its context.
@@ -323,7 +324,7 @@ class TokenCipher:
                 self._openers = current, openers
             if current.by_prefix.get(key.stamp_prefix) is key:
                 prefix = data[length : length + PREFIX_LENGTH]
-                openers[prefix] = key.aead.opener(prefix), key
+                openers[prefix] = key.aead.opener(prefix), key, data[: STAMP_FIELD.length]
         return frame, key
 
     def unindexed(self, token: JWT) -> tuple[Sequence[str], bool]:

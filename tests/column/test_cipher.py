@@ -303,6 +303,27 @@ class TestDamage:
         error = refusal("jc02" + "00" * 20 + "." + "A" * 80)
         assert type(error) is UnsupportedVersionError
 
+    @pytest.mark.parametrize(
+        ("place", "byte", "error"), [(0, 2, UnsupportedVersionError), (5, 0x10, MalformedEnvelopeError)]
+    )
+    def test_a_stamp_of_another_format_is_refused_behind_a_nonce_prefix_that_is_known(
+        self, place: int, byte: int, error: type[DecryptionError]
+    ) -> None:
+        """A key holder sealed it, so it authenticates; a column that opened its neighbour must still look at it."""
+        key = DataKey(KEY)
+        nonce, frame = bytes(24), pack(TOKEN)
+        end = len(CONTEXT).to_bytes(2, "big") + CONTEXT.encode()
+
+        def seal(header: bytes) -> bytes:
+            return header + nonce + key.aead.encrypt(nonce, frame, header + end)
+
+        cipher = TokenCipher(ColumnSpec(context=CONTEXT))
+        stamp = bytearray(cipher.stamp(key.id))
+        assert cipher.decrypt(seal(bytes(stamp)), RING) == TOKEN
+        stamp[place] = byte
+        with pytest.raises(error):
+            cipher.decrypt(seal(bytes(stamp)), RING)
+
     @pytest.mark.parametrize("frame", [b"", b"\x02", b"\x01\x00", b"\x00\xff", b"\x01\x03\x00\x09\x00\x00{}"])
     @storages
     def test_frame_of_no_known_kind_is_refused_after_it_authenticated(
