@@ -116,6 +116,9 @@ FAILURES: dict[str, list[Callable[[], object]] | None] = {
             .reveal()
         ),
     ],
+    "token_column": None,
+    "MappedToken": None,
+    "check_ready": None,
     "FingerprintIndex": None,
     "ExpiryIndex": None,
     "StaleIndex": None,
