@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pybase64 import b64decode
 
@@ -76,7 +76,10 @@ def shape_of(token: str) -> Shape:
         raise InvalidTokenError("not a compact JWT: a segment is not base64url", reason="not base64url")
     frame = pack(token)
     if is_verbatim(frame) and any(decode(segment) is None for segment in segments):
-        raise InvalidTokenError("not a compact JWT: a segment is not base64url", reason="not base64url")
+        padding = ": it is padded with '='" if "=" in token else ""
+        raise InvalidTokenError(
+            f"not a compact JWT: a segment is not base64url{padding}", reason="not base64url"
+        )
     if kind is Kind.SIGNED and not segments[1]:
         raise InvalidTokenError("not a compact JWT: the signature is empty", reason="no signature")
     return Shape(kind, frame, None if kind is Kind.ENCRYPTED else decode(segments[0]))
@@ -126,16 +129,27 @@ def payload_of(frame: bytes) -> bytes | None:
         return None
 
 
+_SCHEMES: Final = ("Bearer ", "JWT ", "DPoP ")
+
+
 def check_text(token: str) -> None:
-    """Refuse the texts that are no token of any kind: empty, white space around it, an HTTP authentication scheme."""
+    """Refuse the texts that are no token of any kind: empty, or a token with something around it."""
     if not token:
         raise InvalidTokenError("not a token: the text is empty; store None instead", reason="empty")
     if token != token.strip():
         raise InvalidTokenError("not a token: there is white space around it", reason="white space")
-    if token[:7].lower() == "bearer ":
+    if token[0] == "\ufeff":
+        raise InvalidTokenError("not a token: it begins with a byte order mark", reason="white space")
+    if token[0] in "\"'" or token[-1] in "\"'":
         raise InvalidTokenError(
-            "not a token: it still has the 'Bearer ' of its HTTP header; store what follows", reason="bearer"
+            "not a token: it has quotes around it; store what is between them", reason="quotes"
         )
+    for scheme in _SCHEMES:
+        if token[: len(scheme)].lower() == scheme.lower():
+            raise InvalidTokenError(
+                f"not a token: it still has the {scheme!r} of its HTTP header; store what follows",
+                reason="bearer",
+            )
 
 
 def _kind_of_segment(segment: str) -> Kind:

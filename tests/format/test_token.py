@@ -84,6 +84,11 @@ REFUSED = [
     pytest.param(" ", "white space", id="nothing but a space"),
     pytest.param("Bearer " + TOKEN, "bearer", id="Bearer"),
     pytest.param("bearer " + TOKEN, "bearer", id="bearer"),
+    pytest.param("JWT " + TOKEN, "bearer", id="JWT"),
+    pytest.param("dpop " + TOKEN, "bearer", id="DPoP"),
+    pytest.param(f'"{TOKEN}"', "quotes", id="quotes"),
+    pytest.param(f"'{TOKEN}", "quotes", id="one quote"),
+    pytest.param("\ufeff" + TOKEN, "white space", id="byte order mark"),
     pytest.param("BEARER " + TOKEN, "bearer", id="BEARER"),
     pytest.param(HEAD, "segments", id="1 segment"),
     pytest.param(f"{HEAD}.{BODY}", "segments", id="2 segments"),
@@ -764,3 +769,9 @@ def test_header_that_is_too_deep_where_it_is_read_is_refused_like_any_other() ->
 
     with pytest.raises(InvalidTokenError):
         read_at(sys.getrecursionlimit() - 250)
+
+
+def test_a_refusal_names_the_padding() -> None:
+    header, payload, signature = TOKEN.split(".")
+    with pytest.raises(InvalidTokenError, match="padded with '='"):
+        JWT(f"{header}.{payload}.{signature}=")
