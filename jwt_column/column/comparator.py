@@ -7,6 +7,7 @@ expression is built: under a random nonce ``==`` would match no row and ``!=`` e
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, and_, case, not_, types
@@ -30,6 +31,8 @@ __all__ = ["Claim", "EncryptedComparator"]
 
 _EQUALITY = (operators.eq, operators.ne)
 _LISTS = (operators.in_op, operators.not_in_op)
+# Iterable, and each a value or an expression.
+_NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, operators.Operators, ClauseElement)
 _NEGATIVE = (operators.ne, operators.not_in_op, operators.is_not)
 
 
@@ -204,7 +207,7 @@ def _values(op: OperatorType, other: tuple[Any, ...]) -> list[object] | None:
     if op in _EQUALITY:
         # An expression would have to be fingerprinted by the database, which has no key.
         return None if isinstance(other[0], operators.Operators | ClauseElement) else [other[0]]
-    if op in _LISTS and isinstance(other[0], list | tuple | set | frozenset):
+    if op in _LISTS and isinstance(other[0], Iterable) and not isinstance(other[0], _NO_LISTS):
         values = list(other[0])
         return None if any(isinstance(value, ClauseElement) for value in values) else values
     return None

@@ -194,3 +194,17 @@ def test_a_function_says_what_it_can_of_the_ciphertext(session: Session) -> None
 def test_a_column_without_a_context_is_called_an_encrypted_column() -> None:
     with pytest.raises(UnsupportedComparisonError, match=r"^an encrypted column: "):
         sa.column("token", EncryptedJWT()) == TOKEN  # noqa: B015
+
+
+def test_in_takes_any_iterable_of_values() -> None:
+    token = signed_token()
+    table = sa.Table(
+        "s", sa.MetaData(), sa.Column("token", EncryptedJWT(KeyRing.generate(), fingerprints=["token"]))
+    )
+    column = table.c.token
+    expected = str(column.in_([token]).compile())
+    for values in ((token,), {token}, {token: 1}.keys(), iter([token]), (one for one in [token])):
+        assert str(column.in_(values).compile()) == expected
+    for value in (token, token.encode(), {token: 1}):
+        with pytest.raises(UnsupportedComparisonError):
+            column.in_(value)
