@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from ...errors import ConfigurationError
 from ..console import ExitCode, make_console
@@ -45,13 +46,12 @@ def demo(
     narration = Narration(console)
     with _directory(keep) as directory:
         tell_story(Project(directory), narration, rows)
-    console.print()
     if keep is None:
-        narration.say(("The files were in a temporary directory; --keep DIRECTORY leaves them.", "dim"))
+        narration.show(Text("The files were in a temporary directory; --keep DIRECTORY leaves them.", "dim"))
     else:
-        console.print(f"  The files, the key among them, are in {keep}", style="dim", soft_wrap=True)
-    count, failed = narration.held + len(narration.failed), len(narration.failed)
-    verdict = f"All {count} checks held" if not failed else f"{failed} of {count} checks failed"
+        console.print(f"\n  The files, the key among them, are in {keep}", style="dim", soft_wrap=True)
+    held, failed = narration.held, narration.failed
+    verdict = f"{failed} of {held + failed} checks failed" if failed else f"All {held} checks held"
     narration.check(not failed, f"{verdict}, in {perf_counter() - start:.1f} s.")
     if failed:
         raise typer.Exit(ExitCode.FAILURE)
@@ -71,10 +71,8 @@ def _directory(keep: Path | None) -> Iterator[Path]:
             yield Path(name)
         return
     if set("%?") & set(str(keep.absolute())):
-        raise ConfigurationError(
-            f"{keep} cannot be used, because alembic.ini and database URLs do not take it; "
-            "name a directory without % and ?"
-        )
+        # alembic.ini does not take the one, and database URLs not the other.
+        raise ConfigurationError(f"{keep} cannot be used; name a directory without % and ?")
     try:
         # It will hold a key.
         keep.mkdir(mode=0o700, parents=True, exist_ok=True)

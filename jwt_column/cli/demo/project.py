@@ -49,7 +49,9 @@ down_revision = {down_revision!r}
 
 
 def upgrade() -> None:
-    {statement}
+    op.{operation}(
+        "sessions", "token", type_=EncryptedJWT(allow_unsigned=True)
+    )
 
 
 def downgrade() -> None:
@@ -80,12 +82,12 @@ class Project:
         template = Path(alembic.__file__).parent / "templates" / "generic" / "script.py.mako"
         shutil.copyfile(template, self._migrations / "script.py.mako")
 
-    def add_revision(self, revision: str, message: str, statement: str) -> Path:
-        """Write the next revision, whose ``upgrade()`` is this statement, and return its file."""
+    def add_revision(self, revision: str, message: str, operation: str) -> Path:
+        """Write the next revision, whose ``upgrade()`` is this operation, and return its file."""
         slug = message.lower().replace("-", "").replace(" ", "_")
         path = self._migrations / "versions" / f"{revision}_{slug}.py"
         text = _REVISION_PY.format(
-            message=message, revision=revision, down_revision=self._head, statement=statement
+            message=message, revision=revision, down_revision=self._head, operation=operation
         )
         path.write_text(text, encoding="utf-8")
         self._head = revision
