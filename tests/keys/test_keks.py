@@ -165,6 +165,7 @@ class TestStranger:
         with pytest.raises(JWTColumnError):
             KeyRing.from_uri(f"file:{path}", keks=[named])
 
+    @pytest.mark.cloud
     def test_token_of_vault_is_not_sent_elsewhere(
         self, path: Path, kek: str, listener: Listener, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -176,6 +177,7 @@ class TestStranger:
         self.reached(path)
         assert any(b"hvs.secret" in data for data in listener.received)
 
+    @pytest.mark.cloud
     def test_file_that_the_stranger_names_is_not_read(
         self, path: Path, kek: str, listener: Listener, tmp_path: Path
     ) -> None:

@@ -93,6 +93,7 @@ class CompareAndSwap:
             statement = (
                 select(*table.keys, *table.place, *table.bound, table.value)
                 .where(table.order.among(keys[start : start + at_once]))
+                .order_by(*table.keys)
                 .with_for_update(key_share=True)
             )
             if table.dialect == "mysql" and table.key_index:
