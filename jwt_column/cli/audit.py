@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["audit_columns"]
 
-_CHECKS: Final = "Checks"
-_OUTPUT: Final = "Output"
+_check_option = partial(option, rich_help_panel="Checks")
+_output_option = partial(option, rich_help_panel="Output")
 
 _UNITS: Final = {
     "s": timedelta(seconds=1),
@@ -48,77 +49,66 @@ class Checks:
 
     active: Annotated[
         list[str],
-        option(
+        _check_option(
             "--active",
             metavar="KEY_ID",
             help="The key id that counts as the active one; several of a ring with tenants. No key ring is then "
             "loaded, but with --deep.",
-            rich_help_panel=_CHECKS,
         ),
     ] = field(default_factory=list)
     retired: Annotated[
         list[str],
-        option(
+        _check_option(
             "--retired",
             metavar="KEY_ID",
             help="Ask one thing only: is any row under this key? Ends with 1 if so, and if a column cannot be asked. "
             "Once for each key. No key is needed.",
-            rich_help_panel=_CHECKS,
         ),
     ] = field(default_factory=list)
     deep: Annotated[
         bool,
-        typer.Option(
-            "--deep",
-            help="Open every row too, which takes the keys, and look at the tokens.",
-            rich_help_panel=_CHECKS,
-        ),
+        _check_option("--deep", help="Open every row too, which takes the keys, and look at the tokens."),
     ] = False
     sample: Annotated[
         int | None,
-        option(
+        _check_option(
             "--sample",
             metavar="ROWS",
             min=1,
             help="With --deep: open so many rows of each column, evenly spread, instead of all.",
-            rich_help_panel=_CHECKS,
         ),
     ] = None
     allowed_algorithms: Annotated[
         list[str],
-        option(
+        _check_option(
             "--algorithm",
             metavar="ALG",
             help="With --deep: an alg that tokens may have, such as RS256; once for each. Without it, all but none.",
-            rich_help_panel=_CHECKS,
         ),
     ] = field(default_factory=list)
     max_lifetime: Annotated[
         str | None,
-        option(
+        _check_option(
             "--max-lifetime",
             metavar="TIME",
             help="With --deep: the longest time from iat to exp, such as 15m, 12h or 90d.",
-            rich_help_panel=_CHECKS,
         ),
     ] = None
     compromised_kids: Annotated[
         list[str],
-        option(
+        _check_option(
             "--compromised-kid",
             metavar="KID",
             help="With --deep: a kid of tokens whose signing key others have; once for each.",
-            rich_help_panel=_CHECKS,
         ),
     ] = field(default_factory=list)
 
     try_contexts: Annotated[
         list[str],
-        option(
+        _check_option(
             "--try-context",
             metavar="NAME",
             help="With --deep: the context that a column had before a rename, such as sessions.token; once for each.",
-            rich_help_panel=_CHECKS,
         ),
     ] = field(default_factory=list)
 
@@ -143,44 +133,40 @@ class Outputs:
 
     fail_on: Annotated[
         Literal["info", "warning", "critical", "never"],
-        typer.Option(
-            help="Which findings make the command end with 1: of this severity or worse.",
-            rich_help_panel=_OUTPUT,
+        _output_option(
+            help="Which findings make the command end with 1: of this severity or worse.", show_default=True
         ),
     ] = "warning"
     baseline: Annotated[
         Path | None,
-        option(
+        _output_option(
             "--baseline",
             metavar="PATH",
             help="The output of an earlier --json: its rows are shown beside those of now; - for standard input.",
-            rich_help_panel=_OUTPUT,
         ),
     ] = None
     html: Annotated[
         Path | None,
-        option(
+        _output_option(
             "--html",
             metavar="PATH",
             help="Write the report as one HTML file too, for the person who signs the audit; - for standard output.",
-            rich_help_panel=_OUTPUT,
         ),
     ] = None
     live: Annotated[
         bool,
-        typer.Option(
+        _output_option(
             "--watch",
             help="Show configuration and census of every column, again and again while a rotation runs, until Ctrl-C.",
-            rich_help_panel=_OUTPUT,
         ),
     ] = False
     every: Annotated[
         float,
-        typer.Option(
+        _output_option(
             metavar="SECONDS",
             min=0.1,
             help="With --watch: seconds from one look to the next.",
-            rich_help_panel=_OUTPUT,
+            show_default=True,
         ),
     ] = 2.0
 

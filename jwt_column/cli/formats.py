@@ -32,7 +32,8 @@ _READERS: Final[dict[str, Callable[..., Callable[[object], str]]]] = {
     "sqlalchemy-utils-aes-gcm": partial(SQLAlchemyUtilsReader, engine="AesGcmEngine"),
     "sqlalchemy-utils-fernet": partial(SQLAlchemyUtilsReader, engine="FernetEngine"),
 }
-_PANEL: Final = "The source"
+
+_format_option = partial(option, rich_help_panel="The source")
 
 
 @dataclass(frozen=True)
@@ -60,29 +61,26 @@ class SourceOptions:
 
     from_: Annotated[
         _Format | None,
-        option(
+        _format_option(
             "--from",
             metavar="FORMAT",
             help=f"The other library's format: {', '.join(get_args(_Format))}. Without it, tokens in the clear.",
-            rich_help_panel=_PANEL,
         ),
     ] = None
     from_key: Annotated[
         str | None,
-        option(
+        _format_option(
             "--from-key",
             metavar="URI",
             help="Where that library's key is: env:NAME or file:PATH. Never the key itself.",
-            rich_help_panel=_PANEL,
         ),
     ] = None
     from_padding: Annotated[
         _Padding | None,
-        option(
+        _format_option(
             "--from-padding",
             metavar="NAME",
             help=f"The padding of {_AES}: {', '.join(get_args(_Padding))}. Without it naive, that library's default.",
-            rich_help_panel=_PANEL,
         ),
     ] = None
 

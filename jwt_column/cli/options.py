@@ -4,6 +4,7 @@
 
 import shlex
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
@@ -30,23 +31,22 @@ DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
 #: The environment variable of the models, with white space between them.
 MODEL_VARIABLE: Final = "JWT_COLUMN_MODEL"
 
-_COLUMN: Final = "Which column"
-_TYPE: Final = "The column's type, with --table"
 
-
-def option(*names: str, **settings: Any) -> Any:
+def option(*names: str, show_default: bool = False, **settings: Any) -> Any:
     """Return an option whose help text says its default, or that has none."""
-    return typer.Option(*names, show_default=False, **settings)
+    return typer.Option(*names, show_default=show_default, **settings)
 
+
+_column_option = partial(option, rich_help_panel="Which column")
+_type_option = partial(option, rich_help_panel="The column's type, with --table")
 
 DatabaseOption = Annotated[
     str | None,
-    option(
+    _column_option(
         "--database",
         metavar="URL",
         envvar=DATABASE_VARIABLE,
         help="SQLAlchemy's URL of the database. Better in the environment: others can list a command line.",
-        rich_help_panel=_COLUMN,
     ),
 ]
 JsonOption = Annotated[
@@ -64,21 +64,13 @@ FileOption = Annotated[
 class ColumnName:
     """A column by its name in the database."""
 
-    table: Annotated[
-        str | None, option("--table", metavar="NAME", help="The table.", rich_help_panel=_COLUMN)
-    ] = None
+    table: Annotated[str | None, _column_option("--table", metavar="NAME", help="The table.")] = None
     column: Annotated[
-        str | None,
-        option("--column", metavar="NAME", help="The encrypted column.", rich_help_panel=_COLUMN),
+        str | None, _column_option("--column", metavar="NAME", help="The encrypted column.")
     ] = None
     schema: Annotated[
         str | None,
-        option(
-            "--schema",
-            metavar="NAME",
-            help="The table's schema, if it is not the default one.",
-            rich_help_panel=_COLUMN,
-        ),
+        _column_option("--schema", metavar="NAME", help="The table's schema, if it is not the default one."),
     ] = None
 
 
@@ -88,10 +80,8 @@ class StoredColumn(ColumnName):
 
     storage: Annotated[
         Literal["binary", "text"] | None,
-        option(
-            "--storage",
-            help="How tokens are stored. Without it, as the database's column asks for.",
-            rich_help_panel=_TYPE,
+        _type_option(
+            "--storage", help="How tokens are stored. Without it, as the database's column asks for."
         ),
     ] = None
 
@@ -102,49 +92,45 @@ class ColumnOptions(StoredColumn):
 
     keyring: Annotated[
         str | None,
-        option(
+        _type_option(
             "--keyring",
             metavar="URI",
             help="The key ring, such as file:/etc/app/jwt.keys. Without it, that of JWT_COLUMN_KEYRING or "
             "JWT_COLUMN_KEYS.",
-            rich_help_panel=_TYPE,
         ),
     ] = None
     context: Annotated[
         str | None,
-        option(
+        _type_option(
             "--context",
             metavar="TEXT",
             help="The context of the envelopes, if the model names one. Without it, TABLE.COLUMN.",
-            rich_help_panel=_TYPE,
         ),
     ] = None
     fingerprints: Annotated[
         list[str],
-        option(
+        _type_option(
             "--fingerprint",
             metavar="NAME",
             help="A fingerprint that the model names; once for each, in the model's order.",
-            rich_help_panel=_TYPE,
         ),
     ] = field(default_factory=list)
     expose_expiry: Annotated[
-        bool, typer.Option("--expose-expiry", help="The model has expose_expiry=True.", rich_help_panel=_TYPE)
+        bool, _type_option("--expose-expiry", help="The model has expose_expiry=True.")
     ] = False
     allow_opaque: Annotated[
-        bool, typer.Option("--allow-opaque", help="The model has allow_opaque=True.", rich_help_panel=_TYPE)
+        bool,
+        _type_option("--allow-opaque", help="The model has allow_opaque=True."),
     ] = False
     allow_unsigned: Annotated[
-        bool,
-        typer.Option("--allow-unsigned", help="The model has allow_unsigned=True.", rich_help_panel=_TYPE),
+        bool, _type_option("--allow-unsigned", help="The model has allow_unsigned=True.")
     ] = False
     bound_to: Annotated[
         list[str],
-        option(
+        _type_option(
             "--bound-to",
             metavar="NAME",
             help="A column that the model names in bound_to; once for each, in the model's order.",
-            rich_help_panel=_TYPE,
         ),
     ] = field(default_factory=list)
 
@@ -173,23 +159,21 @@ class ColumnOptions(StoredColumn):
 
 ModelColumn = Annotated[
     str | None,
-    option(
+    _column_option(
         "--model",
         metavar="MODULE:CLASS.ATTR",
         help="The application's mapped attribute, such as app.models:Session.token: table, type and key ring. Without "
         f"it and --table, that of {MODEL_VARIABLE}.",
-        rich_help_panel=_COLUMN,
     ),
 ]
 
 ModelTargets = Annotated[
     list[str] | None,
-    option(
+    _column_option(
         "--model",
         metavar="MODULE:NAME",
         help="The application's declarative base or MetaData for all its columns, a mapped class, or an attribute such "
         f"as app.models:Session.token; once for each. Without it and --table, those of {MODEL_VARIABLE}.",
-        rich_help_panel=_COLUMN,
     ),
 ]
 
@@ -200,20 +184,18 @@ class RowsToCount(ColumnName):
 
     databases: Annotated[
         list[str],
-        option(
+        _column_option(
             "--database",
             metavar="URL",
             help=f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which a process "
             "list does not show.",
-            rich_help_panel=_COLUMN,
         ),
     ] = field(default_factory=list)
     models: Annotated[
         list[str],
-        option(
+        _column_option(
             "--model",
             metavar="MODULE:CLASS.ATTR",
             help="The application's mapped attribute, such as app.models:Session.token; once for each.",
-            rich_help_panel=_COLUMN,
         ),
     ] = field(default_factory=list)

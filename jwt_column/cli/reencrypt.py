@@ -4,9 +4,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Final, Literal
-
-import typer
+from typing import Annotated, Literal
 
 from migrations_helpers.engine.conversions import Adoption, Reencryption
 
@@ -19,7 +17,7 @@ from .summary import Words
 __all__ = ["encrypt", "reencrypt"]
 
 
-_RUN: Final = "The run"
+_run_option = partial(option, rich_help_panel="The run")
 
 
 @dataclass(frozen=True)
@@ -28,64 +26,58 @@ class RunOptions:
 
     dry_run: Annotated[
         bool,
-        typer.Option(
+        _run_option(
             "--dry-run",
             help="Do everything but write: read and convert every row that needs work, and count. --shards and "
             "--verify then have no effect.",
-            rich_help_panel=_RUN,
         ),
     ] = False
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Open every row of the table at the end.", rich_help_panel=_RUN)
-    ] = False
+    verify: Annotated[bool, _run_option("--verify", help="Open every row of the table at the end.")] = False
     shards: Annotated[
         int,
-        typer.Option(
+        _run_option(
             "--shards",
             metavar="N",
             min=1,
             max=64,
             help="Cut the table into so many parts and work on them at once, each in a process of its own.",
-            rich_help_panel=_RUN,
+            show_default=True,
         ),
     ] = 1
     batch_size: Annotated[
         int,
-        typer.Option(
+        _run_option(
             "--batch-size",
             metavar="ROWS",
             min=1,
             help="Rows of the first batch. Later ones adapt, to take 0.1 seconds each.",
-            rich_help_panel=_RUN,
+            show_default=True,
         ),
     ] = 500
     nice: Annotated[
         float | None,
-        option(
+        _run_option(
             "--nice",
             metavar="FACTOR",
             min=0,
             help="Sleep this times a batch's duration after it. Without it 1 on SQLite, where the application waits "
             "while a batch is written, and 0 elsewhere.",
-            rich_help_panel=_RUN,
         ),
     ] = None
     key_columns: Annotated[
         str | None,
-        option(
+        _run_option(
             "--key-columns",
             metavar="NAMES",
             help="A unique key without NULLs to page by in place of the primary key: names, with commas between them.",
-            rich_help_panel=_RUN,
         ),
     ] = None
     preserve: Annotated[
         str | None,
-        option(
+        _run_option(
             "--preserve",
             metavar="NAMES",
             help="Columns that the database updates by itself and must not; those of MySQL are found without it.",
-            rich_help_panel=_RUN,
         ),
     ] = None
     as_json: JsonOption = False
@@ -98,21 +90,20 @@ def reencrypt(
     column: ColumnOptions,
     expired: Annotated[
         Literal["keep", "skip", "null", "delete"],
-        typer.Option(
+        _run_option(
             "--expired",
             help="Stale rows whose token has expired: keep them and re-encrypt them as any others, skip them, set the "
             "column to null, or delete the row. All but keep need a column whose expiry is exposed, and no key.",
-            rich_help_panel=_RUN,
+            show_default=True,
         ),
     ] = "keep",
     drop: Annotated[
         str | None,
-        option(
+        _run_option(
             "--drop",
             metavar="NAMES",
             help="Fingerprints, or expiry, that rows have and the column's type does not make, and that may go: names, "
             "with commas between them. Without it a run that would drop one is refused.",
-            rich_help_panel=_RUN,
         ),
     ] = None,
     run: RunOptions,
