@@ -38,21 +38,15 @@ class _Unit(NamedTuple):
     form: str
     longest: float
     steps: Sequence[int]
-    days: int = 0
-    months: int = 0
+    size: int = 1
+    in_months: bool = False
 
     def number(self, day: date) -> int:
-        return (
-            (day.toordinal() - 1) // self.days
-            if self.days
-            else (12 * day.year + day.month - 1) // self.months
-        )
+        return (12 * day.year + day.month - 1 if self.in_months else day.toordinal() - 1) // self.size
 
     def start(self, number: int) -> date:
-        if self.days:
-            return date.fromordinal(number * self.days + 1)
-        year, month = divmod(number * self.months, 12)
-        return date(year, month + 1, 1)
+        first = number * self.size
+        return date(first // 12, first % 12 + 1, 1) if self.in_months else date.fromordinal(first + 1)
 
     def label(self, number: int) -> str:
         return self.start(number).strftime(self.form)
@@ -60,10 +54,10 @@ class _Unit(NamedTuple):
 
 # The limits leave a bar about six pixels on a wide page and two on a phone. Weeks begin on Monday, as 0001-01-01 does.
 _UNITS: Final = (
-    _Unit("day", "%Y-%m-%d", 92, (1, 2, 7, 14), days=1),
-    _Unit("week", "%Y-%m-%d", 105, (1, 2, 4, 8, 16), days=7),
-    _Unit("month", "%Y-%m", 132, (1, 2, 3, 6, 12, 24), months=1),
-    _Unit("year", "%Y", math.inf, (1, 2, 5, 10), months=12),
+    _Unit("day", "%Y-%m-%d", 92, (1, 2, 7, 14)),
+    _Unit("week", "%Y-%m-%d", 105, (1, 2, 4, 8, 16), size=7),
+    _Unit("month", "%Y-%m", 132, (1, 2, 3, 6, 12, 24), in_months=True),
+    _Unit("year", "%Y", math.inf, (1, 2, 5, 10), size=12, in_months=True),
 )
 
 
@@ -117,12 +111,8 @@ def expiry_plot(counts: Sequence[ExpiryCount], created: datetime) -> ExpiryPlot:
     for one in drawn:
         rows.setdefault(unit.number(one.day), [0, 0])[one.day >= today] += one.rows
     most = max(map(sum, rows.values()), default=0)
-    step = next(
-        digit * 10**power
-        for power in count()
-        for digit in (1, 2, 5)
-        if _MOST_TICKS_Y * digit * 10**power >= most
-    )
+    round_numbers = (digit * 10**power for power in count() for digit in (1, 2, 5))
+    step = next(number for number in round_numbers if _MOST_TICKS_Y * number >= most)
     lines = math.ceil(most / step)
 
     def height(part: int) -> float:
@@ -135,14 +125,13 @@ def expiry_plot(counts: Sequence[ExpiryCount], created: datetime) -> ExpiryPlot:
     ]
     # Marks stand on multiples of their step, so that of months January is marked.
     stride = next((stride for stride in unit.steps if places / stride <= _MOST_TICKS_X), unit.steps[-1])
+    marked = [number for number in range(start, start + places) if number % stride == 0]
     current = unit.number(today)
     begin, end = unit.start(current), unit.start(current + 1)
     return ExpiryPlot(
         unit=unit.name,
         bars=bars,
-        ticks_x=[
-            Tick(unit.label(n), percent(n + 0.5)) for n in range(start, start + places) if n % stride == 0
-        ],
+        ticks_x=[Tick(unit.label(number), percent(number + 0.5)) for number in marked],
         ticks_y=[Tick(_short(step * n), round(HEIGHT * n / lines, 2)) for n in range(1, lines + 1)],
         audited=percent(current + (today - begin) / (end - begin)),
         first=unit.label(start),
@@ -154,7 +143,7 @@ def expiry_plot(counts: Sequence[ExpiryCount], created: datetime) -> ExpiryPlot:
 
 
 def _short(rows: int) -> str:
-    size, letter = next(
-        (pair for pair in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if rows >= pair[0]), (1, "")
-    )
-    return f"{rows / size:g}{letter}"
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if rows >= size:
+            return f"{rows / size:g}{letter}"
+    return str(rows)
