@@ -16,7 +16,6 @@ from .summary import Words
 
 __all__ = ["encrypt", "reencrypt"]
 
-
 _run_option = partial(option, rich_help_panel="The run")
 
 

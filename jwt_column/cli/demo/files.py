@@ -47,9 +47,7 @@ def hex_lines(data: bytes, start: int, styles: Collection[tuple[int, str]] = ())
 
 
 def flip_bit(path: Path, offset: int) -> None:
-    """Invert the lowest bit of one byte of a file, in place."""
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
+    """Invert the lowest bit of one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)

@@ -40,7 +40,6 @@ class RFCToken(NamedTuple):
     """An example of an RFC, with the key that the RFC gives for it if PyJWT can use it."""
 
     section: str
-    what: str
     algorithm: str
     token: str
     jwk: dict[str, Any] | None
