@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+import jwt_column
 from tests.support.docs_examples import ROOT
 from tests.support.kms import require
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.processes
 
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-STEM: Final = f"jwt_column-{PROJECT['version']}"
+STEM: Final = f"jwt_column-{jwt_column.__version__}"
 #: Files that are read at run time or by type checkers, beside the modules.
 DATA: Final = ("*.css", "*.html", "*.json", "py.typed")
 
@@ -87,7 +88,7 @@ def test_the_wheel_has_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -> 
 
 def test_the_wheel_s_metadata_is_that_of_the_project(wheel: zipfile.ZipFile) -> None:
     metadata = Parser().parsestr(wheel.read(f"{STEM}.dist-info/METADATA").decode())
-    assert metadata["Version"] == PROJECT["version"]
+    assert metadata["Version"] == jwt_column.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(PROJECT["optional-dependencies"]) == set(metadata.get_all("Provides-Extra", []))
     entry_points = wheel.read(f"{STEM}.dist-info/entry_points.txt").decode()
@@ -110,6 +111,8 @@ def test_an_index_renders_the_description(built: Path) -> None:
 
 
 def test_the_version_is_in_one_place() -> None:
-    """Everything else asks the metadata of the installed distribution."""
+    """``jwt_column.__version__``; pyproject.toml reads it from there."""
     sources = [*(ROOT / "jwt_column").rglob("*.py"), *(ROOT / "migrations_helpers").rglob("*.py")]
-    assert not [path for path in sources if f'"{PROJECT["version"]}"' in path.read_text(encoding="utf-8")]
+    found = [path for path in sources if f'"{jwt_column.__version__}"' in path.read_text(encoding="utf-8")]
+    assert found == [ROOT / "jwt_column" / "__init__.py"]
+    assert "version" in PROJECT["dynamic"]
