@@ -154,34 +154,12 @@ class TokenCipher:
             _, frame, payload = self._admit(value)
         else:
             frame, payload = packed
-        given = given_expiry(value) if payload is None and type(value) is JWT else None
-        return self.seal_new(frame, payload, value, given, ring, binding)
-
-    def seal_new(
-        self,
-        frame: bytes,
-        payload: bytes | None,
-        token: str,
-        expiry: int | None,
-        ring: KeyRing,
-        binding: bytes,
-    ) -> bytes | str:
-        """Return the envelope of a frame under the key that encrypts now.
-
-        Args:
-            frame: The frame of the token.
-            payload: Its claims as JSON, or None.
-            token: The token.
-            expiry: The expiry of a token without readable claims, if it was given.
-            ring: The key ring.
-            binding: The result of :func:`binding_of` for the row, or empty.
-        """
+        expiry = None
+        if payload is None and type(value) is JWT:
+            given = given_expiry(value)
+            expiry = None if given is None else given.to_bytes(EXPIRY_LENGTH, "big")
         key = ring.snapshot().active if any_chosen() is None else ring.encrypting_key()
-        header = key.stamp_prefix + self._layout_byte
-        if self._fields is not None:
-            field = None if expiry is None else expiry.to_bytes(EXPIRY_LENGTH, "big")
-            header += self._fields.of(payload, frame, key, token, field)
-        return self._seal(frame, key, header, binding)
+        return self.seal(frame, payload, value, expiry, key, binding)
 
     def check(self, value: object, *, keep_frame: bool = False) -> JWT:
         """Return a value as a JWT if the column takes it.
@@ -242,10 +220,32 @@ class TokenCipher:
             raise self._refuse("not UTF-8", "it has no UTF-8 form")
         return Shape(Kind.OPAQUE, pack(value))
 
-    def _seal(self, frame: bytes, key: DataKey, header: bytes, binding: bytes) -> bytes | str:
-        """Return the envelope of a frame, in the column's storage form."""
-        sealed = key.aead.seal(frame, header + self._aad_end + binding, header)
-        return envelope.to_text(sealed, len(header)) if self._is_text else sealed
+    def seal(
+        self,
+        frame: bytes,
+        payload: bytes | None,
+        token: str | None,
+        expiry: bytes | None,
+        key: DataKey,
+        binding: bytes,
+    ) -> bytes | str:
+        """Return the envelope of a frame under a key, in the column's storage form.
+
+        Args:
+            frame: The frame of the token.
+            payload: Its claims as JSON, or None.
+            token: The token; None takes it from the frame.
+            expiry: The expiry field of a token without readable claims, if it was given.
+            key: The key.
+            binding: The result of :func:`binding_of` for the row, or empty.
+        """
+        header = key.stamp_prefix + self._layout_byte
+        if self._fields is not None:
+            header += self._fields.of(payload, frame, key, token, expiry)
+        aad = header + self._aad_end + binding
+        if self._is_text:
+            return envelope.as_text(header, key.aead.seal(frame, aad))
+        return key.aead.seal(frame, aad, header)
 
     # -- the way out: open, unpack ---------------------------------------------------------------------------
 
@@ -368,13 +368,15 @@ class TokenCipher:
             if not is_frame(frame):
                 raise self._unknown_frame(old)
             key = keys.successor(old)
-            header = key.stamp_prefix + self._layout_byte
-            if self._fields is not None:
-                header += self._fields.of(self.payload_of(frame), frame, key, None, _expiry_field(stored))
-            new = self._seal(frame, key, header, binding)
+            # Without index fields neither is looked for.
+            payload, expiry = (
+                (None, None) if self._fields is None else (self.payload_of(frame), _expiry_field(stored))
+            )
+            new = self.seal(frame, payload, None, expiry, key, binding)
             data = new if type(new) is bytes else _to_bytes(new)
+            length = self._header_length
             try:
-                opened: bytes | None = key.aead.open(data, header + self._aad_end + binding, len(header))
+                opened: bytes | None = key.aead.open(data, data[:length] + self._aad_end + binding, length)
             except InvalidTag:
                 opened = None
             if opened != frame:

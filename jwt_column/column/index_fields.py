@@ -65,16 +65,16 @@ class IndexFields:
         claims = parse_object(payload) if payload is not None and self._needs_claims else None
         fields = b""
         if self._expose_expiry:
-            seconds = None if claims is None else expiry_of(claims, self._expiry_name)
-            if seconds is not None:
-                fields = seconds.to_bytes(EXPIRY_LENGTH, "big")
+            if claims is None:
+                fields = NO_EXPIRY if expiry is None else expiry
             else:
-                fields = expiry if claims is None and expiry is not None else NO_EXPIRY
+                seconds = expiry_of(claims, self._expiry_name)
+                fields = NO_EXPIRY if seconds is None else seconds.to_bytes(EXPIRY_LENGTH, "big")
         for name, mac in macs:
             if name == WHOLE:
                 data: bytes | None = (token or unpack(frame) or "").encode()
             else:
-                data = None if claims is None or name not in claims else claim_input(claims[name])
+                data = None if claims is None else claim_input(claims.get(name))
             fields += NO_FINGERPRINT if data is None else _finish(mac, data)
         return fields
 

@@ -55,7 +55,7 @@ class JSONCipher(TokenCipher):
         """Return the envelope of a document, a mapping or its JSON text, as :meth:`TokenCipher.encrypt`."""
         document = self.check(value)
         data = document.encode()
-        return self.seal_new(b"\x00" + data, data, document, None, ring, binding)
+        return self.seal(b"\x00" + data, data, document, None, ring.encrypting_key(), binding)
 
     def check(self, value: object, *, keep_frame: bool = False) -> JWT:  # noqa: ARG002
         """Return the compact JSON text of a mapping, or of a JSON text, if the column takes it.

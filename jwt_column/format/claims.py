@@ -31,13 +31,12 @@ def parse_object(data: bytes) -> dict[str, Any] | None:
     duplicate members the last one counts.
     """
     try:
-        if data[:2] == b'{"':
-            # UTF-8 without a mark, as nearly every payload; json.loads() would look for other encodings first.
-            text = data.decode("utf-8", "surrogatepass")
-            found, end = _scan_once(text, 0)
-            if end == len(text):
-                return found  # type: ignore[no-any-return]
-        parsed = json.loads(data)
+        # UTF-8 without a mark or white space around it, as nearly every payload. In no other encoding does JSON
+        # pass this, and json.loads() would look for them first.
+        text = data.decode()
+        parsed, end = _scan_once(text, 0)
+        if end != len(text):
+            parsed = json.loads(data)
     except (ValueError, StopIteration):
         parsed = _parse_long_integers(data)
     except RecursionError:
@@ -83,6 +82,6 @@ def expiry_of(claims: dict[str, Any] | None, name: str = "exp") -> int | None:
     None without ``exp``, and for one that an envelope cannot hold: not a number, negative, or not below 2**48 - 1.
     """
     exp = None if claims is None else claims.get(name)
-    if type(exp) is not int and type(exp) is not float:
-        return None
-    return int(exp) if 0 <= exp < MAX_EXPIRY + 1 else None
+    if type(exp) is int:
+        return exp if 0 <= exp <= MAX_EXPIRY else None
+    return int(exp) if type(exp) is float and 0 <= exp < MAX_EXPIRY + 1 else None

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     Storage = Literal["binary", "text"]
 
-__all__ = ["Envelope", "Field", "Layout", "looks_like_envelope", "parse", "split", "to_binary", "to_text"]
+__all__ = [
+    "Envelope",
+    "Field",
+    "Layout",
+    "as_text",
+    "looks_like_envelope",
+    "parse",
+    "split",
+    "to_binary",
+    "to_text",
+]
 
 VERSION: Final = b"\x01"
 TEXT_PREFIX: Final = "jc"
@@ -181,7 +191,12 @@ def key_id_bytes(stored: bytes | str | bytearray | memoryview) -> bytes:
 
 def to_text(stored: bytes, header_length: int) -> str:
     """Return the text form of a binary envelope; needs no key."""
-    return f"{TEXT_PREFIX}{stored[:header_length].hex()}.{base64url.encode(stored[header_length:])}"
+    return as_text(stored[:header_length], stored[header_length:])
+
+
+def as_text(header: bytes, body: bytes) -> str:
+    """Return the text form of an envelope."""
+    return f"{TEXT_PREFIX}{header.hex()}.{base64url.encode(body)}"
 
 
 def to_binary(text: str) -> bytes:
@@ -195,7 +210,7 @@ def to_binary(text: str) -> bytes:
     """
     start, _, body = text.partition(".")
     header = _stamps.get(start) or _header_of(start)
-    if header is not None and HEADER_LENGTHS.get(header[5]) == len(header):
+    if header is not None:
         raw_body = base64url.decode_canonical(body)
         if raw_body is not None and len(raw_body) >= _SHORTEST_BODY:
             return header + raw_body
@@ -208,14 +223,17 @@ _stamps: dict[str, bytes] = {}
 
 
 def _header_of(start: str) -> bytes | None:
-    """Return the header of a text envelope from the characters before its dot; None if they are none."""
+    """Return the header of a text envelope from the characters before its dot; None if they are none.
+
+    A layout that belongs to another length is none either: the dot stands in the wrong place.
+    """
     try:
         header = bytes.fromhex(start[len(TEXT_PREFIX) :])
     except ValueError:
         return None
     # Not another spelling: upper-case digits, or spaces between them.
     is_header = start == TEXT_PREFIX + header.hex() and len(header) >= STAMP_FIELD.length
-    if not is_header or header[:1] != VERSION:
+    if not is_header or header[:1] != VERSION or HEADER_LENGTHS.get(header[5]) != len(header):
         return None
     if len(header) == STAMP_FIELD.length:
         if len(_stamps) >= _CACHED_STAMPS:

@@ -91,9 +91,11 @@ def pack_signed(token: str) -> tuple[bytes, bytes] | None:
     That is nearly every token, and the frame proves the shape: :func:`shape_of` would say ``Kind.SIGNED``.
     """
     try:
-        # decode_canonical() without its calls, and with one look for foreign characters.
-        header_text, payload_text, signature_text = token.split(".", 3)
+        # decode_canonical() without its calls, and with one look for foreign characters. partition() finds a dot
+        # faster than split(); a third dot is a foreign character of the signature.
+        header_text, _, rest = token.partition(".")
         header, raw_header = _packed_headers[header_text]
+        payload_text, _, signature_text = rest.partition(".")
         if "+" in token or "/" in token or "=" in token:
             return None
         payload_padding = CANONICAL_PADDING[len(payload_text) & 3][payload_text[-1]]

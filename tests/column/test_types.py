@@ -1022,7 +1022,7 @@ def test_literals_of_the_sql_text_are_ciphertext_that_every_database_reads(
 
 def test_a_literal_that_is_refused_makes_sql_that_no_database_runs(engine: sa.Engine, ring: KeyRing) -> None:
     refused: list[tuple[EncryptedJWT, object, str]] = [
-        (EncryptedJWT(), "'; DROP TABLE sessions; --", "segments"),
+        (EncryptedJWT(), "'; DROP TABLE sessions; --", "quotes"),
         (EncryptedJWT(), 7, "not a str"),
         (EncryptedJWT(bound_to=["id"]), signed_token(sub="alice"), "ConfigurationError"),
         (EncryptedJWT("env:NOWHERE"), signed_token(sub="alice"), "KeyUnavailableError"),
