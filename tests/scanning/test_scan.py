@@ -529,6 +529,7 @@ def test_every_form_of_a_token_is_found_in_every_kind_of_column(engine: sa.Engin
     assert found == {("line", len(forms)), ("raw", len(forms))}
 
 
+@pytest.mark.exhaustive
 def test_a_table_of_many_columns_is_within_the_limits_of_sqlite(sqlite: sa.Engine) -> None:
     """SQLite takes expressions of a depth of 1,000, and before 3.32 statements of 999 parameters."""
     names = [f"c{number}" for number in range(150)]
