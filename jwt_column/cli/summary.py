@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -135,11 +136,14 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
     report = summary.report
     for name, keys, count in (
         ("cannot be read", report.undecryptable, report.undecryptable_count),
-        ("do not fit the column or its type", report.unwritable, report.unwritable_count),
+        ("cannot be written", report.unwritable, report.unwritable_count),
     ):
         if count:
             listed = f" (primary keys {listed_keys(keys, count, _MAX_KEYS)})"
             yield name, Text.assemble((f"{count:,}", "bold red"), listed)
+    reasons = Counter(reason for _, reason in report.refused)
+    for reason, count in reasons.most_common():
+        yield "refused by the database", Text.assemble((f"{count:,}", "bold red"), f" ({reason})")
     if report.expired:
         done = ("to be " if report.dry_run else "") + _EXPIRED[summary.expired]
         yield f"expired, {done}", Text(f"{report.expired:,}")
