@@ -251,8 +251,8 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "index-differs",
                 warning,
-                "Re-encrypt the column with recompute=True, or under another key, once every process has today's "
-                "release and type: searches and purges go by the stored fields.",
+                "Re-encrypt the column with recompute=True (--recompute), or under another key, once every process has "
+                "today's release and type: searches and purges go by the stored fields.",
                 rows=(
                     "shows another fingerprint or expiry than its token has",
                     "show other fingerprints or another expiry than their tokens have",

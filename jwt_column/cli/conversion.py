@@ -56,6 +56,7 @@ def convert(
     words: Words,
     *,
     expired: ExpiredChoice = "keep",
+    recompute: bool = False,
 ) -> None:
     """Run a conversion and show its summary.
 
@@ -71,7 +72,7 @@ def convert(
             f"{sync_drivername(url)}:// in the URL, or leave --shards out"
         )
     with Interruptions() as interruptions:
-        run = _Run(column, options, make_conversion, words, expired, interruptions)
+        run = _Run(column, options, make_conversion, words, expired, interruptions, recompute=recompute)
         try:
             with_engine(url, run.run)
         except (Exception, KeyboardInterrupt):
@@ -95,6 +96,8 @@ class _Run:
         words: Words,
         expired: ExpiredChoice,
         interruptions: Interruptions,
+        *,
+        recompute: bool,
     ) -> None:
         self._column = column
         self._options = options
@@ -103,6 +106,7 @@ class _Run:
         self._words = words
         self._expired = expired
         self._interruptions = interruptions
+        self._recompute = recompute
         self._report: ReencryptionReport | None = None
         # A report shows the rows of shards now and then, and counts them when a shard ends.
         self._rows_seen = 0
@@ -167,6 +171,8 @@ class _Run:
             verify="decrypt" if options.verify else "stamp",
             key_columns=self._key_columns or None,
             preserve=self._preserve,
+            on_row_error=options.on_row_error,
+            recompute=self._recompute,
             make_engine=partial(_shard_engine, url),
             progress=partial(self._watch, progress),
         )

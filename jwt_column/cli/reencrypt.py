@@ -79,6 +79,14 @@ class RunOptions:
             help="Columns that the database updates by itself and must not; those of MySQL are found without it.",
         ),
     ] = None
+    on_row_error: Annotated[
+        Literal["list", "fail"],
+        _run_option(
+            "--on-row-error",
+            help="A row that the database refuses: list it and go on, or let the run fail.",
+            show_default=True,
+        ),
+    ] = "list"
     as_json: JsonOption = False
 
 
@@ -105,6 +113,13 @@ def reencrypt(
             "with commas between them. Without it a run that would drop one is refused.",
         ),
     ] = None,
+    recompute: Annotated[
+        bool,
+        _run_option(
+            "--recompute",
+            help="Open current rows too, work out their fingerprints and expiry anew, and rewrite those that differ.",
+        ),
+    ] = False,
     run: RunOptions,
 ) -> None:
     """Re-encrypt a column; see :mod:`jwt_column.cli.app` for the help text."""
@@ -112,7 +127,7 @@ def reencrypt(
     dropped = split_names(drop)
     conversion = partial(Reencryption, drop=dropped)
     chosen = replace(choose_column(column, model), drop=dropped)
-    convert(database, chosen, run, conversion, words, expired=expired)
+    convert(database, chosen, run, conversion, words, expired=expired, recompute=recompute)
 
 
 def encrypt(

@@ -147,6 +147,9 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
     if report.expired:
         done = ("to be " if report.dry_run else "") + _EXPIRED[summary.expired]
         yield f"expired, {done}", Text(f"{report.expired:,}")
+    if report.recomputed:
+        done = "to be rewritten" if report.dry_run else "rewritten"
+        yield f"current, with other index fields than their token's, {done}", Text(f"{report.recomputed:,}")
     if report.superseded:
         yield "written by the application meanwhile", Text(f"{report.superseded:,}")
     if report.retries:
@@ -163,7 +166,9 @@ def _verdict(summary: Summary, words: Words) -> str:
     if report.dry_run:
         return f"Dry run: {counted(report.reencrypted, 'row')} would be {words.done} {under}. Nothing was written."
     if not report.reencrypted:
-        nothing, no = ("Nothing else", "no other") if report.expired else ("Nothing", "no")
+        nothing, no = (
+            ("Nothing else", "no other") if report.expired or report.recomputed else ("Nothing", "no")
+        )
         return f"{nothing} to do: {no} row was waiting to be {words.done} {under}."
     return (
         f"{counted(report.reencrypted, 'row')} {words.done} {under} in {report.seconds:.1f} s, "

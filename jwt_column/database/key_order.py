@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import String, and_, or_, select, tuple_
+from sqlalchemy import REAL, Double, Float, String, and_, or_, select, tuple_
 from sqlalchemy.dialects.mysql import ENUM, SET
 from sqlalchemy.dialects.postgresql import DOMAIN
 
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
     Key = Sequence[Any]
 
-__all__ = ["KeyOrder", "KeyRange", "key_type", "sampled", "sorts_as_it_compares"]
+__all__ = ["KeyOrder", "KeyRange", "is_inexact", "key_type", "sampled", "sorts_as_it_compares"]
 
 # SQLite before 3.32 takes 999 parameters in a statement. The rest is for the statement's other conditions.
 _KEY_PARAMETERS: Final = 900
+
+# FLOAT(p) up to this many bits has single precision.
+_SINGLE_PRECISION: Final = 24
 
 # A sample is taken from this many parts of a table: more parts need more statements, fewer are less even.
 _PARTS: Final = 10
@@ -139,7 +142,29 @@ def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
     if isinstance(type_, String) and type_.collation is not None:
         type_ = type_.copy()
         type_.collation = None
+    if isinstance(type_, Float) and type_.asdecimal:
+        # MySQL's DOUBLE, which would be read as a decimal of ten digits.
+        type_ = type_.copy()
+        type_.asdecimal = False
     return type_
+
+
+def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
+    """Return True if a value of this type may differ from itself after it was read and sent back.
+
+    A number of single precision is shown with fewer digits than it has, and compared in double precision.
+    """
+    if dialect == "sqlite" or not isinstance(type_, Float):
+        return False
+    if type_.asdecimal:
+        return True
+    if isinstance(type_, Double):
+        return False
+    if isinstance(type_, REAL):
+        return dialect == "postgresql"
+    if type_.precision is None:
+        return dialect in ("mysql", "mariadb")
+    return type_.precision <= _SINGLE_PRECISION
 
 
 def sorts_as_it_compares(types: Iterable[TypeEngine[Any]]) -> bool:

@@ -15,6 +15,8 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
+from .catalogue import IS_NAMED
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection, FromClause
     from sqlalchemy.sql.compiler import SQLCompiler
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["AllRowsVisible", "hidden_rows", "raise_for_hidden_rows"]
 
 _POLICIES: Final = text(
-    "SELECT CURRENT_USER, pg_catalog.pg_get_userbyid(relowner), relforcerowsecurity FROM pg_catalog.pg_class "
-    "WHERE oid = pg_catalog.to_regclass(:name) AND pg_catalog.row_security_active(oid)"
+    "SELECT CURRENT_USER, pg_catalog.pg_get_userbyid(relowner), relforcerowsecurity FROM pg_catalog.pg_class t "  # noqa: S608
+    f"WHERE {IS_NAMED} AND pg_catalog.row_security_active(t.oid)"
 )
 
 
@@ -34,11 +36,9 @@ def hidden_rows(connection: Connection, table: FromClause) -> str | None:
     """
     if connection.dialect.name != "postgresql" or not isinstance(table, TableClause):
         return None
-    quote = connection.dialect.identifier_preparer.quote
     named: Any = table
     schema = connection.schema_for_object(named)
-    name = ".".join(quote(part) for part in (schema, table.name) if part)
-    found = connection.execute(_POLICIES, {"name": name}).first()
+    found = connection.execute(_POLICIES, {"name": table.name, "schema": schema}).first()
     if found is None:
         return None
     role, owner, is_forced = found

@@ -38,7 +38,7 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
-from ..database.key_order import KeyOrder, KeyRange, key_type, sorts_as_it_compares
+from ..database.key_order import KeyOrder, KeyRange, is_inexact, key_type, sorts_as_it_compares
 from ..format.readable import MARKS
 
 if TYPE_CHECKING:
@@ -171,7 +171,11 @@ def read_table(connection: Connection, schema: str | None, name: str) -> Scanned
         *(column(one, key_type(type_, dialect) if one in keys else None) for one, type_ in types.items()),
         schema=schema,
     )
-    has_order = bool(keys) and sorts_as_it_compares(types[key] for key in keys)
+    has_order = (
+        bool(keys)
+        and sorts_as_it_compares(types[key] for key in keys)
+        and not any(is_inexact(source.c[key].type, dialect) for key in keys)
+    )
     order = KeyOrder(source, [source.c[key] for key in keys], dialect) if has_order else None
     return ScannedTable(source, keys, forms, order, dialect)
 

@@ -18,11 +18,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import NoSuchTableError
 
-from jwt_column.database.key_order import KeyOrder, key_type, sorts_as_it_compares
+from jwt_column.database.catalogue import IS_NAMED
+from jwt_column.database.key_order import KeyOrder, is_inexact, key_type, sorts_as_it_compares
 from jwt_column.database.row_security import hidden_rows
 from jwt_column.errors import ReencryptionError
 
-from .schemas import IS_NAMED
 from .table import RunTable
 
 if TYPE_CHECKING:
@@ -137,10 +137,22 @@ def _find_key(
 
     It is unique, because rows are written by it.
     """
+    inexact = _inexact_columns(connection, columns)
+    passed_over: list[str] = []
     for names, index in _unique_keys(connection, clause, columns):
         has_order = sorts_as_it_compares(columns[name]["type"] for name in names)
         if has_order and (wanted is None or set(names) <= set(wanted)):
-            return wanted or names, index
+            unequal = [name for name in wanted or names if name in inexact]
+            if not unequal:
+                return wanted or names, index
+            passed_over += unequal
+    if passed_over:
+        name = passed_over[0]
+        raise ReencryptionError(
+            f"{full_name} cannot be paged by {name}, of type {inexact[name]}: a value that was read need not equal "
+            "itself when it is sent back. Name a unique key of other types with key_columns= (--key-columns), after "
+            "adding one if there is none; nothing was done"
+        )
     if wanted is not None:
         raise ReencryptionError(
             f"{', '.join(wanted)} is no unique key of {full_name} without NULLs, so it cannot tell its rows "
@@ -150,6 +162,17 @@ def _find_key(
         f"{full_name} has no primary key and no unique key without NULLs (and without ENUM or SET), so it cannot "
         "be worked through in batches; add one"
     )
+
+
+def _inexact_columns(connection: Connection, columns: dict[str, Any]) -> dict[str, str]:
+    """Return the columns that no key may have because their values do not equal themselves, with their types."""
+    family = _family(connection.dialect.name)
+    types = ((name, key_type(info["type"], family)) for name, info in columns.items())
+    return {
+        name: type_.compile(connection.dialect)
+        for name, type_ in types
+        if type_ is not None and is_inexact(type_, family)
+    }
 
 
 def _unique_keys(

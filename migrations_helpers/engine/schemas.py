@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
+from sqlalchemy import event, text
+
+from jwt_column.database.catalogue import IS_NAMED
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, TableClause
+    from sqlalchemy import Connection, Engine, TableClause
 
-__all__ = ["IS_NAMED", "effective_schema", "table_identity"]
-
-#: SQL condition of the row ``t`` of PostgreSQL's pg_class that has a table's name.
-IS_NAMED = (
-    "t.relname = :name AND CASE WHEN CAST(:schema AS TEXT) IS NULL THEN pg_catalog.pg_table_is_visible(t.oid) "
-    "ELSE t.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = :schema) END"
-)
+__all__ = ["assumed_role", "effective_schema", "table_identity", "take_role"]
 
 
 def effective_schema(connection: Connection, table_name: str | None, schema: str | None) -> str | None:
@@ -59,3 +55,22 @@ def table_identity(connection: Connection, clause: TableClause) -> str | None:
         files = "SELECT file FROM pragma_database_list WHERE name = 'main'"
         return connection.exec_driver_sql(files).scalar()
     return None
+
+
+def assumed_role(connection: Connection) -> str | None:
+    """Return the role that ``SET ROLE`` gave a connection to PostgreSQL; None for the one that logged in."""
+    if connection.dialect.name != "postgresql":
+        return None
+    statement = "SELECT CURRENT_USER WHERE CURRENT_USER <> SESSION_USER"
+    return connection.exec_driver_sql(statement).scalar()
+
+
+def take_role(engine: Engine, role: str) -> None:
+    """Make every connection of an engine work as a role of PostgreSQL."""
+    quoted = '"' + role.replace('"', '""') + '"'
+
+    # Also a connection that replaces a lost one.
+    @event.listens_for(engine, "checkout")
+    def set_role(connection: Any, *_: Any) -> None:
+        connection.cursor().execute(f"SET ROLE {quoted}")
+        connection.commit()

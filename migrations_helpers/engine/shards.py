@@ -28,7 +28,7 @@ from .connection import RunConnection
 from .reflection import find_table
 from .report import ReencryptionReport
 from .run import Options, Run
-from .schemas import table_identity
+from .schemas import assumed_role, table_identity, take_role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +64,7 @@ class Shard:
         make_engine: Makes the engine to connect with.
         schema: The schema that the run's connection found the table in.
         identity: See :func:`~migrations_helpers.engine.schemas.table_identity`.
+        role: The role of PostgreSQL that the run has assumed, if any.
         rows: About how many rows of the range need work.
         keks: The KEKs that the run's ring may use; None for those of the worker's environment.
         task: Unlike any other shard's.
@@ -75,6 +76,7 @@ class Shard:
     schema: str | None
     shown: str
     identity: str | None
+    role: str | None
     type_: EncryptedJWT
     key_id: str | None
     make_conversion: Callable[..., Conversion]
@@ -101,6 +103,8 @@ class Shard:
                 key_id=key_id,
             )
         engine = self.make_engine()
+        if self.role is not None:
+            take_role(engine, self.role)
         try:
             # The run that cut the shards holds the lock.
             connection = RunConnection(engine, lock_name=None, lock_timeout=self.options.lock_timeout)
@@ -197,6 +201,7 @@ def work_in_shards(
         schema=table.clause.schema,
         shown=table.name,
         identity=table_identity(connection, table.clause),
+        role=assumed_role(connection),
         type_=_travelling(type_),
         keks=type_.ring().keks,
         key_id=run.conversion.key_id,

@@ -39,6 +39,7 @@ from migrations_helpers.engine.conversions import Reencryption
 from migrations_helpers.engine.progress import WIDEST, line_progress, log_progress, report_progress
 from tests.cli.test_cli import command, environment, plain_display, run, run_in_terminal
 from tests.engine.test_expired import create_expiring, fresh
+from tests.engine.test_recompute import prepared
 from tests.support.docs_examples import ROOT
 from tests.support.tokens import compact
 from tests.support.workload import (
@@ -197,12 +198,52 @@ def test_options_reach_the_engine(sqlite: sa.Engine, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("jwt_column.cli.conversion.convert_column", convert_column)
     arguments = ["--batch-size", "7", "--nice", "2.5", "--shards", "3", "--verify", "--schema", "main"]
-    arguments += ["--key-columns", "id", "--preserve", "id, id"]
+    arguments += ["--key-columns", "id", "--preserve", "id, id", "--on-row-error", "fail", "--recompute"]
     assert invoke(sqlite.url, *TABLE, *arguments).exit_code == ExitCode.OK
     *_, type_, _, options, schema = given
     assert (options.batch_size, options.nice, options.shards, options.verify) == (7, 2.5, 3, "decrypt")
     assert (options.key_columns, options.preserve, schema) == (("id",), ("id", "id"), "main")
+    assert (options.on_row_error, options.recompute) == ("fail", True)
     assert type_.context == "sessions.token"
+
+
+def test_recompute_rewrites_current_rows_and_says_how_many(sqlite: sa.Engine) -> None:
+    """The control is the run without the option, for which every row is current."""
+    sessions = prepared(sqlite)
+    indexed = ("--fingerprint", "jti", "--expose-expiry")
+    differs = sessions.stored(sqlite)
+    plain = invoke(sqlite.url, *TABLE, *indexed)
+    assert (plain.exit_code, sessions.stored(sqlite)) == (ExitCode.OK, differs)
+    assert "Nothing to do" in plain.stdout
+    done = invoke(sqlite.url, *TABLE, *indexed, "--recompute")
+    assert done.exit_code == ExitCode.OK
+    assert re.search(r"current, with other index fields than their token's, rewritten +1\n", done.stdout)
+    changed = {key for key, stored in sessions.stored(sqlite).items() if stored != differs[key]}
+    assert changed == {(7,)}
+
+
+@pytest.mark.parametrize("name", ["reencrypt", "encrypt"])
+def test_a_row_that_the_database_refuses_is_listed_or_ends_the_run(sqlite: sa.Engine, name: str) -> None:
+    sessions = create_sessions(sqlite, 3)
+    with sqlite.begin() as connection:
+        if name == "encrypt":
+            for (number,), text in sessions.tokens.items():
+                values = {"token": text.encode()}
+                connection.execute(sa.update(sessions.table).filter_by(id=number).values(values))
+        connection.exec_driver_sql(
+            "CREATE TRIGGER poison BEFORE UPDATE ON sessions WHEN NEW.id = 2 BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    before = sessions.stored(sqlite)
+
+    def changed() -> set[Any]:
+        return {key for key, stored in sessions.stored(sqlite).items() if stored != before[key]}
+
+    failed = invoke(sqlite.url, *TABLE, "--on-row-error", "fail", name=name)
+    assert "the database refused a batch" in failed.stderr
+    assert (failed.exit_code, changed()) == (ExitCode.DATABASE, set())
+    listed = invoke(sqlite.url, *TABLE, name=name)
+    assert "(primary keys 2)" in listed.stdout
+    assert (listed.exit_code, changed()) == (ExitCode.FAILURE, {(1,), (3,)})
 
 
 def test_shards_work_at_once(postgresql_database: Database) -> None:

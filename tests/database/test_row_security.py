@@ -120,6 +120,26 @@ def test_the_census_names_the_table_of_a_translated_schema(engine: sa.Engine, ro
         assert hidden_rows(connection, SESSIONS) is not None
 
 
+def test_a_percent_sign_in_a_name_hides_no_policy(engine: sa.Engine, role: str) -> None:
+    """The control is the row that a plain SELECT does not see."""
+    with engine.begin() as connection:
+        connection.execute(sa.text('CREATE TABLE "50%_off" (id INT PRIMARY KEY, token BYTEA)'))
+        connection.execute(sa.text('INSERT INTO "50%_off" VALUES (1), (3)'))
+        connection.execute(sa.text('ALTER TABLE "50%_off" ENABLE ROW LEVEL SECURITY'))
+        connection.execute(sa.text('CREATE POLICY tenant ON "50%_off" USING (id <= 2)'))
+        connection.execute(sa.text(f'GRANT ALL ON "50%_off" TO {role}'))
+        assert hidden_rows(connection, sa.table("50%_off")) is None
+    for schema in (None, "public"):
+        named = sa.table("50%_off", sa.column("id", sa.Integer), schema=schema)
+        with acting_as(engine, role) as connection:
+            assert connection.scalars(sa.select(named.c.id)).all() == [1]
+            reason = hidden_rows(connection, named)
+            assert reason is not None
+            assert f"hide rows of {named.fullname} from the role {role}" in reason
+            with pytest.raises(DBAPIError, match="row-level security may hide rows"):
+                connection.execute(sa.select(named.c.id).where(AllRowsVisible(named)))
+
+
 def test_audit_and_scan_say_that_rows_are_hidden(engine: sa.Engine, role: str) -> None:
     """The owner's audit is the control: it is ok."""
     assert audit(engine, Session.token).ok

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -54,6 +55,51 @@ def test_search_path(shards: int, postgresql: sa.Engine, tenants: tuple[Sessions
         connection.commit()
     assert (report.table, report.reencrypted, report.total) == ("sessions", ROWS, ROWS)
     assert keys(postgresql, tenants) == [{OLD}, {NEW}]
+
+
+@pytest.fixture
+def owner(postgresql: sa.Engine) -> Iterator[str]:
+    """A role that is not the one that logs in; its name needs quoting. Roles are those of the whole server."""
+    name = f'jwt "%" {uuid4().hex[:12]}'
+    quoted = '"' + name.replace('"', '""') + '"'
+    with postgresql.begin() as connection:
+        connection.execute(sa.text(f"CREATE ROLE {quoted}"))
+        connection.execute(sa.text(f"GRANT ALL ON SCHEMA public TO {quoted}"))
+    yield name
+    with postgresql.begin() as connection:
+        connection.execute(sa.text(f"DROP OWNED BY {quoted}"))
+        connection.execute(sa.text(f"DROP ROLE {quoted}"))
+
+
+@pytest.mark.parametrize("assumes_it", [True, False])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_set_role(shards: int, assumes_it: bool, postgresql: sa.Engine, owner: str) -> None:
+    """Each worker writes as the run's role. The control: without SET ROLE, as the one that logs in."""
+    sessions = create_sessions(postgresql, ROWS)
+    quoted = '"' + owner.replace('"', '""') + '"'
+    with postgresql.begin() as connection:
+        for statement in (
+            f"GRANT ALL ON sessions TO {quoted}",
+            "CREATE TABLE writers (name TEXT, process INT)",
+            f"GRANT ALL ON writers TO {quoted}",
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO writers VALUES (CURRENT_USER, pg_backend_pid()); RETURN NEW; END $$",
+            "CREATE TRIGGER note BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION note()",
+        ):
+            connection.execute(sa.text(statement))
+        login = connection.scalar(sa.text("SELECT SESSION_USER"))
+    with postgresql.connect() as connection, ThreadPoolExecutor(2) as executor:
+        if assumes_it:
+            connection.execute(sa.text(f"SET ROLE {quoted}"))
+            connection.commit()
+        report = reencrypt(
+            connection, "sessions", "token", type_=sessions.type_(), shards=shards, executor=executor
+        )
+        connection.execute(sa.text("RESET ROLE"))
+        connection.commit()
+        writers = connection.execute(sa.text("SELECT DISTINCT name, process FROM writers")).all()
+    assert (report.reencrypted, len(writers)) == (ROWS, shards)
+    assert {name for name, _ in writers} == {owner if assumes_it else login}
 
 
 @pytest.mark.parametrize("shards", [1, 2])

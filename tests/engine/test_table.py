@@ -303,6 +303,7 @@ MARIADB_KEYS: list[tuple[str, Any]] = [
     ("timestamp(3)", "2024-05-17 10:00:00.{:03}"),
     ("date", "2024-05-{:02}"),
     ("decimal(10, 2)", "{}.25"),
+    ("double", "{}.3333333333333333"),
     ("bigint unsigned", "1844674407370955{:04}"),
     ("inet6", "::{}"),
 ]
@@ -339,6 +340,41 @@ def test_a_key_of_mariadb_that_sorts_otherwise_than_it_compares_is_refused(
         reencrypt(mariadb, "sessions", "token", type_=column_type())
     execute(mariadb, "ALTER TABLE sessions ADD UNIQUE (id), MODIFY id integer NOT NULL")
     assert reencrypt(mariadb, "sessions", "token", type_=column_type()).total == 0
+
+
+SINGLE = {"postgresql": ("real", "float(10)", "single"), "mysql": ("float", "float(10)", "float(10, 3)")}
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_key_of_single_precision_is_refused(server: str, request: pytest.FixtureRequest) -> None:
+    """What the driver reads is another number: the control finds no row by the key that it has just read."""
+    engine: sa.Engine = request.getfixturevalue(server)
+    if server == "postgresql":
+        execute(engine, "CREATE DOMAIN single AS real")
+    for number, type_ in enumerate(SINGLE[engine.dialect.name if server == "postgresql" else "mysql"]):
+        name = f"sessions_{number}"
+        execute(
+            engine,
+            f"CREATE TABLE {name} (id {type_} PRIMARY KEY, n integer, token blob)".replace(
+                "blob", "bytea" if server == "postgresql" else "blob"
+            ),
+        )
+        insert = sa.text(f"INSERT INTO {name} VALUES (:id, :n, :token)")
+        sessions = with_keys(engine, name, insert, [n + 0.1 for n in range(1, 31)])
+        with engine.connect() as connection:
+            table = sa.table(name, sa.column("id", sa.Float))
+            read = connection.scalars(sa.select(table.c.id)).all()
+            assert connection.execute(sa.select(table).where(table.c.id.in_(read))).all() == []
+        choices: list[dict[str, Any]] = [{}, {"key_columns": ["id"]}]
+        for options in choices:
+            with pytest.raises(
+                ReencryptionError, match=rf"{name} cannot be paged by id, of type .*key_columns="
+            ):
+                sessions.reencrypt(engine, **options)
+        assert sessions.census(engine) == {(OLD, "stale"): 30}
+        not_null = "ALTER n SET NOT NULL" if server == "postgresql" else "MODIFY n integer NOT NULL"
+        execute(engine, f"ALTER TABLE {name} ADD UNIQUE (n), {not_null}")
+        rotates(engine, sessions)
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
