@@ -355,6 +355,9 @@ def run_probe(tmp_path: Path) -> Callable[..., str]:
                 # As pyproject.toml does, which this root does not read: the conftest loads the plugin.
                 "-p",
                 "no:jwt_column",
+                # Nor does it read the markers that the conftest sets.
+                "-W",
+                "ignore::pytest.PytestUnknownMarkWarning",
                 "--rootdir",
                 tmp_path,
                 tmp_path,
