@@ -145,6 +145,7 @@ class Project:
 def test_migration_leaves_nothing_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kek = generate_key()
     monkeypatch.setenv("KEK", kek)
+    monkeypatch.setenv("JWT_COLUMN_KEKS", "env:KEK")
     monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{tmp_path / 'ring.json'}")
 
     def keys(*arguments: str) -> str:
