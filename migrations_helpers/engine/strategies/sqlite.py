@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,21 +79,25 @@ class SQLiteFunction:
         values: dict[Any, Any] = {column: column for column in table.preserve}
         values[table.value] = getattr(func, _FUNCTION)(*arguments)
         try:
-            result = connection.sqlalchemy.execute(
-                update(table.clause)
-                .values(values)
-                .where(conversion.rows.pending, *table.order.within(window))
-            )
+            # The look at the written rows may find the file locked; with the rows, it is undone and done again.
+            with connection.transaction() if confirm else nullcontext():
+                result = connection.sqlalchemy.execute(
+                    update(table.clause)
+                    .values(values)
+                    .where(conversion.rows.pending, *table.order.within(window))
+                )
+                batch.origins = conversion.origins(changes.old, changes.new)
+                # The statement has written the others too, as they were.
+                rowcount = result.rowcount - unchanged
+                count_written(
+                    connection.sqlalchemy, table, conversion, changes, batch, rowcount, confirm=confirm
+                )
         except DBAPIError:
             if fatal:
                 raise fatal[0] from None
             raise
         finally:
             driver_connection.create_function(_FUNCTION, len(arguments), None)
-        batch.origins = conversion.origins(changes.old, changes.new)
-        # The statement has written the others too, as they were.
-        rowcount = result.rowcount - unchanged
-        count_written(connection.sqlalchemy, table, conversion, changes, batch, rowcount, confirm=confirm)
         # Every row of the window was looked at, and took its time, also where few of them needed work.
         batch.read = (
             limit if not batch.at_end else batch.written + len(batch.undecryptable) + len(batch.unwritable)
