@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -48,6 +49,7 @@ class Loader:
         source: As given.
         failure: The reason why the last load failed; None if it worked.
         loaded_at: Monotonic time of the last load that worked.
+        confirmed_at: Monotonic time of that load, or of a later look that found the file unchanged.
     """
 
     __slots__ = (
@@ -57,6 +59,7 @@ class Loader:
         "_next_look",
         "_revision",
         "_stamp",
+        "confirmed_at",
         "failure",
         "loaded_at",
         "source",
@@ -72,12 +75,26 @@ class Loader:
         self._revision = 0
         self.failure: Failure | None = None
         self.loaded_at: float = monotonic()
+        self.confirmed_at: float = self.loaded_at
 
-    def begin(self) -> Keys:
-        """Return the first snapshot of the source's keys. Errors as of :meth:`load`."""
+    def begin(self, wait: float = 0) -> Keys:
+        """Return the first snapshot of the source's keys. Errors as of :meth:`load`.
+
+        Args:
+            wait: Seconds to repeat a load whose error is retryable.
+        """
         if self.source is None:
             raise KeyRingError("a key ring that was made from given keys has no source to load them from")
-        keys = index_keys(_load_source(self.source), self._active)
+        source = self.source
+        if wait > 0:
+            # Here, because a ring that does not wait needs no threads.
+            from .providers.attempts import attempt_within
+
+            late = f"{source.name} could not be loaded within {wait:g} seconds (wait=)"
+            loaded = attempt_within(wait, lambda _: _load_source(source), late=late, attempts=sys.maxsize)
+        else:
+            loaded = _load_source(source)
+        keys = index_keys(loaded, self._active)
         self._revision = self._revision_now()
         return keys
 
@@ -97,6 +114,11 @@ class Loader:
         """Seconds since the last load that worked, or since the ring was made."""
         return monotonic() - self.loaded_at
 
+    @property
+    def unconfirmed(self) -> float:
+        """Seconds since it was last seen that the keys are those of the source."""
+        return monotonic() - self.confirmed_at
+
     def is_local(self) -> bool:
         """Return True if a load needs no other system, so that it cannot hang."""
         return isinstance(self.source, WatchedSource) and self.source.is_local()
@@ -107,15 +129,23 @@ class Loader:
 
     def has_changed(self) -> bool:
         """Return True if the source is a local file that changed since the last load. Looks once in LOOK_INTERVAL."""
+        return monotonic() >= self._next_look and self.look()
+
+    def look(self) -> bool:
+        """Return True if the source is a local file that changed since the last load, or whose last load failed.
+
+        After a failure it is True once in RELOAD_INTERVAL only, unless the file changes.
+        """
         now = monotonic()
-        if now < self._next_look:
-            return False
         self._next_look = now + LOOK_INTERVAL
         if not isinstance(self.source, WatchedSource):
             return False
-        if self.failure is not None and self.may_load():
+        if self._stamp_now() != self._stamp:
             return True
-        return bool(self._stamp_now() != self._stamp)
+        if self.failure is not None:
+            return self.may_load()
+        self.confirmed_at = now
+        return False
 
     def _stamp_now(self) -> Any:
         return self.source.stamp() if isinstance(self.source, WatchedSource) else None
@@ -163,7 +193,7 @@ class Loader:
             self.failure = Failure(str(error), getattr(error, "retryable", False))
             raise
         else:
-            self.loaded_at = monotonic()
+            self.loaded_at = self.confirmed_at = monotonic()
             self.failure = None
         finally:
             # Counted from the end of a load: threads that waited for a slow one must not load again in turn.

@@ -1,4 +1,4 @@
-"""The daemon thread that reloads a ring at intervals.
+"""The daemon thread that reloads a ring at intervals, or looks at its file each second.
 
 It starts with the first use of the ring in a process, not when the ring is made: servers load the application, and
 with it the ring, before they fork their workers, and a thread does not survive a fork. A child notices that its
@@ -12,41 +12,81 @@ import threading
 from contextlib import suppress
 from random import SystemRandom
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 from weakref import ref
 
+from ..errors import ConfigurationError
+from .loader import LOOK_INTERVAL
 from .process import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Refresher", "Reloadable"]
+__all__ = ["WATCH", "Interval", "Refresher", "Reloadable", "check_interval"]
+
+#: The word for a look at the ring's file each second in place of a load at intervals.
+WATCH: Final = "watch"
+
+Interval = float | Literal["watch"]
 
 # A fleet whose processes started together must not ask its KMS in step for ever.
 _SPREAD: Final = (0.8, 1.2)
 _uniform: Final = SystemRandom().uniform
+
+# A look takes no time, unless the file has changed and a KMS is slow.
+_WATCH_PATIENCE: Final = 60.0
+
+
+def check_interval(refresh: Interval) -> None:
+    """Refuse what is no interval.
+
+    Raises:
+        ConfigurationError: Neither a number of seconds above 0 nor the word.
+    """
+    is_number = (
+        isinstance(refresh, int | float) and not isinstance(refresh, bool) and 0 < refresh < float("inf")
+    )
+    if refresh != WATCH and not is_number:
+        raise ConfigurationError(f'refresh is a number of seconds, more than 0, or "{WATCH}"')
 
 
 class Reloadable(Protocol):
     """The part of a key ring that a refresher calls."""
 
     def refresh(self) -> None:
-        """Load the keys again."""
+        """Load the keys again, or look whether their file has changed."""
 
 
 class Refresher:
-    """Reloads a ring every so many seconds, give or take a fifth, in a thread that ends with the ring.
+    """Refreshes a ring every so many seconds, give or take a fifth, in a thread that ends with the ring.
 
     Args:
         ring: The ring. It is referenced weakly.
-        seconds: The interval.
+        interval: The number of seconds, or ``"watch"`` for one second.
+
+    Attributes:
+        interval: As given.
+        seconds: The number of seconds.
+        patience: Seconds without a refresh that worked after which it is overdue.
     """
 
-    __slots__ = ("__weakref__", "_due", "_lock", "_process", "_ring", "_stop", "seconds")
+    __slots__ = (
+        "__weakref__",
+        "_due",
+        "_lock",
+        "_process",
+        "_ring",
+        "_stop",
+        "interval",
+        "patience",
+        "seconds",
+    )
 
-    def __init__(self, ring: Reloadable, seconds: float) -> None:
+    def __init__(self, ring: Reloadable, interval: Interval) -> None:
         self._ring = ref(ring, self._end)
-        self.seconds: float = seconds
+        self.interval: Interval = interval
+        self.seconds: float = LOOK_INTERVAL if interval == "watch" else interval
+        self.patience: float = _WATCH_PATIENCE if interval == "watch" else 3 * interval
         self._lock = PerProcess(threading.Lock)
         self._stop: threading.Event | None = None
         self._process: int | None = None
@@ -73,7 +113,7 @@ class Refresher:
                 ).start()
 
     def _run(self, wait: Callable[[float], bool], seconds: float) -> None:
-        """Reload the ring after every wait until it is gone."""
+        """Refresh the ring after every wait until it is gone."""
         while not wait(seconds):
             ring = self._ring()
             if ring is None:

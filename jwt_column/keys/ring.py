@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError, UnknownKeyError
 from ..format.aead import KEY_LENGTH
@@ -23,10 +24,10 @@ from .data_key import DataKey, generate_key
 from .loader import Loader
 from .missing import stored_key_ids
 from .process import on_event_loop
-from .refresh import Refresher
+from .refresh import WATCH, Interval, Refresher, check_interval
 from .schemes import open_source
 from .snapshot import Keys, index_keys, parse_key_id
-from .source import WrappedSource
+from .source import WatchedSource, WrappedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 __all__ = ["DataKey", "KeyRing", "RingStatus", "any_chosen", "generate_key"]
+
+# Seconds between two queries for the key ids of rows by a ring that is watched.
+_SEARCH_INTERVAL: Final = 60.0
 
 
 class RingStatus(NamedTuple):
@@ -69,7 +73,7 @@ class KeyRing:
     'b01065a6'
     """
 
-    __slots__ = ("__weakref__", "_keys", "_loader", "_missing", "_refresher", "_watched")
+    __slots__ = ("__weakref__", "_keys", "_loader", "_missing", "_next_search", "_refresher", "_watched")
 
     @hides_locals
     def __init__(self, keys: Iterable[bytes | str], *, active: str | None = None) -> None:
@@ -77,16 +81,17 @@ class KeyRing:
             raise KeyRingError("a key ring takes a list of keys; put the one key into brackets")
         self._assemble(index_keys([DataKey(key) for key in keys], active), Loader(), None)
 
-    def _assemble(self, keys: Keys, loader: Loader, refresh: float | None) -> None:
+    def _assemble(self, keys: Keys, loader: Loader, refresh: Interval | None) -> None:
         self._keys = keys
         self._loader = loader
         self._missing: tuple[str, ...] = ()
         #: The engine and the columns whose key ids each refresh reads.
         self._watched: tuple[Engine, tuple[Any, ...]] | None = None
+        self._next_search = 0.0
         self._refresher = None if refresh is None else Refresher(self, refresh)
 
     @classmethod
-    def _of(cls, keys: Keys, loader: Loader, refresh: float | None = None) -> KeyRing:
+    def _of(cls, keys: Keys, loader: Loader, refresh: Interval | None = None) -> KeyRing:
         ring = cls.__new__(cls)
         ring._assemble(keys, loader, refresh)  # noqa: SLF001
         return ring
@@ -99,7 +104,12 @@ class KeyRing:
     @classmethod
     @hides_locals
     def from_uri(
-        cls, uri: str, *, refresh: float | None = None, keks: Iterable[str] | None = None
+        cls,
+        uri: str,
+        *,
+        refresh: Interval | None = None,
+        keks: Iterable[str] | None = None,
+        wait: float = 0,
     ) -> KeyRing:
         """Return the ring that a URI names, e.g. ``file:/etc/app/ring.json`` or ``env:JWT_COLUMN_KEYS``.
 
@@ -107,23 +117,34 @@ class KeyRing:
             uri: The place of the keys. May appear in logs: a PIN or a token is never part of it.
             refresh: Reload the ring every so many seconds, give or take a fifth, in a daemon thread. It starts with
                 the first use of the ring in a process and ends with the ring. A failed reload shows in
-                :attr:`status`, and the ring keeps its keys. None: reload on request and for an unknown key id only.
+                :attr:`status`, and the ring keeps its keys. ``"watch"``: look at the ring's file each second, and load
+                it, which asks its KMS, only when it has changed; a load that failed is repeated every 10 seconds.
+                None: reload on request and for an unknown key id only.
             keks: The URIs of the KEKs that a key-ring file may name, compared with every parameter. None: those of
                 the environment variable ``JWT_COLUMN_KEKS``. Rings without wrapped keys need none.
+            wait: Seconds to go on trying while the system that holds the keys or their KEK is away, for a start beside
+                it. Errors that a retry does not mend are raised at once.
 
         Raises:
-            ConfigurationError: The URI has no scheme or an unknown one, *refresh* is not positive, or the ring names
-                a KEK that is not allowed; it was then not read, called or loaded.
+            ConfigurationError: The URI has no scheme or an unknown one, *refresh* or *wait* is not a number of seconds,
+                there is nothing to watch, or the ring names a KEK that is not allowed; it was then not read, called or
+                loaded.
             KeyRingError: The URI leads to something that is not a valid key ring.
-            KeyUnavailableError: The keys could not be reached or read.
+            KeyUnavailableError: The keys could not be reached or read, also not within *wait*.
         """
-        if refresh is not None and not refresh > 0:
-            raise ConfigurationError("refresh is a number of seconds, more than 0")
+        if refresh is not None:
+            check_interval(refresh)
+        if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < float("inf"):
+            raise ConfigurationError("wait is a number of seconds, 0 or more")
         if isinstance(keks, str):
             raise ConfigurationError("keks is a list of KEK URIs; put the one URI into brackets")
         source = open_source(uri, None if keks is None else tuple(keks))
+        if refresh == WATCH and not isinstance(source, WatchedSource):
+            raise ConfigurationError(
+                f'refresh="{WATCH}" looks at a file, and {source.name} is none; give refresh= a number of seconds'
+            )
         loader = Loader(source)
-        return cls._of(loader.begin(), loader, refresh)
+        return cls._of(loader.begin(wait), loader, refresh)
 
     def snapshot(self) -> Keys:
         """Return the keys that the ring holds now. Take one snapshot per decision: a reload replaces it."""
@@ -152,13 +173,11 @@ class KeyRing:
         """The age of the keys and the error of the last load, for metrics and health checks."""
         # A health check counts as a use: it restarts a refresh that a fork has ended.
         self.snapshot()
-        age, failure, refresher = self._loader.age, self._loader.failure, self._refresher
-        if failure is not None:
-            return RingStatus(age, *failure, self._missing)
-        if refresher is not None and age > 3 * refresher.seconds:
-            overdue = f"the refresh is overdue; its interval is {refresher.seconds:g} s"
-            return RingStatus(age, overdue, True, self._missing)
-        return RingStatus(age, missing_key_ids=self._missing)
+        loader, refresher = self._loader, self._refresher
+        error, retryable = loader.failure or (None, False)
+        if error is None and refresher is not None and loader.unconfirmed > refresher.patience:
+            error, retryable = f"the refresh is overdue; its interval is {refresher.seconds:g} s", True
+        return RingStatus(loader.age, error, retryable, self._missing)
 
     def is_ready(self, engine: Engine, columns: Iterable[Any]) -> bool:
         """Return True if the last load worked and the ring has the key of every row of these columns.
@@ -180,16 +199,22 @@ class KeyRing:
         return status.error is None and not status.missing_key_ids
 
     def refresh(self) -> None:
-        """Reload the ring, and look for rows under keys that it lacks. Called by the refresh thread."""
+        """Reload the ring, and look for rows under keys that it lacks. Called by the refresh thread.
+
+        With ``refresh="watch"`` it does so only if the file has changed, and looks for such rows once a minute.
+        """
+        watches = self._refresher is not None and self._refresher.interval == WATCH
         try:
-            self.reload()
+            if not watches or self._loader.look():
+                self.reload()
         finally:
-            if self._watched is not None:
+            if not watches or monotonic() >= self._next_search:
                 self._look_for_missing_keys()
 
     def _look_for_missing_keys(self) -> None:
         if self._watched is None:
             return
+        self._next_search = monotonic() + _SEARCH_INTERVAL
         stored = stored_key_ids(*self._watched)
         for key_id in sorted(stored.difference(self.key_ids)):
             with suppress(KeyRingError):
@@ -307,7 +332,7 @@ class KeyRing:
             UnknownKeyError: The ring does not hold it.
             KeyRingError: It is the key of a tenant.
         """
-        refresh = None if self._refresher is None else self._refresher.seconds
+        refresh = None if self._refresher is None else self._refresher.interval
         return self._of(index_keys(self.keys, key_id), self._loader.with_active(key_id), refresh)
 
     @hides_locals
