@@ -128,13 +128,17 @@ def database_servers() -> Iterator[Resolver]:
         resolver.close()
 
 
-def _lent_database(resolver: Resolver, name: str) -> Iterator[Database]:
+def _server(resolver: Resolver, name: str) -> Server:
     try:
-        server = resolver.server(name)
+        return resolver.server(name)
     except Unavailable as reason:
         _give_up(reason, required=databases_required(os.environ))
-    with server.lent_database() as database:
-        yield database
+
+
+@pytest.fixture
+def mariadb_server(database_servers: Resolver) -> Server:
+    """A real MariaDB, for a test that takes several databases on it."""
+    return _server(database_servers, "mariadb")
 
 
 @pytest.fixture
@@ -146,13 +150,15 @@ def sqlite_database(tmp_path: Path) -> Database:
 @pytest.fixture
 def postgresql_database(database_servers: Resolver) -> Iterator[Database]:
     """An empty database on a real PostgreSQL."""
-    yield from _lent_database(database_servers, "postgresql")
+    with _server(database_servers, "postgresql").lent_database() as database:
+        yield database
 
 
 @pytest.fixture
-def mariadb_database(database_servers: Resolver) -> Iterator[Database]:
+def mariadb_database(mariadb_server: Server) -> Iterator[Database]:
     """An empty database on a real MariaDB."""
-    yield from _lent_database(database_servers, "mariadb")
+    with mariadb_server.lent_database() as database:
+        yield database
 
 
 def _database_of(request: pytest.FixtureRequest, name: str) -> Database:

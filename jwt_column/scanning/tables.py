@@ -21,16 +21,12 @@ from sqlalchemy import (
     Text,
     case,
     cast,
-    collate,
     column,
     func,
     inspect,
-    literal_column,
-    or_,
     select,
     table,
     text,
-    true,
     type_coerce,
 )
 from sqlalchemy.dialects.mysql import SET
@@ -39,7 +35,7 @@ from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
 from ..database.key_order import KeyOrder, KeyRange, is_inexact, key_type, sorts_as_it_compares
-from ..format.readable import MARKS
+from .marks import any_of, may_hold_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -143,7 +139,7 @@ class ScannedTable:
         """
         values = [_value(source.c[name], form, self.dialect) for name, form in self.forms.items()]
         conditions = [
-            _may_hold_token(value, form, self.dialect)
+            may_hold_token(value, form, self.dialect)
             for value, form in zip(values, self.forms.values(), strict=True)
         ]
         found = select(
@@ -153,7 +149,7 @@ class ScannedTable:
                 for place, (condition, value) in enumerate(zip(conditions, values, strict=True))
             ),
         )
-        return found.where(or_(*conditions)), select(func.count()).select_from(source)
+        return found.where(any_of(conditions)), select(func.count()).select_from(source)
 
 
 def read_table(connection: Connection, schema: str | None, name: str) -> ScannedTable:
@@ -204,28 +200,3 @@ def _value(stored: ColumnElement[Any], form: Form, dialect: str) -> ColumnElemen
     if form == "bytes" or (form == "text" and dialect in _MYSQL):
         return type_coerce(stored, NullType())
     return cast(stored, CHAR if dialect in _MYSQL else Text)
-
-
-def _may_hold_token(value: ColumnElement[Any], form: Form, dialect: str) -> ColumnElement[bool]:
-    """Return a condition that holds for every value with the beginning of a token, and for few others."""
-    if dialect == "sqlite":
-        tests = [func.instr(value, literal_column(f"X'{one.encode().hex()}'")) > 0 for one in MARKS]
-    elif dialect in _MYSQL:
-        tests = [func.locate(literal_column(f"'{one}'"), value) > 0 for one in MARKS]
-    elif form != "bytes":
-        if dialect == "postgresql":
-            # By bytes: faster, and some collations know no substrings.
-            value = collate(value, "C")
-        tests = [value.like(literal_column(f"'%{one}%'")) for one in MARKS]
-    elif dialect == "postgresql":
-        tests = [
-            func.position(literal_column(f"'\\x{one.encode().hex()}'::bytea", LargeBinary).op("IN")(value))
-            > 0
-            for one in MARKS
-        ]
-    else:
-        return true()  # Every value is read.
-    # Not OR: over many columns SQLite would refuse the depth of the expression. Literals, because parameters are few.
-    found: ColumnElement[int] = literal_column("1")
-    none: ColumnElement[int] = literal_column("0")
-    return case(*((test, found) for test in tests), else_=none) == found

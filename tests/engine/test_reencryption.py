@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from migrations_helpers import ReencryptionReport
-    from tests.support.databases import Database, Resolver
+    from tests.support.databases import Database, Server
     from tests.support.workload import Stored
 
 
@@ -693,13 +693,12 @@ def test_runs_on_other_columns_and_tables_are_not_refused(engine: sa.Engine) -> 
     assert done == [5, 0]
 
 
-def test_the_same_table_of_another_database_is_another_table(database_servers: Resolver) -> None:
+def test_the_same_table_of_another_database_is_another_table(mariadb_server: Server) -> None:
     """A named lock of MariaDB holds for the whole server, on which every tenant may have a database."""
-    server = database_servers.server("mariadb")
     done: list[int] = []
     with (
-        server.fresh_database() as one,
-        server.fresh_database() as two,
+        mariadb_server.fresh_database() as one,
+        mariadb_server.fresh_database() as two,
         engine_on(one.url()) as engine,
         engine_on(two.url()) as other,
     ):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from migrations_helpers import ReencryptionReport
-    from tests.support.databases import Database, Resolver
+    from tests.support.databases import Database, Server
     from tests.support.workload import AnyEngine
 
 
@@ -495,11 +495,10 @@ def test_a_table_of_another_schema_is_found_and_the_one_of_the_default_left_alon
         assert ours.census(engine) == {(OLD, "stale"): 30}
 
 
-def test_a_table_of_another_database_of_mariadb_is_found(database_servers: Resolver) -> None:
-    server = database_servers.server("mariadb")
+def test_a_table_of_another_database_of_mariadb_is_found(mariadb_server: Server) -> None:
     with (
-        server.fresh_database() as one,
-        server.fresh_database() as two,
+        mariadb_server.fresh_database() as one,
+        mariadb_server.fresh_database() as two,
         engine_on(one.url()) as engine,
         engine_on(two.url()) as other,
     ):
