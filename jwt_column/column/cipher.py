@@ -206,7 +206,7 @@ class TokenCipher:
 
     def _admit_opaque(self, value: str, refusal: InvalidTokenError) -> Shape:
         """Return the shape of a value that is no JWT, if the column takes it as an opaque token."""
-        if envelope.looks_like_envelope(value) or _looks_like_binary_envelope(value):
+        if envelope.looks_like_envelope(value) or envelope.looks_like_binary_as_text(value):
             raise self._refuse("already encrypted", "it is encrypted already; bind the token itself")
         if Kind.OPAQUE not in self._kinds:
             if refusal.reason in _NO_JWT:
@@ -420,11 +420,6 @@ def _revealed(value: Any) -> Any:
     """Return the text of a pydantic ``SecretStr``, which ``model_dump()`` gives; any other value as it is."""
     reveal = None if isinstance(value, str) else getattr(value, "get_secret_value", None)
     return value if reveal is None else reveal()
-
-
-def _looks_like_binary_envelope(value: str) -> bool:
-    """Return True for the text that some drivers and programs make of a binary envelope's bytes."""
-    return "\x00" < value[:1] < " " and not value[0].isspace()
 
 
 def _to_bytes(stored: object) -> bytes:

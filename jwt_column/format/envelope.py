@@ -24,6 +24,7 @@ __all__ = [
     "Field",
     "Layout",
     "as_text",
+    "looks_like_binary_as_text",
     "looks_like_envelope",
     "parse",
     "split",
@@ -296,3 +297,9 @@ def looks_like_envelope(value: bytes | str) -> bool:
     if isinstance(value, str):
         return _TEXT_ENVELOPE.match(value) is not None
     return 0 < (value[0] if value else 0) < 0x20
+
+
+def looks_like_binary_as_text(value: str) -> bool:
+    """Return True for a text that a driver, or PostgreSQL in a text column, makes of a binary envelope's bytes."""
+    starts_with_control = "\x00" < value[:1] < " " and not value[0].isspace()
+    return starts_with_control or _HEX_OF_BINARY.match(value) is not None

@@ -367,6 +367,9 @@ ALREADY_ENCRYPTED = [
     pytest.param("jc02" + "00" * 5 + ".anything", id="text form of another version"),
     pytest.param(BINARY.decode("latin-1") if isinstance(BINARY, bytes) else "", id="binary form as text"),
     pytest.param("\x02 a newer version", id="binary form of another version as text"),
+    pytest.param(
+        f"\\x{BINARY.hex() if isinstance(BINARY, bytes) else ''}", id="binary form in a text column"
+    ),
 ]
 
 
@@ -460,7 +463,9 @@ class TestTaking:
         assert caught.value.reason == "already encrypted"
         assert set() == revealed_by(caught.value, value[14:])
 
-    @pytest.mark.parametrize("value", ["jc", "jc.", "jcole", "jc-0102030405.x", "\x00x", "\u0080x", "~"])
+    @pytest.mark.parametrize(
+        "value", ["jc", "jc.", "jcole", "jc-0102030405.x", "\x00x", "\u0080x", "~", "\\x0102030405060g"]
+    )
     def test_opaque_token_that_only_resembles_an_envelope_is_taken(self, value: str) -> None:
         """The control of the test above."""
         assert value == opened(encrypt_token(value, RING, context=CONTEXT, allow_opaque=True))

@@ -775,6 +775,21 @@ def test_a_damaged_envelope_is_never_taken_for_plaintext(memory: sa.Engine, ring
             connection.scalars(sa.select(table.c.token)).all()
 
 
+def test_bytes_that_a_text_column_holds_as_text_are_never_taken_for_an_opaque_token(
+    memory: sa.Engine, ring: KeyRing
+) -> None:
+    """PostgreSQL stores bytes in a VARCHAR column as their hex digits, without an error."""
+    stored = encrypt_token(signed_token(sub="a"), ring, context="sessions.token")
+    assert isinstance(stored, bytes)
+    for mode in ("refuse", "read", "write"):
+        table = sessions(EncryptedJWT(plaintext=mode, allow_opaque=True), name=f"sessions_{mode}")
+        with memory.begin() as connection:
+            table.create(connection)
+            connection.exec_driver_sql(f"INSERT INTO sessions_{mode} VALUES (1, '\\x{stored.hex()}')")
+            with pytest.raises(DecryptionError, match="declare storage='text'"):
+                connection.scalars(sa.select(table.c.token)).all()
+
+
 # -- what lies in a column otherwise ---------------------------------------------------------------------------
 
 
