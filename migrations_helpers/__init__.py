@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from . import operations as _operations
 from .engine.reencryption import reencrypt
-from .engine.report import ReencryptionReport
+from .engine.report import ReencryptionReport, TokenReport
 from .formats import FernetReader, JWEReader, SQLAlchemyUtilsReader
 from .operations.directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 from .operations.indexes import CreateIndexOp, DropIndexOp
@@ -26,6 +26,7 @@ __all__ = [
     "ReencryptColumnOp",
     "ReencryptionReport",
     "SQLAlchemyUtilsReader",
+    "TokenReport",
     "reencrypt",
 ]
 

@@ -168,7 +168,7 @@ class _Run:
             nice=options.nice,
             shards=options.shards,
             dry_run=options.dry_run,
-            verify="decrypt" if options.verify else "stamp",
+            verify="tokens" if options.verify_tokens else "decrypt" if options.verify else "stamp",
             key_columns=self._key_columns or None,
             preserve=self._preserve,
             on_row_error=options.on_row_error,

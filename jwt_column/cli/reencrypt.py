@@ -27,11 +27,19 @@ class RunOptions:
         bool,
         _run_option(
             "--dry-run",
-            help="Do everything but write: read and convert every row that needs work, and count. --shards and "
-            "--verify then have no effect.",
+            help="Do everything but write: read and convert every row that needs work, and count. --shards, "
+            "--verify and --verify-tokens then have no effect.",
         ),
     ] = False
     verify: Annotated[bool, _run_option("--verify", help="Open every row of the table at the end.")] = False
+    verify_tokens: Annotated[
+        bool,
+        _run_option(
+            "--verify-tokens",
+            help="Compare a keyed digest of every token before and after the run, in place of --verify: opens every "
+            "row of the table twice, and finds tokens that ended up in another row.",
+        ),
+    ] = False
     shards: Annotated[
         int,
         _run_option(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from migrations_helpers import ReencryptionReport
     from migrations_helpers.engine.expired import ExpiredChoice
+    from migrations_helpers.engine.report import TokenReport
 
     from .columns import ChosenColumn
 
@@ -154,8 +155,25 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
         yield "written by the application meanwhile", Text(f"{report.superseded:,}")
     if report.retries:
         yield "batches put off and done again", Text(f"{report.retries:,}")
+    if report.tokens is not None and report.tokens.after:
+        yield from _compared_tokens(report.tokens)
     if report.verified:
         yield "opened at the end", Text(f"{report.verified:,} of {sum(summary.now.values()):,}")
+
+
+def _compared_tokens(tokens: TokenReport) -> Iterator[tuple[str, Text]]:
+    """Yield the rows of which ``--verify-tokens`` knows more than that they hold their token."""
+    yield "hold the token that they held", Text(f"{tokens.unchanged:,} of {tokens.rows_before:,}")
+    for name, rows in (
+        ("hold another token, of the application's", tokens.superseded),
+        ("added by the application", tokens.inserted),
+        ("deleted or set to NULL", tokens.removed),
+    ):
+        if rows:
+            yield name, Text(f"{rows:,}")
+    if tokens.misplaced_count:
+        listed = f" (primary keys {listed_keys(tokens.misplaced, tokens.misplaced_count, _MAX_KEYS)})"
+        yield "hold another row's token", Text.assemble((f"{tokens.misplaced_count:,}", "bold red"), listed)
 
 
 def _verdict(summary: Summary, words: Words) -> str:

@@ -140,7 +140,10 @@ def progress_bar(name: str, console: Console, *, transient: bool = False) -> Ite
         show(name, 0, None, "counting rows", "counting")
 
         def show_report(report: ReencryptionReport) -> None:
-            if report.verified:
+            tokens = report.tokens
+            if tokens is not None and not tokens.before:
+                show(name, tokens.rows_before, _rows_with_value(report), "digests", "taking digests")
+            elif report.verified:
                 show(name, report.verified, _rows_to_verify(report), "opened", "opening")
             else:
                 show(name, *_rows_done(report), f"rows, {report.rows_per_second:,.0f} rows/s", "writing")
@@ -190,6 +193,12 @@ def _rows_done(report: ReencryptionReport) -> tuple[int, int]:
     """Return the rows that a run has dealt with, and how many there are."""
     done = report.reencrypted + report.expired + report.left
     return done, max(report.total, done)
+
+
+def _rows_with_value(report: ReencryptionReport) -> int:
+    """Return how many rows have a value when a run begins, as far as is known."""
+    counted = report.already_current + report.total + report.plaintext
+    return max(counted, 0 if report.tokens is None else report.tokens.rows_before)
 
 
 def _rows_to_verify(report: ReencryptionReport) -> int:

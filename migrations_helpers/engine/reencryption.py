@@ -7,6 +7,7 @@ run finds nothing to do. Nothing here knows Alembic.
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ def reencrypt(
         dry_run: Open every stale row and make its new envelope, write nothing.
         progress: Called after each batch with the report so far.
         **options: ``batch_seconds`` (0.1: the time of a batch), ``verify`` (``"stamp"`` counts the rows that are
-            left, by SQL; ``"decrypt"`` also opens every row at the end), ``strategy`` (``"auto"``, or ``"cas"`` for
+            left, by SQL; ``"decrypt"`` also opens every row at the end; ``"tokens"``
+            compares every token before and after), ``strategy`` (``"auto"``, or ``"cas"`` for
             compare-and-swap), ``lock_timeout`` (0.2 seconds), ``max_retries`` (8 for one batch), ``max_passes`` (10),
             ``vacuum`` (True: PostgreSQL reuses the space of old rows as the run goes), ``key_columns`` (a unique key
             to page by, instead of the primary key), ``make_engine`` (makes the engine of a shard; None connects to the
@@ -167,16 +169,18 @@ def convert_column(
         make_fitting = partial(make_conversion, capacity=capacity)
         run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
         run.report.keeps_history = keeps_history(connection.sqlalchemy, run_table.clause)
-        run.survey()
-        run.refuse_lost_fields()
-        if options.shards > 1 and not options.dry_run:
-            work_in_shards(connection.sqlalchemy, run_table, run, type_, make_fitting, expired)
-            run.sweep()
-        else:
-            run.work(KeyRange())
-        if options.recompute:
-            run.recompute(Recomputation(type_, run_table.value, capacity=capacity))
-        run.conclude()
+        with closing(run):
+            run.survey()
+            run.refuse_lost_fields()
+            run.remember_tokens()
+            if options.shards > 1 and not options.dry_run:
+                work_in_shards(connection.sqlalchemy, run_table, run, type_, make_fitting, expired)
+                run.sweep()
+            else:
+                run.work(KeyRange())
+            if options.recompute:
+                run.recompute(Recomputation(type_, run_table.value, capacity=capacity))
+            run.conclude()
     finally:
         connection.close()
     return run.report

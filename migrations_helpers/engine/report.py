@@ -5,10 +5,51 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-__all__ = ["MAX_LISTED", "ReencryptionReport"]
+__all__ = ["MAX_LISTED", "ReencryptionReport", "TokenReport"]
 
 #: Primary keys that a report lists at most; the counts beside them are always exact.
 MAX_LISTED: Final = 10_000
+
+
+@dataclass(slots=True)
+class TokenReport:
+    """The tokens of a whole table before a run and after it, with ``verify="tokens"``.
+
+    Attributes:
+        before: The digest of the table before the run, 64 hex digits: the sum modulo 2**256 of an HMAC-SHA256 of each
+            row's key and token, under a random key that is gone with the run.
+        after: The digest after the run; equal if every row holds the token that it held.
+        rows_before: Rows with a value before the run.
+        rows_after: Rows with a value after it.
+        unchanged: Rows that hold the token that they held.
+        superseded: Rows that hold another token, which the application wrote meanwhile.
+        inserted: Rows that the application added, or gave their first token.
+        removed: Rows that were deleted or set to NULL, by the application or with ``expired=`` by the run.
+        misplaced: Primary keys of rows that hold a token which another row held before, and holds no longer; of rows
+            for which the database stored another token than the run wrote. At most 10,000 are listed.
+        misplaced_count: How many there are.
+    """
+
+    before: str = ""
+    after: str = ""
+    rows_before: int = 0
+    rows_after: int = 0
+    unchanged: int = 0
+    superseded: int = 0
+    inserted: int = 0
+    removed: int = 0
+    misplaced: list[Any] = field(default_factory=list)
+    misplaced_count: int = 0
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every row holds the token that it held, and there are no others."""
+        return bool(self.after) and self.before == self.after
+
+    def add_misplaced(self, key: tuple[Any, ...]) -> None:
+        """Count a row that holds another row's token, and list it while there is room."""
+        self.misplaced_count += 1
+        _list(self.misplaced, [_plain(key)])
 
 
 @dataclass(slots=True)
@@ -42,7 +83,8 @@ class ReencryptionReport:
             and ``foreign`` where another library had encrypted them.
         retries: Batches done again after a lock, a deadlock or a lost connection.
         passes: How often the run went over the table.
-        verified: Rows opened again at the end, with ``verify="decrypt"``.
+        verified: Rows opened again at the end, with ``verify="decrypt"`` or ``"tokens"``.
+        tokens: The comparison of every token before and after, with ``verify="tokens"``; else None.
         seconds: Wall-clock time.
         keeps_history: Whether the table is system-versioned (MariaDB): its history keeps the old values under their
             keys, which no run rewrites.
@@ -71,6 +113,7 @@ class ReencryptionReport:
     retries: int = 0
     passes: int = 0
     verified: int = 0
+    tokens: TokenReport | None = None
     seconds: float = 0.0
     keeps_history: bool = False
     finished: bool = False
@@ -87,8 +130,9 @@ class ReencryptionReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run came to its end and left no row that needed work, or could not be read or written."""
-        return self.finished and not self.remaining and not self.left
+        """Whether the run came to its end, left no row, and found no token in another row than before."""
+        is_damaged = self.tokens is not None and self.tokens.misplaced_count
+        return self.finished and not self.remaining and not self.left and not is_damaged
 
     def add_undecryptable(self, key: tuple[Any, ...]) -> None:
         """Count a row that could not be read, and list it while there is room."""
@@ -133,6 +177,8 @@ class ReencryptionReport:
         for name in ("undecryptable", "unwritable"):
             data[name] = [_for_json(key) for key in getattr(self, name)]
         data["refused"] = [[_for_json(key), reason] for key, reason in self.refused]
+        if self.tokens is not None:
+            data["tokens"]["misplaced"] = [_for_json(key) for key in self.tokens.misplaced]
         return data | {"rows_per_second": round(self.rows_per_second, 1)}
 
 

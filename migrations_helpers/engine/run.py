@@ -17,8 +17,9 @@ from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailable
 
 from .connection import RunConnection, is_refusal_of_row, is_retryable
 from .conversions import Reencryption, find_lost_fields
-from .report import ReencryptionReport
-from .strategies import Batch, Strategy, choose_removal, choose_strategy, read_batch
+from .integrity import TokenComparison
+from .report import ReencryptionReport, TokenReport
+from .strategies import AlteredError, Batch, Strategy, choose_removal, choose_strategy, read_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class Options:
     executor: Executor | None = None
     make_engine: Callable[[], Engine] | None = None
     dry_run: bool = False
-    verify: Literal["stamp", "decrypt"] = "stamp"
+    verify: Literal["stamp", "decrypt", "tokens"] = "stamp"
     strategy: str | Strategy = "auto"
     lock_timeout: float = 0.2
     max_retries: int = 8
@@ -83,8 +84,8 @@ class Options:
             )
         if self.max_retries < 0 or self.max_passes < 1:
             raise ConfigurationError("max_retries is not negative, max_passes at least 1")
-        if self.verify not in ("stamp", "decrypt"):
-            raise ConfigurationError("verify is 'stamp' or 'decrypt'")
+        if self.verify not in ("stamp", "decrypt", "tokens"):
+            raise ConfigurationError("verify is 'stamp', 'decrypt' or 'tokens'")
         if self.on_row_error not in ("list", "fail"):
             raise ConfigurationError("on_row_error is 'list' or 'fail'")
 
@@ -129,7 +130,8 @@ class Run:
         expired: Expired | None = None,
     ) -> None:
         self._connection = connection
-        self._table = table
+        self._table = replace(table, reads_back=options.verify == "tokens")
+        self._tokens: TokenComparison | None = None
         self.conversion: Conversion = conversion
         self.options = options
         self._strategy = (
@@ -204,6 +206,17 @@ class Run:
                 context=conversion.type_.context,
             )
 
+    def remember_tokens(self) -> None:
+        """Take the digests of all tokens, to compare them when the run has ended; see :meth:`close`."""
+        if self.options.verify == "tokens" and not self.options.dry_run:
+            self._tokens = TokenComparison(self.read, self._table, self.conversion, self.report, self.tell)
+            self._tokens.take()
+
+    def close(self) -> None:
+        """Remove what a run keeps outside of its memory."""
+        if self._tokens is not None:
+            self._tokens.close()
+
     def work(self, keys: KeyRange) -> None:
         """Go over a key range until nothing is left that can be done."""
         report = self.report
@@ -247,10 +260,14 @@ class Run:
             report.superseded = max(0, report.total - report.reencrypted - report.expired - report.remaining)
             if self.options.verify == "decrypt":
                 self._open_finished_rows()
+            elif self._tokens is not None:
+                self._tokens.compare()
         report.finished = True
         self.tell()
         if not report.dry_run and not report.is_complete:
-            raise ReencryptionError(_explain(report, self._end.protected), reason="rows", report=report)
+            is_damaged = report.tokens is not None and report.tokens.misplaced_count
+            reason = "tokens" if is_damaged else "rows"
+            raise ReencryptionError(_explain(report, self._end.protected), reason=reason, report=report)
 
     def _count_scanned(self) -> None:
         report = self.report
@@ -334,10 +351,27 @@ class Run:
         while True:
             try:
                 return self._retry(attempt)
+            except AlteredError as error:
+                raise self._altered(error) from None
             except DBAPIError as error:
                 if self._limit == 1:
                     return self._without_row(window, condition, error)
                 self._limit //= 2
+
+    def _altered(self, error: AlteredError) -> ReencryptionError:
+        """Return the error that ends the run when the database stores other tokens than it is given."""
+        report = self.report
+        report.remaining = max(0, report.total - report.reencrypted - report.expired)
+        report.tokens = tokens = report.tokens or TokenReport()
+        for key in error.keys:
+            tokens.add_misplaced(key)
+        return ReencryptionError(
+            f"{report.table}.{report.column}: the database stored other tokens than the run wrote, as a trigger can "
+            f"({_listed(tokens.misplaced, tokens.misplaced_count)}); that batch was undone, {report.reencrypted} rows "
+            "were rewritten before. Change or disable the triggers of the table, and run again",
+            reason="tokens",
+            report=report,
+        )
 
     def _without_row(self, window: KeyRange, condition: ColumnElement[bool], error: DBAPIError) -> Batch:
         """Return a batch of the next row only, which the database refuses.
@@ -469,7 +503,7 @@ class Run:
             rows = self.read(statement)
             for row in rows:
                 try:
-                    self.conversion.check(row[-1], *self._table.bound_of(row))
+                    self.conversion.token(row[-1], *self._table.bound_of(row))
                 except KeyUnavailableError:
                     raise
                 except JWTColumnError:
@@ -492,6 +526,13 @@ def _explain(report: ReencryptionReport, protected: int) -> str:
     """Explain in a few words why a run did not finish."""
     where = f"{report.table}.{report.column}"
     done = f"{report.reencrypted} rows were rewritten"
+    tokens = report.tokens
+    if tokens is not None and tokens.misplaced_count:
+        return (
+            f"{where}: {tokens.misplaced_count} rows hold a token that another row held when the run began "
+            f"({_listed(tokens.misplaced, tokens.misplaced_count)}); {done}. Look for triggers and programs that move "
+            "tokens between rows, and restore these rows from a backup"
+        )
     if report.undecryptable_count:
         return (
             f"{where}: {report.undecryptable_count} rows cannot be read and were left as they are "

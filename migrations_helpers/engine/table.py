@@ -62,6 +62,7 @@ class RunTable:
         is_nullable: Whether the column takes NULL.
         has_triggers: Whether an UPDATE fires triggers, as far as this role can see.
         key_index: The name that MySQL and MariaDB give the index of the key.
+        reads_back: Whether new values are read again before their transaction ends, and compared.
     """
 
     name: str
@@ -77,6 +78,7 @@ class RunTable:
     is_nullable: bool = True
     has_triggers: bool = False
     key_index: str | None = None
+    reads_back: bool = False
 
     @property
     def has_binary_form(self) -> bool:

@@ -153,6 +153,15 @@ def test_progress_is_lines_on_standard_error(sessions: Sessions, sqlite: sa.Engi
     assert re.fullmatch(rf"sessions.token: {ROWS} of {ROWS} rows under key {NEW}, \d+ rows/s", last)
 
 
+def test_verify_tokens_compares_every_token(sessions: Sessions, sqlite: sa.Engine) -> None:
+    done = invoke(sqlite.url, *TABLE, "--verify-tokens")
+    assert done.exit_code == ExitCode.OK
+    assert re.search(rf"hold the token that they held +{ROWS} of {ROWS}\n", done.stdout)
+    shown = json.loads(invoke(sqlite.url, *TABLE, "--verify-tokens", "--json").stdout)
+    assert shown["tokens"]["before"] == shown["tokens"]["after"]
+    assert shown["tokens"]["unchanged"] == ROWS
+
+
 def test_a_second_run_has_nothing_to_do(sessions: Sessions, sqlite: sa.Engine) -> None:
     invoke(sqlite.url, *TABLE)
     again = invoke(sqlite.url, *TABLE)

@@ -530,7 +530,7 @@ class _Interrupting:
         self.rows = conversion.rows
         self.leaves_plaintext = conversion.leaves_plaintext
         self.origins = conversion.origins
-        self.check = conversion.check
+        self.token = conversion.token
         self._convert = conversion.convert
         self._interrupted = interrupted
 

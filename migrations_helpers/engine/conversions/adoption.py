@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import not_, or_
@@ -111,9 +112,13 @@ class Adoption:
         data = stored.encode() if isinstance(stored, str) else bytes(stored)
         return data == self._cipher.decrypt(envelope_of_it, self._ring).encode()
 
-    def check(self, stored: Stored, *_bound: Any) -> None:
-        """Open the envelope of a row that was adopted before."""
-        self._cipher.decrypt(stored, self._ring)
+    def token(self, stored: Stored, *_bound: Any) -> Stored:
+        """Return the token of a row that was adopted, or that is yet to be."""
+        if envelope.looks_like_envelope(stored):
+            # Ciphertext of another library can begin as an envelope does.
+            with suppress(MalformedEnvelopeError):
+                return self._cipher.decrypt(stored, self._ring)
+        return self._token(stored)
 
     def _token(self, stored: Stored) -> str:
         if isinstance(stored, str) and _CUT_ENVELOPE.match(stored):

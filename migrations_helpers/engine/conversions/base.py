@@ -114,8 +114,8 @@ class Conversion(Protocol):
     def origins(self, old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:
         """Count converted rows by their form before: a key id, ``plaintext`` or ``foreign``."""
 
-    def check(self, stored: Stored, *bound: Any) -> None:
-        """Read a value that needs no work.
+    def token(self, stored: Stored, *bound: Any) -> Stored:
+        """Return the token that a value holds, whether the value needs work or not.
 
         Raises:
             JWTColumnError: The value cannot be read.

@@ -9,6 +9,7 @@ from sqlalchemy import and_, not_
 
 from jwt_column.column.binding import open_bound
 from jwt_column.database.key_order import KeyRange
+from jwt_column.format import envelope
 
 from ..layouts import Allowed, FoundFields
 from .base import Rows, count_key_ids, limited
@@ -87,9 +88,9 @@ class Reencryption:
             lambda binding: self._cipher.decrypt(stored, self._ring, binding), self.type_.bound_to, bound
         )
 
-    def check(self, stored: Stored, *bound: Any) -> None:
-        """Open an envelope."""
-        self.open(stored, *bound)
+    def token(self, stored: Stored, *bound: Any) -> Stored:
+        """Return the token of an envelope; plaintext, which a re-encryption leaves alone, is one."""
+        return self.open(stored, *bound) if envelope.looks_like_envelope(stored) else stored
 
 
 class Recomputation(Reencryption):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from jwt_column.errors import ConfigurationError
 
-from .base import Batch, Strategy, read_batch
+from .base import AlteredError, Batch, Strategy, read_batch
 from .compare_and_swap import CompareAndSwap
 from .mysql import MySQLExpiredRemoval, MySQLSkipLocked, locks_rows
 from .postgresql import PostgreSQLSkipLocked
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from ..expired import Expired
     from ..table import RunTable
 
-__all__ = ["Batch", "CompareAndSwap", "Strategy", "choose_removal", "choose_strategy", "read_batch"]
+__all__ = [
+    "AlteredError",
+    "Batch",
+    "CompareAndSwap",
+    "Strategy",
+    "choose_removal",
+    "choose_strategy",
+    "read_batch",
+]
 
 _AUTO: Final = "auto"
 _CAS: Final = "cas"

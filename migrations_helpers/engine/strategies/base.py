@@ -25,13 +25,35 @@ if TYPE_CHECKING:
     from ..conversions import Conversion, Stored
     from ..table import Key, RunTable
 
-__all__ = ["KEPT", "Batch", "Changes", "Strategy", "convert_rows", "count_written", "in_chunks", "read_batch"]
+__all__ = [
+    "KEPT",
+    "AlteredError",
+    "Batch",
+    "Changes",
+    "Strategy",
+    "convert_rows",
+    "count_written",
+    "in_chunks",
+    "read_batch",
+]
 
 #: Why a row was not written that the database took without an error.
 KEPT: Final = "the database kept the old value, as a trigger can"
 
 # A statement stays under MySQL's max_allowed_packet (16 MiB unless set otherwise), even if escaping doubles it.
 _MAX_STATEMENT_BYTES = 4 * 1024 * 1024
+
+
+class AlteredError(Exception):
+    """The database stored other values than it was given, as a trigger can; the batch is undone.
+
+    Attributes:
+        keys: The keys of these rows.
+    """
+
+    def __init__(self, keys: list[Key]) -> None:
+        super().__init__()
+        self.keys = keys
 
 
 @dataclass(slots=True)
@@ -178,30 +200,52 @@ def count_written(
 
     A trigger may skip a row, which the row count tells, or write the old value back, which it does not. The rows are
     locked until the transaction ends.
+
+    Raises:
+        AlteredError: A value that is read back holds another token.
     """
     batch.written += len(changes)
-    if not changes or (rowcount == len(changes) and not confirm):
+    if not changes or (rowcount == len(changes) and not confirm and not table.reads_back):
         return
     origin_of = {
         (*table.key_of(row), *table.place_of(row)[1:]): (row, new)
         for row, new in zip(changes.rows, changes.new, strict=True)
     }
     keys = changes.keys(table)
-    kept = Changes()
+    kept, altered = Changes(), []
     at_once = table.order.rows_at_once(len(keys))
+    conditions = [] if table.reads_back else [conversion.rows.pending]
     for start in range(0, len(keys), at_once):
-        statement = select(*table.keys, *table.place[1:]).where(
-            conversion.rows.pending, table.order.among(keys[start : start + at_once])
+        statement = select(*table.keys, *table.place[1:], table.value).where(
+            *conditions, table.order.among(keys[start : start + at_once])
         )
         for found in transaction.execute(statement):
-            row, new = origin_of.get(tuple(found), (None, None))
-            if row is not None and new is not None:
-                kept.rows.append(row)
-                kept.new.append(new)
+            row, new = origin_of.get(tuple(found[:-1]), (None, None))
+            if row is None or new is None or found[-1] == new:
+                continue
+            if table.reads_back and found[-1] != row[-1]:
+                if not _is_same_token(table, conversion, row, found[-1], new):
+                    altered.append(table.key_of(row))
+                continue
+            kept.rows.append(row)
+            kept.new.append(new)
+    if altered:
+        raise AlteredError(altered)
     if kept:
         batch.written -= len(kept)
         batch.origins -= conversion.origins(kept.old, kept.new)
         batch.refused += [(key, KEPT) for key in kept.keys(table)]
+
+
+def _is_same_token(
+    table: RunTable, conversion: Conversion, row: Sequence[Any], held: Stored | None, new: Stored
+) -> bool:
+    """Return True if two values of a row hold one token: the database may pad a text."""
+    try:
+        bound = table.bound_of(row)
+        return held is not None and conversion.token(held, *bound) == conversion.token(new, *bound)
+    except JWTColumnError:
+        return False
 
 
 def in_chunks(changes: Changes, *, with_old: bool) -> Iterator[Changes]:

@@ -80,7 +80,7 @@ class SQLiteFunction:
         values[table.value] = getattr(func, _FUNCTION)(*arguments)
         try:
             # The look at the written rows may find the file locked; with the rows, it is undone and done again.
-            with connection.transaction() if confirm else nullcontext():
+            with connection.transaction() if confirm or table.reads_back else nullcontext():
                 result = connection.sqlalchemy.execute(
                     update(table.clause)
                     .values(values)
