@@ -23,6 +23,8 @@ _OPERATIONS: Final = (
     "ensure_jwt_column_current",
     "create_jwt_index",
     "drop_jwt_index",
+    "create_jwt_fleet_table",
+    "drop_jwt_fleet_table",
 )
 
 

@@ -9,8 +9,9 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
+from ..database.clock import CLOCKS, database_time
 from ..errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from .columns import columns_of
 from .declaration import declaration_findings, schema_findings, sharing_findings
@@ -32,12 +33,6 @@ MAX_KEY_AGE: Final = 90
 
 # Seconds by which the clocks of the process and of the database may differ.
 _MAX_DRIFT: Final = 60.0
-
-_CLOCKS: Final = {
-    "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
-    "mysql": "SELECT unix_timestamp(now(6))",
-    "mariadb": "SELECT unix_timestamp(now(6))",
-}
 
 
 class Check(NamedTuple):
@@ -87,7 +82,9 @@ def checks_of(connection: Connection, columns: Sequence[AuditedColumn]) -> Itera
             *shared.get(column.name, ()),
         ]
         yield Check(column.name, "in the database as it is declared", findings)
-    yield from _clock_check(connection)
+    # SQLite runs in this process.
+    if connection.dialect.name in CLOCKS and connection.dialect.name != "sqlite":
+        yield _clock_check(database_time(connection))
 
 
 def _ring_name(column: AuditedColumn) -> str:
@@ -132,13 +129,10 @@ def _age_findings(name: str, ring: KeyRing) -> Iterator[Finding]:
             )
 
 
-def _clock_check(connection: Connection) -> Iterator[Check]:
-    statement = _CLOCKS.get(connection.dialect.name)
-    if statement is None:
-        return  # SQLite runs in this process.
-    drift = float(connection.execute(text(statement)).scalar_one()) - datetime.now(UTC).timestamp()
+def _clock_check(time: float) -> Check:
+    drift = time - datetime.now(UTC).timestamp()
     findings = []
     if abs(drift) > _MAX_DRIFT:
         message = f"The database's clock differs by {abs(drift):,.0f} seconds from that of this process."
         findings = [KINDS["clock-differs"].found("the clock", message)]
-    yield Check("the clock", "process and database agree", findings)
+    return Check("the clock", "process and database agree", findings)

@@ -16,6 +16,7 @@ __all__ = [
     "ColumnName",
     "ColumnOptions",
     "DatabaseOption",
+    "DatabasesOption",
     "FileOption",
     "JsonOption",
     "ModelColumn",
@@ -178,19 +179,22 @@ ModelTargets = Annotated[
 ]
 
 
+DatabasesOption = Annotated[
+    list[str] | None,
+    _column_option(
+        "--database",
+        metavar="URL",
+        help=f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which a process list "
+        "does not show.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class RowsToCount(ColumnName):
     """The columns, in several databases perhaps, whose rows a command of ``keys`` counts."""
 
-    databases: Annotated[
-        list[str],
-        _column_option(
-            "--database",
-            metavar="URL",
-            help=f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which a process "
-            "list does not show.",
-        ),
-    ] = field(default_factory=list)
+    databases: DatabasesOption = None
     models: Annotated[
         list[str],
         _column_option(

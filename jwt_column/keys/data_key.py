@@ -89,6 +89,10 @@ class DataKey:
         """Return the 32-byte key that authenticates a key-ring file which holds this key. Secret."""
         return self._derive(b"jwt-column/key-ring/v1/integrity", 32)
 
+    def fleet_key(self) -> bytes:
+        """Return the 32-byte key that authenticates what a process reports of its ring. Secret."""
+        return self._derive(b"jwt-column/fleet/v1/report", 32)
+
     def secret_material(self) -> bytes:
         """Return the 32 secret bytes, to wrap or store them. Key material leaves the object here only."""
         return self._secret

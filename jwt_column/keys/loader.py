@@ -13,6 +13,9 @@ from .snapshot import index_keys
 from .source import WatchedSource, WrappedSource
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
     from .data_key import DataKey
     from .snapshot import Keys
     from .source import KeySource
@@ -53,6 +56,7 @@ class Loader:
     """
 
     __slots__ = (
+        "_activated",
         "_active",
         "_lock",
         "_next_load",
@@ -73,6 +77,7 @@ class Loader:
         self._next_look = 0.0
         self._stamp = self._stamp_now()
         self._revision = 0
+        self._activated: Mapping[str, datetime] = {}
         self.failure: Failure | None = None
         self.loaded_at: float = monotonic()
         self.confirmed_at: float = self.loaded_at
@@ -95,13 +100,13 @@ class Loader:
         else:
             loaded = _load_source(source)
         keys = index_keys(loaded, self._active)
-        self._revision = self._revision_now()
+        self._accept()
         return keys
 
     def with_active(self, key_id: str) -> Loader:
         """Return a loader of the same source whose snapshots have this active key."""
         loader = Loader(self.source, key_id)
-        loader._revision = self._revision
+        loader._revision, loader._activated = self._revision, self._activated
         return loader
 
     @property
@@ -113,6 +118,15 @@ class Loader:
     def age(self) -> float:
         """Seconds since the last load that worked, or since the ring was made."""
         return monotonic() - self.loaded_at
+
+    @property
+    def revision(self) -> int:
+        """The revision of the key-ring file that is loaded; 0 for a ring without revisions."""
+        return self._revision
+
+    def active_since(self, key_id: str) -> datetime | None:
+        """Return the time at which a key became active, if the source has it."""
+        return self._activated.get(key_id)
 
     @property
     def unconfirmed(self) -> float:
@@ -165,8 +179,11 @@ class Loader:
                 f"{name} is revision {revision} of the ring, and revision {self._revision} was loaded before; the "
                 "loaded keys stay in use. Put the newest revision back, or restart this process to take the older one"
             )
-        # Only now: the revision of a ring that was refused does not count.
-        self._revision = revision
+
+    def _accept(self) -> None:
+        """Note the revision and the times of the ring that was loaded; those of one that was refused do not count."""
+        self._revision = self._revision_now()
+        self._activated = getattr(self.source, "activated", {})
 
     def _revision_now(self) -> int:
         return self.source.revision if isinstance(self.source, WrappedSource) else 0
@@ -189,6 +206,7 @@ class Loader:
         try:
             keys = index_keys(_load_source(self.source), self._active)
             self._check_continuity(current, keys)
+            self._accept()
         except JWTColumnError as error:
             self.failure = Failure(str(error), getattr(error, "retryable", False))
             raise

@@ -56,6 +56,9 @@ class Reloadable(Protocol):
     def refresh(self) -> None:
         """Load the keys again, or look whether their file has changed."""
 
+    def report_when_due(self) -> None:
+        """Report the state of the ring in this process if that is due."""
+
 
 class Refresher:
     """Refreshes a ring every so many seconds, give or take a fifth, in a thread that ends with the ring.
@@ -114,6 +117,10 @@ class Refresher:
 
     def _run(self, wait: Callable[[float], bool], seconds: float) -> None:
         """Refresh the ring after every wait until it is gone."""
+        ring = self._ring()
+        if ring is not None:
+            ring.report_when_due()
+        del ring
         while not wait(seconds):
             ring = self._ring()
             if ring is None:

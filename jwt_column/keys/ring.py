@@ -9,7 +9,9 @@ from the ring's source; and, if asked for, the refresher that reloads the ring a
 
 from __future__ import annotations
 
+import logging
 import os
+import platform
 import threading
 from contextlib import contextmanager, suppress
 from time import monotonic
@@ -25,12 +27,13 @@ from .loader import Loader
 from .missing import stored_key_ids
 from .process import on_event_loop
 from .refresh import WATCH, Interval, Refresher, check_interval
+from .report import RingReport
 from .schemes import open_source
 from .snapshot import Keys, index_keys, parse_key_id
 from .source import WatchedSource, WrappedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Engine
 
@@ -38,6 +41,11 @@ __all__ = ["DataKey", "KeyRing", "RingStatus", "any_chosen", "generate_key"]
 
 # Seconds between two queries for the key ids of rows by a ring that is watched.
 _SEARCH_INTERVAL: Final = 60.0
+
+# Seconds between two reports of a ring that is watched.
+_REPORT_INTERVAL: Final = 10.0
+
+_log = logging.getLogger("jwt_column.keys")
 
 
 class RingStatus(NamedTuple):
@@ -73,7 +81,18 @@ class KeyRing:
     'b01065a6'
     """
 
-    __slots__ = ("__weakref__", "_keys", "_loader", "_missing", "_next_search", "_refresher", "_watched")
+    __slots__ = (
+        "__weakref__",
+        "_keys",
+        "_loader",
+        "_missing",
+        "_next_report",
+        "_next_search",
+        "_refresher",
+        "_report_to",
+        "_reported",
+        "_watched",
+    )
 
     @hides_locals
     def __init__(self, keys: Iterable[bytes | str], *, active: str | None = None) -> None:
@@ -81,19 +100,34 @@ class KeyRing:
             raise KeyRingError("a key ring takes a list of keys; put the one key into brackets")
         self._assemble(index_keys([DataKey(key) for key in keys], active), Loader(), None)
 
-    def _assemble(self, keys: Keys, loader: Loader, refresh: Interval | None) -> None:
+    def _assemble(
+        self,
+        keys: Keys,
+        loader: Loader,
+        refresh: Interval | None,
+        report_to: Callable[[KeyRing], object] | None = None,
+    ) -> None:
         self._keys = keys
         self._loader = loader
         self._missing: tuple[str, ...] = ()
         #: The engine and the columns whose key ids each refresh reads.
         self._watched: tuple[Engine, tuple[Any, ...]] | None = None
-        self._next_search = 0.0
+        self._next_search = self._next_report = 0.0
+        self._report_to = report_to
+        #: The process and the keys of the last report.
+        self._reported: tuple[int, Keys] | None = None
         self._refresher = None if refresh is None else Refresher(self, refresh)
 
     @classmethod
-    def _of(cls, keys: Keys, loader: Loader, refresh: Interval | None = None) -> KeyRing:
+    def _of(
+        cls,
+        keys: Keys,
+        loader: Loader,
+        refresh: Interval | None = None,
+        report_to: Callable[[KeyRing], object] | None = None,
+    ) -> KeyRing:
         ring = cls.__new__(cls)
-        ring._assemble(keys, loader, refresh)  # noqa: SLF001
+        ring._assemble(keys, loader, refresh, report_to)  # noqa: SLF001
         return ring
 
     @classmethod
@@ -110,6 +144,7 @@ class KeyRing:
         refresh: Interval | None = None,
         keks: Iterable[str] | None = None,
         wait: float = 0,
+        report_to: Callable[[KeyRing], object] | None = None,
     ) -> KeyRing:
         """Return the ring that a URI names, e.g. ``file:/etc/app/ring.json`` or ``env:JWT_COLUMN_KEYS``.
 
@@ -124,11 +159,14 @@ class KeyRing:
                 the environment variable ``JWT_COLUMN_KEKS``. Rings without wrapped keys need none.
             wait: Seconds to go on trying while the system that holds the keys or their KEK is away, for a start beside
                 it. Errors that a retry does not mend are raised at once.
+            report_to: Called with the ring in the refresh thread of each process: when the thread starts, when the keys
+                have changed, and with each refresh, every 10 seconds with ``"watch"``. A
+                :class:`~jwt_column.fleet.Fleet` writes a row that ``jwt-column keys`` reads. It needs *refresh*.
 
         Raises:
             ConfigurationError: The URI has no scheme or an unknown one, *refresh* or *wait* is not a number of seconds,
-                there is nothing to watch, or the ring names a KEK that is not allowed; it was then not read, called or
-                loaded.
+                there is nothing to watch, *report_to* has no refresh to call it, or the ring names a KEK that is not
+                allowed; it was then not read, called or loaded.
             KeyRingError: The URI leads to something that is not a valid key ring.
             KeyUnavailableError: The keys could not be reached or read, also not within *wait*.
         """
@@ -136,6 +174,11 @@ class KeyRing:
             check_interval(refresh)
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < float("inf"):
             raise ConfigurationError("wait is a number of seconds, 0 or more")
+        if report_to is not None and (refresh is None or not callable(report_to)):
+            raise ConfigurationError(
+                "report_to is called with the ring by its refresh; give it a callable such as a Fleet(engine), and "
+                "refresh= too"
+            )
         if isinstance(keks, str):
             raise ConfigurationError("keks is a list of KEK URIs; put the one URI into brackets")
         source = open_source(uri, None if keks is None else tuple(keks))
@@ -144,7 +187,7 @@ class KeyRing:
                 f'refresh="{WATCH}" looks at a file, and {source.name} is none; give refresh= a number of seconds'
             )
         loader = Loader(source)
-        return cls._of(loader.begin(wait), loader, refresh)
+        return cls._of(loader.begin(wait), loader, refresh, report_to)
 
     def snapshot(self) -> Keys:
         """Return the keys that the ring holds now. Take one snapshot per decision: a reload replaces it."""
@@ -179,6 +222,57 @@ class KeyRing:
             error, retryable = f"the refresh is overdue; its interval is {refresher.seconds:g} s", True
         return RingStatus(loader.age, error, retryable, self._missing)
 
+    def report(self, keys: Keys | None = None) -> RingReport:
+        """Return the state of the ring in this process, for metrics and fleets.
+
+        Args:
+            keys: A snapshot of the ring; None takes one.
+        """
+        active, _, tenants = keys = keys or self.snapshot()
+        return RingReport(
+            platform.node(),
+            os.getpid(),
+            self._loader.revision,
+            tuple(key.id for key in keys.in_order()),
+            (active.id, *(key.id for key in tenants.values())),
+            self._loader.age,
+            self._loader.unconfirmed,
+            self._loader.active_since(active.id),
+            self._missing,
+            self.status.error,
+            self._report_interval(),
+        )
+
+    def acknowledge(self) -> None:
+        """Report the state of the ring in this process now, to the ``report_to`` of :meth:`from_uri`.
+
+        For a process in which no refresh thread runs. What *report_to* raises is raised.
+        """
+        if self._report_to is not None:
+            self._reported = os.getpid(), self._keys
+            self._next_report = monotonic() + self._report_interval()
+            self._report_to(self)
+
+    def _report_interval(self) -> float:
+        refresher = self._refresher
+        if refresher is None or refresher.interval == WATCH:
+            return _REPORT_INTERVAL
+        return 1.2 * refresher.seconds
+
+    def report_when_due(self) -> None:
+        """Report the state of the ring if it has changed or is due. Called by the refresh thread; logs what fails."""
+        if self._report_to is None:
+            return
+        is_new = (
+            self._reported is None or self._reported[0] != os.getpid() or self._reported[1] is not self._keys
+        )
+        # The ticks of a watch are spread, too.
+        if is_new or monotonic() >= self._next_report - 1.0:
+            try:
+                self.acknowledge()
+            except Exception as error:  # noqa: BLE001 - the text of a foreign error may show anything
+                _log.warning("the state of the key ring could not be reported (%s)", type(error).__name__)
+
     def is_ready(self, engine: Engine, columns: Iterable[Any]) -> bool:
         """Return True if the last load worked and the ring has the key of every row of these columns.
 
@@ -208,6 +302,7 @@ class KeyRing:
             if not watches or self._loader.look():
                 self.reload()
         finally:
+            self.report_when_due()
             if not watches or monotonic() >= self._next_search:
                 self._look_for_missing_keys()
 
@@ -333,7 +428,8 @@ class KeyRing:
             KeyRingError: It is the key of a tenant.
         """
         refresh = None if self._refresher is None else self._refresher.interval
-        return self._of(index_keys(self.keys, key_id), self._loader.with_active(key_id), refresh)
+        keys, loader = index_keys(self.keys, key_id), self._loader.with_active(key_id)
+        return self._of(keys, loader, refresh, self._report_to)
 
     @hides_locals
     def with_key(self, key: bytes | str) -> KeyRing:

@@ -22,6 +22,7 @@ from jwt_column.errors import ConfigurationError
 
 from ..engine.rendering import render_type
 from .directives import ColumnOp, DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
+from .fleet import keep_fleet_tables
 from .indexes import compare_indexes, silence_reflection
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _complete(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any
     """Put plain types into the operations found, and add those that the rows need."""
     for operation in list(_walk(upgrade_ops)):
         _use_plain_types(operation)
+    keep_fleet_tables(upgrade_ops)
     compare_indexes(context, upgrade_ops, schemas)
     options = context.opts.get(OPTION) or {}
     if not isinstance(options, dict) or set(options) - {_COMPARE_ROWS}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +23,7 @@ from jwt_column.auditing import readiness
 from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.options import DATABASE_VARIABLE
+from jwt_column.database.clock import database_time
 from jwt_column.providers import write_key_file
 
 if TYPE_CHECKING:
@@ -102,14 +103,14 @@ def test_old_and_compromised_keys_are_findings(
     monkeypatch.undo()
 
 
-def test_clocks_that_differ_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a database that answers what it is told to; control: the right time."""
-    with sa.create_engine("sqlite://").connect() as connection:
-        now = datetime.now(UTC)
-        for moment, expected in ((now, []), (now - timedelta(minutes=2), ["clock-differs"])):
-            monkeypatch.setitem(readiness._CLOCKS, "sqlite", f"SELECT {moment.timestamp()}")
-            checks = list(readiness._clock_check(connection))
-            assert [finding.code for check in checks for finding in check.findings] == expected
+def test_clocks_that_differ_are_a_finding(database: Database) -> None:
+    now = datetime.now(UTC).timestamp()
+    for time, expected in ((now, []), (now - 120, ["clock-differs"]), (now + 120, ["clock-differs"])):
+        assert [finding.code for finding in readiness._clock_check(time).findings] == expected
+    engine = sa.create_engine(database.url())
+    with engine.connect() as connection:
+        assert abs(database_time(connection) - datetime.now(UTC).timestamp()) < 5
+    engine.dispose()
 
 
 def test_a_target_without_an_encrypted_column_is_refused(engine: sa.Engine) -> None:

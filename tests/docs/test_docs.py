@@ -38,6 +38,7 @@ from jwt_column import (
     SealedJWT,
     access_trail,
     errors,
+    fleet,
     generate_key,
     key_usage,
     providers,
@@ -384,7 +385,7 @@ def test_the_site_shows_the_docstring_of_every_public_name() -> None:
         for page in REFERENCE.glob("*.md")
         for name in re.findall(r"^<!-- autodoc: ([\w.]+) -->$", text_of(page), re.MULTILINE)
     }
-    modules_with_docs = (jwt_column, migrations_helpers, access_trail, providers, testing)
+    modules_with_docs = (jwt_column, migrations_helpers, access_trail, fleet, providers, testing)
     public = {
         f"{module.__name__}.{name}"
         for module in modules_with_docs
@@ -417,7 +418,7 @@ def test_every_public_member_is_documented(class_: type, heading: str) -> None:
     documented = set(re.findall(r"^\| `(?:KeyRing|JWT)?\.(\w+)", section, re.MULTILINE))
     # What only other modules of the package use.
     internal = {"awaits_row", "in_row", "stored_as"}
-    internal |= {"encrypting_key", "key", "keys", "keys_for_search", "refresh", "snapshot"}
+    internal |= {"encrypting_key", "key", "keys", "keys_for_search", "refresh", "report_when_due", "snapshot"}
     inherited = dir(str) if issubclass(class_, str) else []
     assert documented == {name for name in dir(class_) if not name.startswith("_")} - internal - set(
         inherited

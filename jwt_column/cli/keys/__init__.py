@@ -11,8 +11,9 @@ from ..commands import Command, group_of
 __all__ = ["app"]
 
 _EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 refused because rows are under the key, or a check failed; 2 wrong usage, configuration or "
-    "key ring; 3 the database, or the system that holds the KEK, cannot be reached: a retry may help."
+    "Exit codes: 0 done; 1 refused because rows are under the key or processes are behind, or a check failed; 2 wrong "
+    "usage, configuration or key ring; 3 the database, or the system that holds the KEK, cannot be reached: a retry "
+    "may help."
 )
 
 _COMMANDS: Final = {
@@ -27,6 +28,11 @@ _COMMANDS: Final = {
         "List the keys of a ring: ids, state, age, what wraps them, and the rows under each of them.\n\n"
         "Shows the content of the file; 'check' asks the KEK whether it is true. Rows are counted where a column is "
         "named.",
+    ),
+    "fleet": (
+        "fleets:fleet",
+        "List the processes that use a ring, by what they report to a table of the database.\n\n"
+        "Ends with 1 if a live process has other keys than the file, or if fewer report than --expect.",
     ),
     "add": ("changing:add", "Add a new data key, which decrypts only until it is activated."),
     "activate": (

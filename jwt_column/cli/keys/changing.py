@@ -15,7 +15,8 @@ from ...keys.ring_file.unwrapping import rewrap as wrap_anew
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_wrapper
 from ..console import counted
-from ..options import FileOption, JsonOption
+from ..options import DatabasesOption, FileOption, JsonOption
+from .fleets import FleetOptions, await_fleet, given_databases, key_everywhere
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 
@@ -74,14 +75,27 @@ def add(
     show_changed(ring, f"Added key {key.id} ({state.value}).", hints, as_json=as_json, added=key.id)
 
 
-def activate(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonOption = False) -> None:
+def activate(
+    key_id: KeyIdArgument,
+    *,
+    file: FileOption = None,
+    databases: DatabasesOption = None,
+    fleet: FleetOptions,
+    as_json: JsonOption = False,
+) -> None:
     """Activate a key; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)
+    urls, need = given_databases(databases), key_everywhere(key_id)
+    # In both cases an impossible change is refused before a database is asked.
     if isinstance(ring, PlainFile):
         ring.activate(key_id)
+        plain = ring.keys
+        await_fleet(urls, fleet, lambda: plain, need)
         ring.write()
     else:
+        _changes.activated(ring.file, key_id, now())
         keys = ring.unwrap()
+        await_fleet(urls, fleet, keys.values, need)
         ring = ring.write(_changes.activated(ring.file, key_id, now()), keys)
     hints = [
         "Bring the file to every host, and reload or restart every process; then re-encrypt: "

@@ -4,13 +4,14 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from ...errors import ConfigurationError, JWTColumnError
+from ...keys.ring import DataKey
 from ...keys.ring_file import changes as _changes
 from ...keys.ring_file import disk as _disk
 from ...keys.ring_file.format import RingFile
@@ -19,6 +20,7 @@ from ...keys.ring_file.unwrapping import try_unwrap
 from ..console import counted
 from ..options import FileOption, JsonOption, RowsToCount
 from .counting import count_rows
+from .fleets import FleetOptions, await_fleet, given_databases, nothing_written_under
 from .rings import PlainFile, open_ring
 from .showing import show_changed
 
@@ -37,6 +39,7 @@ def remove(
     *,
     file: FileOption = None,
     which: RowsToCount,
+    fleet: FleetOptions,
     force: Annotated[
         bool,
         typer.Option(
@@ -65,6 +68,9 @@ def remove(
     key_ids = list(dict.fromkeys(key_ids))
     # An impossible removal is refused before a database is asked or a key id has to be typed.
     write = _removal(ring, key_ids, force=force, keep_previous=not no_previous)
+    urls, need = given_databases(which.databases), nothing_written_under(key_ids)
+    # Before the rows are counted: none comes after that.
+    await_fleet(urls, fleet, lambda: _held(ring), need)
     history: Counter[str | None] = Counter()
     rows = count_rows(which, history)
     in_use = {key_id: rows[key_id] for key_id in key_ids if rows is not None and rows.get(key_id)}
@@ -96,6 +102,11 @@ def remove(
         )
     noun = "key" if len(key_ids) == 1 else "keys"
     show_changed(ring, f"Removed {noun} {', '.join(key_ids)}.", hints, as_json=as_json, removed=key_ids)
+
+
+def _held(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
+    """Return the keys of a ring that unwrap."""
+    return ring.keys if isinstance(ring, PlainFile) else try_unwrap(ring.file).keys.values()
 
 
 def _removal(

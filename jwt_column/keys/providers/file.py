@@ -17,7 +17,8 @@ from ..ring_file.store import StoredRing
 from .local import LocalWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ..data_key import DataKey
     from ..wrapping import KeyWrapper
@@ -64,6 +65,8 @@ class FileSource:
         self._path = path
         self.keks: Sequence[str] | None = None
         self.revision: int = 0
+        #: The times at which keys became active, by key id, as of the last load.
+        self.activated: Mapping[str, datetime] = {}
 
     @property
     def name(self) -> str:
@@ -92,11 +95,12 @@ class FileSource:
         """Return the keys, the active one first."""
         data, mode = _disk.read(self._path, MAX_BYTES)
         if not is_ring_file(data):
-            self.revision = 0
+            self.revision, self.activated = 0, {}
             return read_plain_keys(self._path, data, mode)
         stored = StoredRing.of(self._path, data, mode)
         keys, file = stored.unwrap(self.keks), stored.file
         self.revision = file.revision
+        self.activated = {entry.id: entry.activated for entry in file.keys if entry.activated is not None}
         # The active key first, and each tenant's active key before its others.
         order = sorted(file.keys, key=lambda key: (key is not file.active, key.state is not KeyState.ACTIVE))
         return tuple(keys[entry.id] for entry in order)

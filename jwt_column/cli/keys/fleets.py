@@ -1,0 +1,312 @@
+"""The fleet of a ring: which processes have loaded what, and whether a change of the ring would leave one behind."""
+
+# No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.text import Text
+
+from ...errors import ConfigurationError, JWTColumnError
+from ..console import ExitCode, indented, make_console, mark, plain_table, print_json
+from ..options import DATABASE_VARIABLE, DatabasesOption, FileOption, JsonOption, option
+from .rings import PlainFile, open_ring, views_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from ...fleet import FleetProcess
+    from ...keys.ring import DataKey
+__all__ = [
+    "FleetError",
+    "FleetOptions",
+    "Need",
+    "await_fleet",
+    "fleet",
+    "given_databases",
+    "key_everywhere",
+    "nothing_written_under",
+]
+
+# Seconds between two looks at the table.
+_PAUSE = 1.0
+
+
+_fleet_option = partial(option, rich_help_panel="The fleet")
+
+
+class FleetError(JWTColumnError):
+    """A process of the fleet does not have what it needs for a change of the ring, or too few report."""
+
+
+class Need(NamedTuple):
+    """What every live process must have before a change of the ring.
+
+    Attributes:
+        blockers: Returns the processes that a change would leave behind.
+        lack: What they do, after their number, in the singular and in the plural.
+    """
+
+    blockers: "Callable[[Iterable[FleetProcess]], list[FleetProcess]]"
+    lack: tuple[str, str]
+
+
+def key_everywhere(key_id: str) -> Need:
+    """Return the need of an activation: every process can read rows under the key."""
+
+    def blockers(processes: "Iterable[FleetProcess]") -> "list[FleetProcess]":
+        # Here, and below, because a ring without a database needs no SQLAlchemy.
+        from ...fleet import without_key
+
+        return without_key(processes, key_id)
+
+    return Need(blockers, (f"lacks key {key_id}", f"lack key {key_id}"))
+
+
+def nothing_written_under(key_ids: Sequence[str]) -> Need:
+    """Return the need of a removal: no process writes rows under the keys."""
+
+    def blockers(processes: "Iterable[FleetProcess]") -> "list[FleetProcess]":
+        from ...fleet import encrypting_under
+
+        return encrypting_under(processes, key_ids)
+
+    rest = f"under key {' or '.join(key_ids)}"
+    return Need(blockers, (f"may write {rest}", f"may write {rest}"))
+
+
+ExpectOption = Annotated[
+    int | None,
+    _fleet_option(
+        "--expect",
+        metavar="N",
+        min=0,
+        help="The number of processes that must report, at least: one that is silent is not seen. Without it, 1.",
+    ),
+]
+TableOption = Annotated[
+    str | None,
+    _fleet_option(
+        "--fleet-table",
+        metavar="NAME",
+        help="The table of the fleet, with its schema if that is not the default one. Without it, jwt_column_fleet.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """The options of a command that asks the fleet before it changes a ring."""
+
+    expect: ExpectOption = None
+    timeout: Annotated[
+        float,
+        _fleet_option(
+            "--timeout",
+            metavar="SECONDS",
+            min=0,
+            help="Seconds to wait until every live process has what it needs. Without it, the command refuses at once.",
+        ),
+    ] = 0
+    fleet_table: TableOption = None
+    no_fleet: Annotated[
+        bool, _fleet_option("--no-fleet", help="Do not ask the fleet, also if the database has its table.")
+    ] = False
+
+
+def given_databases(databases: Sequence[str] | None) -> list[str]:
+    """Return the URLs that a command was given, else that of the environment, if there is one."""
+    return list(databases or filter(None, [os.environ.get(DATABASE_VARIABLE)]))
+
+
+def await_fleet(
+    databases: Sequence[str],
+    options: FleetOptions,
+    keys: "Callable[[], Iterable[DataKey]]",
+    need: Need,
+) -> int | None:
+    """Wait until no live process of the fleet is left behind, and return their number.
+
+    Args:
+        databases: The databases; those without the table count for nothing.
+        options: The options of the command.
+        keys: Returns the keys of the ring, which authenticate the rows; called if there is a table.
+        need: What every process must have.
+
+    Returns:
+        The number of live processes; None if no database has the table, or the fleet is not to be asked.
+
+    Raises:
+        FleetError: Some are left behind, or too few report, at the end of the time.
+        ConfigurationError: A number is expected, and no database has the table.
+        DatabaseError: A database cannot be reached.
+    """
+    if options.no_fleet:
+        return None
+    held: list[DataKey] = []
+    deadline = time.monotonic() + options.timeout
+    while True:
+        processes = _read(databases, options.fleet_table, held, keys)
+        if processes is None:
+            if options.expect is not None or options.fleet_table is not None:
+                raise ConfigurationError(
+                    "no given database (--database) has the table of the fleet; op.create_jwt_fleet_table() creates "
+                    "it. Without a fleet, leave --expect and --fleet-table out"
+                )
+            return None
+        problem = _problem(processes, options.expect, need)
+        if problem is None:
+            return sum(one.is_live for one in processes)
+        if time.monotonic() + _PAUSE > deadline:
+            raise FleetError(
+                f"{problem}; nothing was changed. Bring the file to every host and give --timeout SECONDS to wait, or "
+                "give --no-fleet if these processes do not matter"
+            )
+        time.sleep(_PAUSE)
+
+
+def _read(
+    databases: Sequence[str],
+    table: str | None,
+    held: "list[DataKey]",
+    keys: "Callable[[], Iterable[DataKey]]",
+) -> "list[FleetProcess] | None":
+    """Return the processes of all databases that have the table; None if none has."""
+    from sqlalchemy import MetaData
+
+    from ...fleet import FLEET_TABLE, fleet_table, has_table, read_processes
+    from ..databases import connect, read_url, with_engine
+
+    schema, _, name = (table or FLEET_TABLE).rpartition(".")
+    found = fleet_table(MetaData(), name=name, schema=schema or None)
+    processes: list[FleetProcess] = []
+    has_any = False
+
+    def read(engine: "Engine") -> None:
+        nonlocal has_any
+        with connect(engine) as connection:
+            if has_table(connection, found):
+                has_any = True
+                # Once, because a KMS may have to unwrap them.
+                held.extend([] if held else keys())
+                processes.extend(read_processes(connection, found, held))
+
+    for url in databases:
+        with_engine(read_url(url), read)
+    return processes if has_any else None
+
+
+def _problem(processes: "Sequence[FleetProcess]", expect: int | None, need: Need) -> str | None:
+    """Return the reason why a change has to wait, or None."""
+    live = [one for one in processes if one.is_live]
+    behind = need.blockers(live)
+    if behind:
+        said = need.lack[len(behind) > 1]
+        listed = "; ".join(map(_described, behind[:5]))
+        more = f"; and {len(behind) - 5} more" if len(behind) > 5 else ""
+        return f"{len(behind)} of {_counted(len(live))} {said}: {listed}{more}"
+    needed = 1 if expect is None else expect
+    if len(live) < needed:
+        return (
+            f"{_counted(len(live))} {'reports' if len(live) == 1 else 'report'}, and {needed} must (--expect). "
+            "Processes report if their ring has report_to=Fleet(engine)"
+        )
+    return None
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} live process{'' if number == 1 else 'es'}"
+
+
+def _described(process: "FleetProcess") -> str:
+    """Return a process for an error. Its texts come from the database; the console writes control characters out."""
+    text = f"{process.host} pid {process.pid}, reported {process.seen} s ago"
+    if not process.is_authentic:
+        return f"{text}, by a row that the keys of this ring do not authenticate"
+    text += f": revision {process.revision}, " if process.revision else ": "
+    text += f"writes under {', '.join(process.encrypting)}, has {', '.join(process.key_ids)}"
+    return text if process.error is None else f"{text}, last load failed ({process.error})"
+
+
+def fleet(
+    *,
+    file: FileOption = None,
+    databases: DatabasesOption = None,
+    expect: ExpectOption = None,
+    fleet_table: TableOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List a fleet; see :mod:`jwt_column.cli.keys` for the help text."""
+    ring = open_ring(file)
+    urls = given_databases(databases)
+    if not urls:
+        raise ConfigurationError(f"no database: give --database, or set {DATABASE_VARIABLE}")
+    processes = _read(
+        urls, fleet_table, [], lambda: ring.keys if isinstance(ring, PlainFile) else ring.unwrap().values()
+    )
+    if processes is None:
+        raise ConfigurationError(
+            "no given database (--database) has the table of the fleet; op.create_jwt_fleet_table() creates it"
+        )
+    ids = [view.id for view in views_of(ring)]
+    current = {view.id for view in views_of(ring) if view.state == "active"}
+    shown = [_to_json(one, ids, current) for one in processes]
+    live = [one for one in shown if one["live"]]
+    is_ok = all(one["up_to_date"] for one in live) and len(live) >= (1 if expect is None else expect)
+    if as_json:
+        print_json({"ok": is_ok, "live": len(live), "expected": expect, "processes": shown})
+    else:
+        _show(shown, expect, is_ok=is_ok)
+    if not is_ok:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _to_json(process: "FleetProcess", ids: Sequence[str], current: set[str]) -> dict[str, Any]:
+    """Return a process as the command's ``--json`` has it."""
+    is_current = process.is_authentic and set(ids) == set(process.key_ids)
+    return {
+        "host": process.host,
+        "pid": process.pid,
+        "revision": process.revision,
+        "encrypting": list(process.encrypting),
+        "keys": list(process.key_ids),
+        "loaded_seconds_ago": process.age + process.seen,
+        "reported_seconds_ago": process.seen,
+        "error": process.error,
+        "live": process.is_live,
+        "authentic": process.is_authentic,
+        "up_to_date": is_current and set(process.encrypting) == current,
+    }
+
+
+def _show(shown: Sequence[dict[str, Any]], expect: int | None, *, is_ok: bool) -> None:
+    console = make_console()
+    table = plain_table("host", ">pid", ">revision", "key id", ">keys", ">loaded", ">reported", "state")
+    for one in shown:
+        state = "ended or silent"
+        if not one["authentic"]:
+            state = "not authentic"
+        elif one["live"]:
+            state = "up to date" if one["up_to_date"] else "behind"
+        style = {"up to date": "green", "not authentic": "bold red", "behind": "yellow"}.get(state, "dim")
+        table.add_row(
+            Text(one["host"]),
+            str(one["pid"]),
+            str(one["revision"] or ""),
+            Text(", ".join(one["encrypting"]), "cyan"),
+            str(len(one["keys"])),
+            f"{one['loaded_seconds_ago']:,} s",
+            f"{one['reported_seconds_ago']:,} s",
+            Text(state, style),
+        )
+    if shown:
+        indented(console, table)
+        console.print()
+    live = sum(one["live"] for one in shown)
+    expected = "" if expect is None else f", {expect} expected"
+    indented(console, Text.assemble(mark(console, ok=is_ok), f" {_counted(live)}{expected}."))

@@ -1,0 +1,287 @@
+"""A fleet: processes report what they have loaded, and only those who have the keys can write such a report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from jwt_column import ConfigurationError, KeyRing, generate_key, providers
+from jwt_column import fleet as fleets
+from jwt_column.database.clock import database_time
+from jwt_column.fleet import Fleet, FleetProcess, fleet_table
+from jwt_column.keys.data_key import DataKey
+from tests.support.forks import raw_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.databases import Database
+
+OLD, NEW = generate_key(), generate_key()
+OLD_ID, NEW_ID = DataKey(OLD).id, DataKey(NEW).id
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "jwt.keys"
+    providers.write_key_file(path, [OLD])
+    return path
+
+
+def rotate(path: Path) -> None:
+    """Make the new key active, as the fleet's operator does."""
+    providers.write_key_file(path, [NEW, OLD], overwrite=True)
+
+
+def ring_of(path: Path, fleet: Callable[[KeyRing], object]) -> KeyRing:
+    """Return a ring whose thread has not been started; refresh() and acknowledge() are what it would call."""
+    return KeyRing.from_uri(f"file:{path}", refresh="watch", report_to=fleet)
+
+
+def change(engine: sa.Engine, table: sa.Table, **values: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(table.update().values(**values))
+
+
+def row_of(engine: sa.Engine, table: sa.Table) -> dict[str, Any]:
+    with engine.connect() as connection:
+        return dict(connection.execute(table.select()).mappings().one())
+
+
+@pytest.fixture
+def fleet(engine: sa.Engine) -> Fleet:
+    fleet = Fleet(engine)
+    fleet.table.create(engine)
+    return fleet
+
+
+def test_a_process_reports_what_it_has_loaded(driver_engine: sa.Engine, key_file: Path) -> None:
+    fleet = Fleet(driver_engine)
+    fleet.table.create(driver_engine)
+    ring = ring_of(key_file, fleet)
+    ring.acknowledge()
+    (one,) = fleet.processes(ring)
+    assert (one.host, one.pid, one.revision) == (os.uname().nodename, os.getpid(), 0)
+    assert (one.key_ids, one.encrypting, one.error) == ((OLD_ID,), (OLD_ID,), None)
+    assert (one.is_live, one.is_authentic, one.seen <= 5, one.age <= 5) == (True, True, True, True)
+    rotate(key_file)
+    ring.refresh()
+    (one,) = fleet.processes(ring)
+    assert (one.key_ids, one.encrypting, one.is_authentic) == ((NEW_ID, OLD_ID), (NEW_ID,), True)
+
+
+def test_a_report_takes_no_connection_of_the_application(sqlite_database: Database, key_file: Path) -> None:
+    """Neither from its pool, nor in its transaction."""
+    engine = sa.create_engine(sqlite_database.url(), pool_size=1, max_overflow=0, pool_timeout=1)
+    fleet = Fleet(engine)
+    fleet.table.create(engine)
+    with engine.connect():
+        ring_of(key_file, fleet).acknowledge()
+    assert len(fleet.processes(KeyRing([OLD]))) == 1
+    engine.dispose()
+
+
+def test_options_of_the_engine_hold_for_reports(engine: sa.Engine, key_file: Path) -> None:
+    translated = engine.execution_options(schema_translate_map={"elsewhere": None})
+    fleet = Fleet(translated, schema="elsewhere", table="loaded")
+    fleet.table.create(translated)
+    ring_of(key_file, fleet).acknowledge()
+    assert len(fleet.processes(KeyRing([OLD]))) == 1
+    assert sa.inspect(engine).has_table("loaded")
+
+
+def test_rings_and_processes_have_rows_of_their_own(fleet: Fleet, key_file: Path) -> None:
+    ring = ring_of(key_file, fleet)
+    other = ring.with_active(OLD_ID)
+    ring.acknowledge()
+    ring.acknowledge()
+    other.acknowledge()
+    assert len(fleet.processes(ring)) == 2
+
+    def report() -> bytes:
+        ring.report_when_due()
+        return str(os.getpid()).encode()
+
+    child = int(raw_fork(report))
+    assert [one.pid for one in fleet.processes(ring)].count(child) == 1
+    assert len(fleet.processes(ring)) == 3
+
+
+def test_the_thread_reports_at_once_and_after_each_change(
+    engine: sa.Engine, fleet: Fleet, key_file: Path
+) -> None:
+    ring = ring_of(key_file, fleet)
+    assert fleet.processes(KeyRing([OLD])) == []
+    assert ring.active == OLD_ID  # The first use starts the thread.
+    wait_until(lambda: len(fleet.processes(KeyRing([OLD]))) == 1)
+    rotate(key_file)
+    wait_until(lambda: fleet.processes(KeyRing([NEW, OLD]))[0].encrypting == (NEW_ID,))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_report_that_fails_is_logged_and_harms_nothing(
+    sqlite_database: Database, key_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = sa.create_engine(sqlite_database.url())
+    ring = ring_of(key_file, Fleet(engine))  # There is no table.
+    with caplog.at_level(logging.WARNING, "jwt_column.keys"):
+        ring.refresh()
+    assert [record.message for record in caplog.records] == [
+        "the state of the key ring could not be reported (OperationalError)"
+    ]
+    assert ring.status.error is None
+    with pytest.raises(sa.exc.OperationalError):
+        ring.acknowledge()
+    engine.dispose()
+
+
+def test_any_callable_takes_reports(key_file: Path) -> None:
+    told: list[tuple[str, ...]] = []
+    ring = ring_of(key_file, lambda ring: told.append(ring.report().key_ids))
+    for _ in range(3):
+        ring.refresh()
+    rotate(key_file)
+    for _ in range(3):
+        ring.refresh()
+    # Once at first, and once after the change: the next is due in ten seconds.
+    assert told == [(OLD_ID,), (NEW_ID, OLD_ID)]
+
+
+def test_a_report_needs_a_refresh(key_file: Path, fleet: Fleet) -> None:
+    for options in ({"report_to": fleet}, {"report_to": "x", "refresh": 60}):
+        with pytest.raises(ConfigurationError, match="report_to"):
+            KeyRing.from_uri(f"file:{key_file}", **options)
+    KeyRing([OLD]).acknowledge()  # Nobody is told.
+
+
+def test_an_asynchronous_engine_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="synchronous Engine"):
+        Fleet(create_async_engine("sqlite+aiosqlite://"))  # type: ignore[arg-type]
+
+
+class TestForgery:
+    """What a writer of the database without a key can do."""
+
+    def test_no_part_of_a_row_can_be_changed(self, engine: sa.Engine, fleet: Fleet, key_file: Path) -> None:
+        ring = ring_of(key_file, fleet)
+        ring.acknowledge()
+        good = row_of(engine, fleet.table)
+        members = json.loads(good["report"])
+        changes: list[dict[str, Any]] = [
+            {"report": json.dumps(members | {name: value}, sort_keys=True)}
+            for name, value in {
+                "host": "elsewhere",
+                "pid": 1,
+                "revision": 9,
+                "key_ids": [OLD_ID, NEW_ID],
+                "age": 0 if members["age"] else 1,
+                "error": "none",
+                "interval": 10**6,
+            }.items()
+        ]
+        changes += [{"process": "f" * 32}, {"mac": "A" * 43}, {"reported_at": good["reported_at"] + 1}]
+        for changed in changes:
+            change(engine, fleet.table, **(good | changed))
+            (one,) = fleet.processes(ring)
+            assert not one.is_authentic, changed
+            # It counts as a process that has nothing, and so it stops a rotation.
+            assert fleets.without_key([one], OLD_ID) == [one]
+            assert fleets.encrypting_under([one], ["00000000"]) == [one]
+        change(engine, fleet.table, **good)
+        (one,) = fleet.processes(ring)  # The control.
+        assert one.is_authentic
+        assert fleets.without_key([one], OLD_ID) == []
+        assert fleets.encrypting_under([one], ["00000000"]) == []
+
+    def test_a_key_of_the_ring_is_needed(
+        self, engine: sa.Engine, fleet: Fleet, key_file: Path, tmp_path: Path
+    ) -> None:
+        providers.write_key_file(tmp_path / "strange.keys", [NEW])
+        ring_of(tmp_path / "strange.keys", fleet).acknowledge()
+        assert fleet.processes(KeyRing([OLD])) == []  # Another ring's.
+        row = row_of(engine, fleet.table)
+        change(engine, fleet.table, report=row["report"].replace(NEW_ID, OLD_ID))
+        (one,) = fleet.processes(KeyRing([OLD]))
+        assert not one.is_authentic
+
+    def test_an_old_row_cannot_look_fresh(self, engine: sa.Engine, fleet: Fleet, key_file: Path) -> None:
+        ring = ring_of(key_file, fleet)
+        ring.acknowledge()
+        row = row_of(engine, fleet.table)
+        with engine.connect() as connection:
+            now = int(database_time(connection))
+        assert abs(row["reported_at"] - now) <= 2
+        old = row["reported_at"] - 3600
+        mac = fleets._mac(ring.snapshot().active, row["process"], old, row["report"])
+        change(engine, fleet.table, reported_at=old, mac=mac)
+        (one,) = fleet.processes(ring)
+        assert (one.is_live, one.is_authentic) == (False, True)
+        assert fleets.without_key([one], NEW_ID) == []
+        change(engine, fleet.table, reported_at=now)
+        (one,) = fleet.processes(ring)
+        assert (one.is_live, one.is_authentic) == (True, False)
+
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "{}", "null", '{"key_ids": 1}', "9" * 5000, "[" * 100_000]
+    )
+    def test_a_row_of_any_text_is_passed_over(
+        self, sqlite_database: Database, key_file: Path, text: str
+    ) -> None:
+        engine = sa.create_engine(sqlite_database.url())
+        fleet = Fleet(engine)
+        fleet.table.create(engine)
+        ring = ring_of(key_file, fleet)
+        ring.acknowledge()
+        good = json.loads(row_of(engine, fleet.table)["report"])
+        for report in (text, json.dumps(good | {"key_ids": [1]}), json.dumps(good | {"pid": "1"})):
+            change(engine, fleet.table, report=report)
+            assert fleet.processes(ring) == []
+        change(engine, fleet.table, report=json.dumps(good | {"encrypting": []}))
+        assert [one.is_authentic for one in fleet.processes(ring)] == [False]
+        engine.dispose()
+
+
+def test_rows_of_ended_processes_go_after_a_day(engine: sa.Engine, fleet: Fleet, key_file: Path) -> None:
+    ring_of(key_file, fleet).acknowledge()
+    for age, left in ((fleets._FORGOTTEN_AFTER - 60, 2), (fleets._FORGOTTEN_AFTER + 60, 2)):
+        change(engine, fleet.table, reported_at=int(time.time()) - age)
+        ring_of(key_file, fleet).acknowledge()
+        with engine.connect() as connection:
+            rows = connection.execute(sa.select(sa.func.count()).select_from(fleet.table)).scalar_one()
+        # The second time both old rows are gone, and then there is the new one.
+        assert rows == (left if age < fleets._FORGOTTEN_AFTER else 1)
+
+
+def test_many_threads_that_report_write_one_row(fleet: Fleet, key_file: Path) -> None:
+    ring = ring_of(key_file, fleet)
+    ring.acknowledge()
+    threads = [threading.Thread(target=ring.report_when_due) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fleet.processes(ring)) == 1
+
+
+def test_the_table_of_the_models_is_that_of_the_fleet(engine: sa.Engine, key_file: Path) -> None:
+    metadata = sa.MetaData()
+    fleet_table(metadata, name="loaded")
+    metadata.create_all(engine)
+    fleet = Fleet(engine, table="loaded")
+    ring_of(key_file, fleet).acknowledge()
+    assert [type(one) for one in fleet.processes(KeyRing([OLD]))] == [FleetProcess]
