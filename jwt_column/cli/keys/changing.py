@@ -93,8 +93,8 @@ def activate(
         await_fleet(urls, fleet, lambda: plain, need)
         ring.write()
     else:
-        _changes.activated(ring.file, key_id, now())
         keys = ring.unwrap()
+        _changes.activated(ring.file, key_id, now())
         await_fleet(urls, fleet, keys.values, need)
         ring = ring.write(_changes.activated(ring.file, key_id, now()), keys)
     hints = [

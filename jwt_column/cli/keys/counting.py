@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..columns import ChosenColumn
     from ..options import RowsToCount
 
-__all__ = ["count_rows"]
+__all__ = ["columns_to_count", "count_rows"]
 
 # The census says of each row whether it is under this key; here only the key ids matter.
 _NO_KEY = "00000000"
@@ -38,6 +38,22 @@ def count_rows(which: RowsToCount, history: Counter[str | None] | None = None) -
         ConfigurationError: A column or a database is named badly, is not there, or a database without a column.
         DatabaseError: A database cannot be reached, or refuses.
     """
+    columns = columns_to_count(which)
+    if columns is None:
+        return None
+    counted: Counter[str] = Counter()
+    urls = [read_url(text) for text in which.databases or (os.environ.get(DATABASE_VARIABLE),)]
+    for url in urls:
+        with_engine(url, partial(_count, columns, counted, Counter() if history is None else history))
+    return dict(counted)
+
+
+def columns_to_count(which: RowsToCount) -> list[ChosenColumn] | None:
+    """Return the columns that are named; None if none is. No database is asked.
+
+    Raises:
+        ConfigurationError: A column is named badly, or a database without a column.
+    """
     named = ColumnName(which.table, which.column, which.schema)
     if not which.models and named == ColumnName():
         if which.databases:
@@ -48,11 +64,7 @@ def count_rows(which: RowsToCount, history: Counter[str | None] | None = None) -
     columns = [choose_column(ColumnOptions(), model) for model in which.models]
     if named != ColumnName():
         columns.append(choose_column(ColumnOptions(**vars(named)), None))
-    counted: Counter[str] = Counter()
-    urls = [read_url(text) for text in which.databases or (os.environ.get(DATABASE_VARIABLE),)]
-    for url in urls:
-        with_engine(url, partial(_count, columns, counted, Counter() if history is None else history))
-    return dict(counted)
+    return columns
 
 
 def _count(

@@ -19,7 +19,7 @@ from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
 from ..console import counted
 from ..options import FileOption, JsonOption, RowsToCount
-from .counting import count_rows
+from .counting import columns_to_count, count_rows
 from .fleets import FleetOptions, await_fleet, given_databases, nothing_written_under
 from .rings import PlainFile, open_ring
 from .showing import show_changed
@@ -69,6 +69,7 @@ def remove(
     # An impossible removal is refused before a database is asked or a key id has to be typed.
     write = _removal(ring, key_ids, force=force, keep_previous=not no_previous)
     urls, need = given_databases(which.databases), nothing_written_under(key_ids)
+    columns_to_count(which)
     # Before the rows are counted: none comes after that.
     await_fleet(urls, fleet, lambda: _held(ring), need)
     history: Counter[str | None] = Counter()
