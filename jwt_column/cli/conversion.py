@@ -25,7 +25,7 @@ from ..census import key_usage
 from ..database.driver_errors import error_name
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .console import DatabaseError, counted, make_console, print_json, print_problem
-from .databases import connect, is_async, read_url, sync_drivername, with_engine
+from .databases import connect, connect_arguments, is_async, read_url, sync_drivername, with_engine
 from .progress import terminal
 from .signals import Interruptions
 from .summary import Summary, listed_keys, print_summary
@@ -173,6 +173,7 @@ class _Run:
             preserve=self._preserve,
             on_row_error=options.on_row_error,
             recompute=self._recompute,
+            wait=options.wait,
             make_engine=partial(_shard_engine, url),
             progress=partial(self._watch, progress),
         )
@@ -239,4 +240,4 @@ def _shard_engine(url: URL) -> Engine:
     if threading.current_thread() is threading.main_thread():
         # Ctrl-C reaches every process of a terminal. A shard ends at once and prints nothing, as its parent expects.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return create_engine(url, hide_parameters=True)
+    return create_engine(url, hide_parameters=True, connect_args=connect_arguments(url))

@@ -9,7 +9,7 @@ import asyncio
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, quote_plus
 
 from sqlalchemy import create_engine, make_url
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["connect", "is_async", "read_url", "with_engine"]
+__all__ = ["connect", "connect_arguments", "is_async", "read_url", "with_engine"]
 
 # The synchronous driver to name where an asynchronous one will not do.
 _SYNC_DRIVERS: Final = {
@@ -133,7 +133,7 @@ def with_engine(url: URL, work: Callable[[Engine], _Result]) -> _Result:
     """
     if not is_async(url):
         # A statement's parameters are rows; no error shows them.
-        engine = create_engine(url, hide_parameters=True)
+        engine = create_engine(url, hide_parameters=True, connect_args=connect_arguments(url))
         try:
             return work(engine)
         finally:
@@ -141,11 +141,22 @@ def with_engine(url: URL, work: Callable[[Engine], _Result]) -> _Result:
     return asyncio.run(_with_async_engine(url, work))
 
 
+def connect_arguments(url: URL) -> dict[str, Any]:
+    """Return what keeps a driver from preparing statements, which a pooler in transaction mode would lose."""
+    if url.get_backend_name() != "postgresql":
+        return {}
+    by_driver: dict[str, dict[str, Any]] = {
+        "psycopg": {"prepare_threshold": None},
+        "asyncpg": {"statement_cache_size": 0, "prepared_statement_cache_size": 0},
+    }
+    return by_driver.get(url.get_driver_name(), {})
+
+
 async def _with_async_engine(url: URL, work: Callable[[Engine], _Result]) -> _Result:
     # Here, because it takes greenlet, which comes with asynchronous drivers' installations and not with ours.
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    engine = create_async_engine(url, hide_parameters=True)
+    engine = create_async_engine(url, hide_parameters=True, connect_args=connect_arguments(url))
     try:
         with _explained(url):
             connection = await engine.connect()

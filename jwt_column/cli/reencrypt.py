@@ -95,6 +95,17 @@ class RunOptions:
             show_default=True,
         ),
     ] = "list"
+    wait: Annotated[
+        float,
+        _run_option(
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            help="Wait so long for another run over this column, on another host for example, instead of failing. "
+            "When it has ended well, nothing is left to do.",
+            show_default=True,
+        ),
+    ] = 0.0
     as_json: JsonOption = False
 
 

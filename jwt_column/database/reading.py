@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine
 
 from ..errors import ConfigurationError
+from .drivers import without_prepared_statements
 from .row_security import raise_for_hidden_rows
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
         ConfigurationError: *bind* is something else.
     """
     if isinstance(bind, Connection):
-        yield bind
+        with without_prepared_statements(bind):
+            yield bind
     elif isinstance(bind, Engine):
         with bind.connect() as connection:
             if _is_autocommit(connection):
                 # Until this connection goes back to its pool: a cursor of PostgreSQL needs a transaction.
                 connection.execution_options(isolation_level="READ COMMITTED")
-            yield connection
+            with without_prepared_statements(connection):
+                yield connection
     else:
         raise ConfigurationError(
             f"bind is an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine use "

@@ -2,13 +2,15 @@
 
 The connection is in autocommit mode and ``BEGIN`` and ``COMMIT`` are sent as statements: so a run can use the very
 connection that Alembic uses, with its search path and role, and decide itself where a transaction ends.
+
+On PostgreSQL no state is left in the session, and all but VACUUM happens in a transaction: a pooler may do the next one
+on another server, and the application's on this one. What a run needs is set within each transaction and ends with it.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,14 +18,16 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from jwt_column.database.driver_errors import mysql_code
+from jwt_column.database.drivers import binary_results, send_commands, without_prepared_statements
 from jwt_column.errors import ConfigurationError, ReencryptionError
 
+from .lease import Lease
 from .schemas import effective_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import TableClause
+    from sqlalchemy import Row, Select, TableClause
 
 __all__ = ["RunConnection", "is_refusal_of_row", "is_retryable"]
 
@@ -38,6 +42,10 @@ _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
 _ROW_CLASSES: Final = frozenset({"09", "22", "23", "27", "44", "P0"})
 # SIGNAL in a trigger; CHECK constraints of MariaDB and MySQL
 _MYSQL_ROW_CODES: Final = frozenset({1644, 4025, 3819})
+# Seconds between two looks whether another run has ended.
+_ASK_INTERVAL: Final = 0.25
+# Milliseconds that a transaction may wait for this process.
+_LONGEST_PAUSE: Final = 600_000
 _SQLITE_MESSAGES: Final = ("database is locked", "database table is locked", "database is busy")
 
 
@@ -72,9 +80,12 @@ class RunConnection:
         table: The table's name; None for none in particular.
         schema: Its schema; None for the connection's default.
         lock_timeout: Seconds to wait for a lock before a batch is put off.
+        wait: Seconds to wait for another run that has the advisory lock.
+        role: A role of PostgreSQL to take in each transaction; None for the one that the connection has.
 
     Raises:
         ConfigurationError: The connection is in a transaction, or *bind* is something else.
+        ReencryptionError: Another run has the lock.
     """
 
     def __init__(
@@ -85,6 +96,8 @@ class RunConnection:
         table: str | None = None,
         schema: str | None = None,
         lock_timeout: float,
+        wait: float = 0.0,
+        role: str | None = None,
     ) -> None:
         if not isinstance(bind, Engine | Connection):
             raise ConfigurationError(
@@ -100,12 +113,20 @@ class RunConnection:
         #: The schema that the table's name means for this connection, as every other connection finds it.
         self.schema: str | None = None
         self._lock_timeout = lock_timeout
+        self._wait = wait
+        self._role = role
+        self._lease: Lease | None = None
+        self._driver_state = ExitStack()
         self._restore: list[str] = []
         self._is_autocommit = False
         self._old_isolation: Any = None
         #: SQLAlchemy's connection; another one after :meth:`reopen`.
         self.sqlalchemy: Connection
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self._release_lease()
+            raise
 
     @property
     def dialect(self) -> str:
@@ -132,8 +153,10 @@ class RunConnection:
                     "commit it first, or give an engine"
                 )
         try:
+            self._driver_state.enter_context(without_prepared_statements(self.sqlalchemy))
             if not self._is_autocommit:
-                self._old_isolation = self._old_isolation or self.sqlalchemy.get_isolation_level()
+                if self._given is not None and self._old_isolation is None:
+                    self._old_isolation = self.sqlalchemy.get_isolation_level()
                 self.sqlalchemy = self.sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
             self._find_schema()
             self._configure()
@@ -149,14 +172,11 @@ class RunConnection:
         return own or getattr(self.sqlalchemy.dialect, "_on_connect_isolation_level", None)
 
     def _configure(self) -> None:
-        """Set the session variables that a run needs, and note how to set them back."""
-        milliseconds = max(1, round(self._lock_timeout * 1000))
-        if self.dialect == "postgresql":
-            # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
-            old = self.sqlalchemy.exec_driver_sql("SHOW lock_timeout").scalar()
-            self.sqlalchemy.exec_driver_sql(f"SET lock_timeout = {milliseconds}")
-            self._restore.append(f"SET lock_timeout = '{old}'")
-        elif self.dialect == "mysql":
+        """Set the session variables that a run needs, and note how to set them back.
+
+        None on PostgreSQL, where they are set in each transaction.
+        """
+        if self.dialect == "mysql":
             name = self._isolation_variable()
             old_wait, old_mode, old_level = self.sqlalchemy.exec_driver_sql(
                 f"SELECT @@innodb_lock_wait_timeout, @@sql_mode, @@{name}"
@@ -197,13 +217,14 @@ class RunConnection:
     def _find_schema(self) -> None:
         """Work out the schema once, and translate no name from then on."""
         if self.schema is None:
-            self.schema = effective_schema(self.sqlalchemy, self._table, self._given_schema)
+            with self.reading() as transaction:
+                self.schema = effective_schema(transaction, self._table, self._given_schema)
         self._translations = self.sqlalchemy.get_execution_options().get("schema_translate_map")
         if self._translations:
             self.sqlalchemy = self.sqlalchemy.execution_options(schema_translate_map=None)
 
     def _take_lock(self) -> None:
-        """Take the advisory lock, which frees itself when the connection goes.
+        """Take the advisory lock, which frees itself when the connection goes, and wait for it if that was asked for.
 
         Raises:
             ReencryptionError: Another run has it.
@@ -212,35 +233,87 @@ class RunConnection:
             return
         digest = sha256(f"{self.schema}.{self._lock_name}".encode()).digest()
         if self.dialect == "postgresql":
+            if self._lease is not None:
+                # A lost connection of the run says nothing about that of the lease.
+                return
             number = int.from_bytes(digest[:8], "big", signed=True)
-            take, free = f"SELECT pg_try_advisory_lock({number})", f"SELECT pg_advisory_unlock({number})"
-        else:
-            name = f"jwt-column-{digest[:16].hex()}"
-            take, free = f"SELECT GET_LOCK('{name}', 0)", f"SELECT RELEASE_LOCK('{name}')"
+            self._lease = Lease(self.sqlalchemy.engine, number)
+            self._await(self._lease.take)
+            return
+        name = f"jwt-column-{digest[:16].hex()}"
         try:
-            taken = self.sqlalchemy.exec_driver_sql(take).scalar()
+            self._await(
+                lambda: bool(self.sqlalchemy.exec_driver_sql(f"SELECT GET_LOCK('{name}', 0)").scalar())
+            )
         except DBAPIError as error:
             # In a Galera cluster that has named locks, each node has its own. The run is safe without them: of two
             # runs at once each takes the rows that the other left, and both are slower.
-            if self.dialect != "mysql" or mysql_code(error.orig) not in _NO_NAMED_LOCKS:
+            if mysql_code(error.orig) not in _NO_NAMED_LOCKS:
                 raise
             return
-        if not taken:
-            raise ReencryptionError(f"another run is at work on {self._lock_name}; nothing was done")
-        self._restore.append(free)
+        self._restore.append(f"SELECT RELEASE_LOCK('{name}')")
+
+    def _await(self, take: Callable[[], bool]) -> None:
+        """Take the lock as soon as it is free, asking again and again until the time is over."""
+        deadline = time.monotonic() + self._wait
+        while not take():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                waited = f" after {self._wait:g} seconds" if self._wait else ""
+                raise ReencryptionError(
+                    f"another run is at work on {self._lock_name}{waited}; nothing was done. To wait for it, give "
+                    "wait= (--wait) in seconds"
+                )
+            time.sleep(min(left, _ASK_INTERVAL))
 
     def begin(self) -> None:
         """Begin a transaction: READ COMMITTED, and on SQLite with the write lock from the start."""
         if self.dialect == "postgresql":
-            self.sqlalchemy.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
+            if self._lease is not None:
+                self._lease.keep()
+            send_commands(self.sqlalchemy, self._beginning())
         elif self.dialect == "sqlite":
             self.sqlalchemy.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             self.sqlalchemy.exec_driver_sql("START TRANSACTION" if self.dialect == "mysql" else "BEGIN")
 
+    def _beginning(self) -> str:
+        """Return the commands that begin a transaction on PostgreSQL, and set what holds in it."""
+        settings = {
+            # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
+            "lock_timeout": max(1, round(self._lock_timeout * 1000)),
+            # To count the rows takes as long as the table is large. Locks are waited for no longer than above.
+            "statement_timeout": 0,
+            # While a key server or a function of the application's converts. A process that hangs is cut off at last.
+            "idle_in_transaction_session_timeout": _LONGEST_PAUSE,
+        }
+        if (self.sqlalchemy.dialect.server_version_info or ()) >= (17,):
+            settings["transaction_timeout"] = 0
+        commands = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
+        if self._role is not None:
+            commands.append(
+                f"SET LOCAL ROLE {self.sqlalchemy.dialect.identifier_preparer.quote_identifier(self._role)}"
+            )
+        commands += [f"SET LOCAL {name} = {value}" for name, value in settings.items()]
+        return "; ".join(commands)
+
     def commit(self) -> None:
         """Commit a transaction."""
-        self.sqlalchemy.exec_driver_sql("COMMIT")
+        send_commands(self.sqlalchemy, "COMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Return the connection for statements that read; on PostgreSQL they share a transaction."""
+        if self.dialect != "postgresql":
+            yield self.sqlalchemy
+            return
+        with self.transaction() as transaction:
+            yield transaction
+
+    def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """Return the rows of a query, read without locks."""
+        with self.reading() as transaction:
+            return transaction.execute(statement).all()
 
     @contextmanager
     def transaction(self, *, binary: bool = False) -> Iterator[Connection]:
@@ -249,16 +322,17 @@ class RunConnection:
         Args:
             binary: Whether psycopg 3 may fetch in binary, because it knows that form of every column read.
         """
-        self.begin()
         try:
-            with _binary_results(self.sqlalchemy) if binary else nullcontext():
+            self.begin()
+            with binary_results(self.sqlalchemy) if binary else nullcontext():
                 yield self.sqlalchemy
             # SQLite refuses a commit while others read, and leaves the transaction open.
             self.commit()
         except BaseException:
-            # The connection may be gone, and the transaction with it.
+            # If the connection is gone, so is the transaction.
             with suppress(SQLAlchemyError):
-                self.sqlalchemy.exec_driver_sql("ROLLBACK")
+                if not self.sqlalchemy.invalidated:
+                    send_commands(self.sqlalchemy, "ROLLBACK")
             raise
 
     def execute_pipelined(self, statement: str, parameters: Iterable[tuple[Any, ...]]) -> int:
@@ -296,11 +370,12 @@ class RunConnection:
     def vacuum(self, table: TableClause) -> None:
         """Let PostgreSQL reuse the space of a table's old rows, without waiting for locks."""
         name = self.sqlalchemy.dialect.identifier_preparer.format_table(table)
-        self.sqlalchemy.exec_driver_sql(f"VACUUM (SKIP_LOCKED, TRUNCATE FALSE) {name}")
+        send_commands(self.sqlalchemy, f"VACUUM (SKIP_LOCKED, TRUNCATE FALSE) {name}")
 
     def reopen(self) -> None:
         """Replace a lost connection."""
         self._restore.clear()
+        self._driver_state.close()
         self.sqlalchemy.close()
         time.sleep(0.1)
         self._open()
@@ -308,6 +383,11 @@ class RunConnection:
     def close(self) -> None:
         """Restore the session variables, free the lock, and give the connection back."""
         self._release()
+        self._release_lease()
+
+    def _release_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
 
     def _release(self) -> None:
         while self._restore:
@@ -317,6 +397,7 @@ class RunConnection:
             except SQLAlchemyError:
                 # The connection is gone, and its settings and locks with it.
                 self._restore.clear()
+        self._driver_state.close()
         if self._engine is not None:
             self.sqlalchemy.close()
         elif not self._is_autocommit and not self.sqlalchemy.invalidated:
@@ -324,36 +405,3 @@ class RunConnection:
             self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
         if self._given is not None and self._translations:
             self.sqlalchemy.execution_options(schema_translate_map=self._translations)
-
-
-@contextmanager
-def _binary_results(connection: Connection) -> Iterator[None]:
-    """Let psycopg 3 fetch bytes as bytes within the block: as text, hex, they cost more than half of a batch.
-
-    Within the block only: SQLAlchemy's own look-ups in the catalogue read types that psycopg knows as text alone.
-    """
-    driver: Any = connection.connection.driver_connection if connection.dialect.driver == "psycopg" else None
-    factory = getattr(driver, "cursor_factory", None)
-    # A cursor of another kind, such as the one that binds in the client, may know text alone.
-    if factory is None or factory.__name__ not in ("Cursor", "AsyncCursor"):
-        yield
-        return
-    driver.cursor_factory = _binary_cursor(factory)
-    try:
-        yield
-    finally:
-        driver.cursor_factory = factory
-
-
-@cache
-def _binary_cursor(factory: Any) -> Any:
-    from psycopg.types.string import TextBinaryLoader  # a driver that not everybody has
-
-    class BinaryCursor(factory):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.format = 1
-            # Keys of types that psycopg does not know, enumerations and citext among them, are text in either form.
-            self.adapters.register_loader(0, TextBinaryLoader)
-
-    return BinaryCursor

@@ -52,6 +52,7 @@ def reencrypt(
     expired: ExpiredChoice = "keep",
     drop: Sequence[str] = (),
     recompute: bool = False,
+    wait: float = 0.0,
     dry_run: bool = False,
     progress: Callable[[ReencryptionReport], None] | None = None,
     **options: Any,
@@ -78,6 +79,8 @@ def reencrypt(
             it a run that would drop one is refused: rows could no longer be found by it.
         recompute: Work out the fingerprints and the expiry of current rows anew too, and rewrite those that differ. It
             opens every row.
+        wait: Seconds to wait for another run over the column, which may run on another host. 0 fails at once. When that
+            run has ended well, this one finds nothing to do.
         dry_run: Open every stale row and make its new envelope, write nothing.
         progress: Called after each batch with the report so far.
         **options: ``batch_seconds`` (0.1: the time of a batch), ``verify`` (``"stamp"`` counts the rows that are
@@ -108,6 +111,7 @@ def reencrypt(
         executor=executor,
         dry_run=dry_run,
         recompute=recompute,
+        wait=wait,
         progress=progress,
         **check_options(options),
     )
@@ -146,35 +150,37 @@ def convert_column(
         make_conversion = partial(make_conversion, expired=expired)
     lock = None if options.dry_run else f"{table}.{column}"
     connection = RunConnection(
-        bind, lock_name=lock, table=table, schema=schema, lock_timeout=options.lock_timeout
+        bind, lock_name=lock, table=table, schema=schema, lock_timeout=options.lock_timeout, wait=options.wait
     )
     try:
-        run_table = find_table(
-            connection.sqlalchemy,
-            table,
-            column,
-            type_,
-            schema=connection.schema,
-            shown=f"{schema}.{table}" if schema else table,
-            key_columns=options.key_columns,
-            preserve=options.preserve,
-        )
-        if expired is not None:
-            expired.check_column(f"{run_table.name}.{column}", is_nullable=run_table.is_nullable)
-        if connection.sqlalchemy.execute(run_table.any_row()).first() is None:
-            return ReencryptionReport(
-                table=run_table.name, column=column, dry_run=options.dry_run, finished=True
+        with connection.reading() as transaction:
+            run_table = find_table(
+                transaction,
+                table,
+                column,
+                type_,
+                schema=connection.schema,
+                shown=f"{schema}.{table}" if schema else table,
+                key_columns=options.key_columns,
+                preserve=options.preserve,
             )
-        capacity = find_capacity(connection.sqlalchemy, run_table, type_, make_conversion)
+            if expired is not None:
+                expired.check_column(f"{run_table.name}.{column}", is_nullable=run_table.is_nullable)
+            if transaction.execute(run_table.any_row()).first() is None:
+                return ReencryptionReport(
+                    table=run_table.name, column=column, dry_run=options.dry_run, finished=True
+                )
+            capacity = find_capacity(transaction, run_table, type_, make_conversion)
+            has_history = keeps_history(transaction, run_table.clause)
         make_fitting = partial(make_conversion, capacity=capacity)
         run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
-        run.report.keeps_history = keeps_history(connection.sqlalchemy, run_table.clause)
+        run.report.keeps_history = has_history
         with closing(run):
             run.survey()
             run.refuse_lost_fields()
             run.remember_tokens()
             if options.shards > 1 and not options.dry_run:
-                work_in_shards(connection.sqlalchemy, run_table, run, type_, make_fitting, expired)
+                work_in_shards(connection, run_table, run, type_, make_fitting, expired)
                 run.sweep()
             else:
                 run.work(KeyRange())

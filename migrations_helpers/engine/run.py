@@ -66,6 +66,7 @@ class Options:
     verify: Literal["stamp", "decrypt", "tokens"] = "stamp"
     strategy: str | Strategy = "auto"
     lock_timeout: float = 0.2
+    wait: float = 0.0
     max_retries: int = 8
     max_passes: int = 10
     vacuum: bool = True
@@ -82,6 +83,8 @@ class Options:
             raise ConfigurationError(
                 "batch_seconds and lock_timeout are more than 0 seconds, nice is not negative"
             )
+        if not self.wait >= 0:
+            raise ConfigurationError("wait is a number of seconds, not negative")
         if self.max_retries < 0 or self.max_passes < 1:
             raise ConfigurationError("max_retries is not negative, max_passes at least 1")
         if self.verify not in ("stamp", "decrypt", "tokens"):
@@ -182,7 +185,7 @@ class Run:
 
     def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         """Return the rows of a query, asked again where the database put it off or the connection was lost."""
-        return self._retry(lambda: self._connection.sqlalchemy.execute(statement).all())
+        return self._retry(lambda: self._connection.read(statement))
 
     def left_in(self, found: Survey) -> int:
         """Return how many rows something is still to be done with."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from jwt_column.database.catalogue import IS_NAMED
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, TableClause
+    from sqlalchemy import Connection, TableClause
 
-__all__ = ["assumed_role", "effective_schema", "table_identity", "take_role"]
+__all__ = ["assumed_role", "effective_schema", "table_identity"]
 
 
 def effective_schema(connection: Connection, table_name: str | None, schema: str | None) -> str | None:
@@ -63,14 +63,3 @@ def assumed_role(connection: Connection) -> str | None:
         return None
     statement = "SELECT CURRENT_USER WHERE CURRENT_USER <> SESSION_USER"
     return connection.exec_driver_sql(statement).scalar()
-
-
-def take_role(engine: Engine, role: str) -> None:
-    """Make every connection of an engine work as a role of PostgreSQL."""
-    quoted = '"' + role.replace('"', '""') + '"'
-
-    # Also a connection that replaces a lost one.
-    @event.listens_for(engine, "checkout")
-    def set_role(connection: Any, *_: Any) -> None:
-        connection.cursor().execute(f"SET ROLE {quoted}")
-        connection.commit()

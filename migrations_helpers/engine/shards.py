@@ -28,7 +28,7 @@ from .connection import RunConnection
 from .reflection import find_table
 from .report import ReencryptionReport
 from .run import Options, Run
-from .schemas import assumed_role, table_identity, take_role
+from .schemas import assumed_role, table_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -103,23 +103,25 @@ class Shard:
                 key_id=key_id,
             )
         engine = self.make_engine()
-        if self.role is not None:
-            take_role(engine, self.role)
         try:
             # The run that cut the shards holds the lock.
-            connection = RunConnection(engine, lock_name=None, lock_timeout=self.options.lock_timeout)
+            connection = RunConnection(
+                engine, lock_name=None, lock_timeout=self.options.lock_timeout, role=self.role
+            )
             try:
-                table = find_table(
-                    connection.sqlalchemy,
-                    self.table,
-                    self.column,
-                    self.type_,
-                    schema=self.schema,
-                    shown=self.shown,
-                    key_columns=self.options.key_columns,
-                    preserve=self.options.preserve,
-                )
-                if table_identity(connection.sqlalchemy, table.clause) != self.identity:
+                with connection.reading() as transaction:
+                    table = find_table(
+                        transaction,
+                        self.table,
+                        self.column,
+                        self.type_,
+                        schema=self.schema,
+                        shown=self.shown,
+                        key_columns=self.options.key_columns,
+                        preserve=self.options.preserve,
+                    )
+                    identity = table_identity(transaction, table.clause)
+                if identity != self.identity:
                     raise ReencryptionError(
                         f"{self.shown}.{self.column}: a shard's connection leads to another table of this name; give "
                         "make_engine, a function that connects to the database of the run",
@@ -177,7 +179,7 @@ def cut(boundaries: Iterable[Sequence[Any]]) -> list[KeyRange]:
 
 
 def work_in_shards(
-    connection: Connection,
+    connection: RunConnection,
     table: RunTable,
     run: Run,
     type_: EncryptedJWT,
@@ -193,15 +195,17 @@ def work_in_shards(
         JWTColumnError: A shard failed in a way that others would too; the shards under way are finished first.
     """
     options = run.options
+    with connection.reading() as transaction:
+        identity, role = table_identity(transaction, table.clause), assumed_role(transaction)
     make_shard = partial(
         Shard,
-        make_engine=options.make_engine or _engine_maker(connection),
+        make_engine=options.make_engine or _engine_maker(connection.sqlalchemy),
         table=table.clause.name,
         column=table.value.name,
         schema=table.clause.schema,
         shown=table.name,
-        identity=table_identity(connection, table.clause),
-        role=assumed_role(connection),
+        identity=identity,
+        role=role,
         type_=_travelling(type_),
         keks=type_.ring().keks,
         key_id=run.conversion.key_id,

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -471,6 +472,20 @@ def test_a_run_beside_another_one_ends_with_1(postgresql_database: Database) -> 
     engine.dispose()
     assert (done.exit_code, done.stdout) == (ExitCode.FAILURE, "")
     assert "another run is at work" in done.stderr
+    assert "--wait" in done.stderr
+
+
+def test_a_run_waits_for_another_one(postgresql_database: Database) -> None:
+    """As on the second host of a deployment."""
+    engine = sa.create_engine(postgresql_database.url())
+    create_sessions(engine, 3)
+    connection = RunConnection(engine, lock_name="sessions.token", lock_timeout=1)
+    other = threading.Timer(0.3, connection.close)
+    other.start()
+    done = invoke(engine.url, *TABLE, "--wait", "30")
+    other.join()
+    engine.dispose()
+    assert done.exit_code == ExitCode.OK, done.stderr
 
 
 # -- the column -------------------------------------------------------------------------------------------------------

@@ -68,10 +68,10 @@ def test_postgresql_waits_for_a_lock_no_longer_than_it_was_told(postgresql: sa.E
         with postgresql.begin() as application:
             application.exec_driver_sql("SELECT * FROM sessions FOR UPDATE")
             began = time.monotonic()
-            # The control: without a limit this waits until the test ends.
-            connection.sqlalchemy.exec_driver_sql("SET statement_timeout = '20s'")
-            with pytest.raises(OperationalError):
-                connection.sqlalchemy.exec_driver_sql("UPDATE sessions SET token = token")
+            # The control: without a limit this waits until the other limit, or until the test ends.
+            update = "SET LOCAL statement_timeout = '20s'; UPDATE sessions SET token = token"
+            with pytest.raises(OperationalError), connection.transaction() as transaction:
+                transaction.exec_driver_sql(update)
             assert time.monotonic() - began < 10
     finally:
         connection.close()

@@ -551,6 +551,7 @@ def settings(connection: sa.Connection) -> dict[str, Any]:
         found[query] = connection.exec_driver_sql(query).scalar()
     driver: Any = connection.connection.driver_connection
     found["cursors"] = getattr(driver, "cursor_factory", None)
+    found["prepared"] = getattr(driver, "prepare_threshold", None)
     autocommit = getattr(driver, "autocommit", None)
     found["autocommit"] = autocommit if isinstance(autocommit, bool) else None
     connection.rollback()
@@ -660,7 +661,8 @@ def test_a_second_run_is_refused_while_the_first_works_and_served_afterwards(
         # There is no such lock; the second run did the rest of the work, and the first found none left.
         assert (refused, report.reencrypted, report.superseded) == ([], 10, 40)
     else:
-        assert refused == ["another run is at work on sessions.token; nothing was done"]
+        (why,) = refused
+        assert why.startswith("another run is at work on sessions.token; nothing was done. To wait for it")
         assert report.reencrypted == 50
     assert sessions.tokens == sessions.decrypted(driver_engine)
     with engine_on(driver_engine.url) as second:

@@ -156,7 +156,7 @@ def read_batch(
     confirm: bool = False,  # noqa: ARG001
 ) -> Batch:
     """Read and convert a batch without writing: a dry run."""
-    rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
+    rows = connection.read(table.rows(conversion.rows.pending, keys, limit))
     batch = Batch.of(table, rows, limit)
     batch.written = len(convert_rows(table, conversion, rows, batch))
     return batch

@@ -45,7 +45,7 @@ class CompareAndSwap:
         confirm: bool = False,
     ) -> Batch:
         """Read without locks, convert, and write the rows that are unchanged."""
-        rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
+        rows = connection.read(table.rows(conversion.rows.pending, keys, limit))
         batch = Batch.of(table, rows, limit)
         changes = convert_rows(table, conversion, rows, batch)
         if not changes:

@@ -59,7 +59,7 @@ class ExpiredRemoval:
                 removed, refused = self._removed(transaction, table, condition, found)
         else:
             # Outside the transaction: to find the rows may take long, and SQLite would keep everybody else waiting.
-            found = connection.sqlalchemy.execute(select).all()
+            found = connection.read(select)
             with connection.transaction() as transaction:
                 removed, refused = self._removed(transaction, table, condition, found)
         last_key = table.key_of(found[-1]) if found else None

@@ -1,0 +1,97 @@
+"""Drivers of PostgreSQL, beyond what SQLAlchemy shows: prepared statements, plain commands, binary results."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+__all__ = ["binary_results", "send_commands", "without_prepared_statements"]
+
+
+@contextmanager
+def without_prepared_statements(connection: Connection) -> Iterator[None]:
+    """Keep the driver from preparing statements under a name within the block.
+
+    Behind a pooler in transaction mode the next transaction has another server, which knows no such name or has another
+    statement under it. Whether there is a pooler cannot be known, and a batch gains nothing from prepared statements.
+    """
+    changed: list[tuple[Any, str, Any]] = []
+    if connection.dialect.driver in ("psycopg", "psycopg_async"):
+        changed = [(connection.connection.driver_connection, "prepare_threshold", None)]
+    elif connection.dialect.driver == "asyncpg":
+        # SQLAlchemy's own layer prepares every statement. Without a name, it lasts until the next one.
+        layer = connection.connection.dbapi_connection
+        changed = [(layer, "_prepared_statement_cache", None), (layer, "_prepared_statement_name_func", str)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changed]
+    for owner, name, value in changed:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def send_commands(connection: Connection, commands: str) -> None:
+    """Send commands without parameters and results, several with semicolons between them.
+
+    asyncpg would prepare them first, which it can do with one alone, and which takes a transaction of its own.
+
+    Raises:
+        DBAPIError: The database refused.
+    """
+    if connection.dialect.driver != "asyncpg":
+        connection.exec_driver_sql(commands)
+        return
+    layer: Any = connection.connection.dbapi_connection
+    try:
+        layer.run_async(lambda driver: driver.execute(commands))
+    except Exception as error:
+        # asyncpg's errors have no class in common, and none of them is SQLAlchemy's.
+        is_lost = connection.dialect.is_disconnect(error, layer, None)  # type: ignore[arg-type]
+        if is_lost:
+            connection.invalidate(error)
+        raise DBAPIError(
+            commands, None, error, hide_parameters=True, connection_invalidated=is_lost
+        ) from error
+
+
+@contextmanager
+def binary_results(connection: Connection) -> Iterator[None]:
+    """Let psycopg 3 fetch bytes as bytes within the block: as text, hex, they cost more than half of a batch.
+
+    Within the block only: SQLAlchemy's own look-ups in the catalogue read types that psycopg knows as text alone.
+    """
+    driver: Any = connection.connection.driver_connection if connection.dialect.driver == "psycopg" else None
+    factory = getattr(driver, "cursor_factory", None)
+    # A cursor of another kind, such as the one that binds in the client, may know text alone.
+    if factory is None or factory.__name__ not in ("Cursor", "AsyncCursor"):
+        yield
+        return
+    driver.cursor_factory = _binary_cursor(factory)
+    try:
+        yield
+    finally:
+        driver.cursor_factory = factory
+
+
+@cache
+def _binary_cursor(factory: Any) -> Any:
+    from psycopg.types.string import TextBinaryLoader  # a driver that not everybody has
+
+    class BinaryCursor(factory):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.format = 1
+            # Keys of types that psycopg does not know, enumerations and citext among them, are text in either form.
+            self.adapters.register_loader(0, TextBinaryLoader)
+
+    return BinaryCursor

@@ -1,0 +1,224 @@
+"""Runs through PgBouncer, beside an application in the same pool, and the lease that stands in for an advisory lock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from jwt_column import audit
+from jwt_column.errors import ConfigurationError, ReencryptionError
+from migrations_helpers.engine.connection import RunConnection
+from tests.conftest import _give_up
+from tests.support.databases import Unavailable, databases_required
+from tests.support.pgbouncer import Pool, pooled
+from tests.support.workload import create_sessions, cut_off, engine_on, every_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from migrations_helpers import ReencryptionReport
+    from tests.support.databases import Database
+    from tests.support.workload import AnyEngine
+
+DRIVERS = ["psycopg", "psycopg2", "asyncpg"]
+
+
+@pytest.fixture(params=["transaction", "session"])
+def pool(request: pytest.FixtureRequest, postgresql_database: Database) -> Iterator[Pool]:
+    # In session mode every connection keeps a server.
+    servers = 3 if request.param == "transaction" else 12
+    try:
+        with pooled(postgresql_database, request.param, servers) as pool:
+            yield pool
+    except Unavailable as reason:
+        _give_up(reason, required=databases_required(os.environ))
+
+
+@contextmanager
+def engine_through(pool: Pool, driver: str) -> Iterator[AnyEngine]:
+    if driver != "asyncpg":
+        with engine_on(pool.url(driver)) as engine:
+            yield engine
+        return
+    asynchronous = create_async_engine(pool.url(driver), poolclass=NullPool)
+    yield asynchronous
+    asyncio.run(asynchronous.dispose())
+
+
+@contextmanager
+def busy(pool: Pool) -> Iterator[None]:
+    """Use all servers of the pool in turn, as an application does, so that a run gets another one each time."""
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def work(engine: sa.Engine) -> None:
+        while not stop.is_set():
+            try:
+                with engine.connect() as connection:
+                    connection.exec_driver_sql("SELECT pg_sleep(0.002)")
+            except SQLAlchemyError as error:
+                failures.append(error)
+
+    with engine_on(pool.url("psycopg2"), poolclass=NullPool) as engine:
+        threads = [threading.Thread(target=work, args=(engine,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert failures == []
+
+
+def state(pool: Pool) -> set[tuple[Any, ...]]:
+    """Return what the servers of the pool were left with, as the application meets them."""
+    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "role")
+    found = set()
+    with engine_on(pool.url("psycopg2"), pool_size=3) as engine:
+        connections = [engine.connect() for _ in range(3)]
+        for connection in connections:
+            found.add(tuple(connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names))
+        for connection in connections:
+            connection.close()
+    with engine_on(pool.direct) as direct, direct.connect() as connection:
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.exec_driver_sql(locks).scalar() == 0
+    return found
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_run_through_a_pooler_leaves_nothing_to_the_application(pool: Pool, driver: str) -> None:
+    """A prepared statement, a setting or a lock of the session would be another connection's a moment later."""
+    with engine_on(pool.direct) as direct:
+        sessions = create_sessions(direct, 1_500)
+        before = state(pool)
+        with busy(pool), engine_through(pool, driver) as engine:
+            first = sessions.reencrypt(engine, batch_size=60, batch_seconds=1e-9)
+            second = sessions.reencrypt(engine, batch_size=60)
+        assert (first.reencrypted, first.remaining, second.total) == (1_500, 0, 0)
+        assert state(pool) == before
+        assert sessions.decrypted(direct) == sessions.tokens
+
+
+@pytest.mark.parametrize("pool", ["transaction"], indirect=True)
+def test_compare_and_swap_shards_and_an_audit_go_through_a_pooler(pool: Pool) -> None:
+    with engine_on(pool.direct) as direct:
+        sessions = create_sessions(direct, 600)
+        before = state(pool)
+        with busy(pool), engine_on(pool.url("psycopg")) as engine:
+            with ThreadPoolExecutor(2) as executor:
+                report = sessions.reencrypt(engine, shards=2, executor=executor, batch_size=40)
+            assert (report.reencrypted, report.remaining) == (600, 0)
+            others = create_sessions(direct, 300, name="others")
+            report = others.reencrypt(engine, strategy="cas", batch_size=40, batch_seconds=1e-9)
+            assert (report.reencrypted, report.remaining) == (300, 0)
+            table = sa.Table(
+                "sessions",
+                sa.MetaData(),
+                sa.Column("id", sa.Integer, primary_key=True),
+                sa.Column("token", sessions.type_()),
+            )
+            assert audit(engine, table.c.token, deep=True).columns[0].examined == 600
+        assert state(pool) == before
+
+
+@pytest.mark.parametrize("pool", ["transaction"], indirect=True)
+def test_the_danger_is_real(pool: Pool) -> None:
+    """The control: what earlier releases did leaves a lock and a time-out in the pool."""
+    with engine_on(pool.url("psycopg2"), isolation_level="AUTOCOMMIT", poolclass=NullPool) as engine:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET lock_timeout = 200")
+            connection.exec_driver_sql("SELECT pg_try_advisory_lock(1)")
+        with engine_on(pool.direct) as direct, direct.connect() as connection:
+            locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            assert connection.exec_driver_sql(locks).scalar() == 1
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "200ms"
+
+
+# -- one run at a time ---------------------------------------------------------------------------------------------
+
+
+@every_server
+def test_a_second_run_waits_and_finds_nothing_to_do(engine: sa.Engine) -> None:
+    """As a second host of a deployment; without wait it fails, which the first run sees happen."""
+    sessions = create_sessions(engine, 60)
+    reports: list[ReencryptionReport] = []
+    threads: list[threading.Thread] = []
+
+    def start_second(report: ReencryptionReport) -> None:
+        if report.reencrypted == 10 and not threads:
+            with (
+                engine_on(engine.url) as other,
+                pytest.raises(ReencryptionError, match=r"after 0\.3 seconds"),
+            ):
+                sessions.reencrypt(other, wait=0.3)
+            thread = threading.Thread(target=wait_for_first)
+            threads.append(thread)
+            thread.start()
+
+    def wait_for_first() -> None:
+        with engine_on(engine.url) as other:
+            reports.append(sessions.reencrypt(other, wait=60))
+
+    first = sessions.reencrypt(engine, batch_size=10, batch_seconds=1e-9, progress=start_second)
+    threads[0].join()
+    assert (first.reencrypted, first.superseded) == (60, 0)
+    assert (reports[0].total, reports[0].already_current) == (0, 60)
+
+
+@pytest.mark.parametrize("wait", [-1, float("nan")])
+def test_a_time_to_wait_that_is_none_is_refused(wait: float) -> None:
+    engine = sa.create_engine("sqlite://")
+    with pytest.raises(ConfigurationError, match="wait is a number of seconds"):
+        create_sessions(engine, 1).reencrypt(engine, wait=wait)
+    engine.dispose()
+
+
+def test_a_lease_outlives_the_time_outs_of_its_server_and_is_taken_again(
+    postgresql_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_on(postgresql_database.url(), pool_size=1, max_overflow=0) as engine:
+        create_sessions(engine, 1)
+        with engine.begin() as connection:
+            name = connection.engine.url.database
+            connection.exec_driver_sql(
+                f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '50ms'"
+            )
+        engine.dispose()
+        first = RunConnection(engine, lock_name="sessions.token", lock_timeout=1)
+        time.sleep(0.3)
+
+        def is_free() -> bool:
+            with engine_on(engine.url) as other:
+                try:
+                    RunConnection(other, lock_name="sessions.token", lock_timeout=1).close()
+                except ReencryptionError:
+                    return False
+            return True
+
+        try:
+            assert not is_free()
+            lease: Any = first._lease
+            cut_off(engine, lease._connection)()
+            # The control: it is lost.
+            assert is_free()
+            monkeypatch.setattr("migrations_helpers.engine.lease._KEEP_INTERVAL", 0.0)
+            with first.reading():
+                assert not is_free()
+        finally:
+            first.close()
+        assert is_free()
