@@ -174,11 +174,14 @@ def row_findings(
 def _search_findings(connection: Connection, column: AuditedColumn) -> Iterator[Finding]:
     """Yield the findings about envelopes of a layout in which fingerprints or the expiry are not looked for."""
     type_, header = column.type_, column.header
-    layout = type_.cipher().layout
-    conditions = []
-    if type_.fingerprints:
-        names = ", ".join(f"`{name}`" for name in type_.fingerprints)
-        conditions.append((f"by {names}", not_(header.has_layout(layout.byte))))
+    by_layouts: dict[tuple[bytes, ...], list[str]] = {}
+    for name in type_.fingerprints:
+        layouts = tuple(spec.layout.byte for spec in type_.spec.layouts_with(name))
+        by_layouts.setdefault(layouts, []).append(f"`{name}`")
+    conditions = [
+        (f"by {', '.join(names)}", not_(or_(*map(header.has_layout, layouts))))
+        for layouts, names in by_layouts.items()
+    ]
     if type_.expose_expiry:
         # Odd layouts have an expiry.
         other = (header.has_layout(bytes([byte])) for byte in HEADER_LENGTHS if byte & 1)

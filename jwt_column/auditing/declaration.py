@@ -10,7 +10,7 @@ from sqlalchemy.exc import NoSuchTableError
 
 from ..column.declarations import problems_of
 from ..column.fingerprints import part_of
-from ..column.indexes import is_header_index
+from ..column.header_sql import indexed_part
 from ..column.row_binding import python_type_of
 from ..column.spec import WHOLE
 from ..database.column_size import capacity_of
@@ -178,7 +178,8 @@ def _index_findings(
     connection: Connection, column: AuditedColumn, existing: Mapping[str, FoundIndex]
 ) -> Iterator[Finding]:
     for index in sorted(column.table.indexes, key=lambda index: str(index.name)):
-        if not is_header_index(index) or column.column not in tuple(index.columns):
+        part = indexed_part(index)
+        if part is None or column.column not in tuple(index.columns):
             continue
         name = str(index.name)
         found = existing.get(name)
@@ -186,9 +187,7 @@ def _index_findings(
             yield KINDS["index-missing"].found(
                 column.name, f"The declared index {name} is not in the database."
             )
-        elif found.unique != bool(index.unique) or found.positions != positions_of(
-            index.expressions[0], connection
-        ):
+        elif found.unique != bool(index.unique) or found.positions != positions_of(part, connection):
             yield KINDS["index-outdated"].found(
                 column.name,
                 f"The index {name} of the database is not the one that is declared: it is on another part of the "
@@ -197,7 +196,11 @@ def _index_findings(
     type_, header = column.type_, column.header
     covered = [found.positions for found in existing.values() if _names(column.column.name, found.definition)]
     for name in type_.fingerprints:
-        if positions_of(part_of(header, type_, name), connection) not in covered:
+        specs = type_.spec.layouts_with(name)
+        # While there are several layouts, an index that holds the rows of one serves as well.
+        ways = (False, True) if type_.previous else (False,)
+        parts = [[part_of(header, spec, name, for_layout=way) for way in ways] for spec in specs]
+        if not all(any(positions_of(part, connection) in covered for part in either) for either in parts):
             what = "the whole token" if name == WHOLE else f"the claim {name}"
             yield KINDS["fingerprint-unindexed"].found(
                 column.name, f"No index has the fingerprint of {what}, so a lookup by it reads every row."

@@ -125,9 +125,9 @@ class TokenCipher:
         kinds |= {Kind.OPAQUE} if spec.allow_opaque else set()
         self._kinds = frozenset(kinds)
 
-    def stamp(self, key_id: str) -> bytes:
-        """Return the six bytes with which this column's envelopes under the key of this id begin."""
-        return envelope.VERSION + parse_key_id(key_id) + self._layout_byte
+    def stamp(self, key_id: str, layout: bytes | None = None) -> bytes:
+        """Return the six bytes with which envelopes under the key of this id begin, of today's or another layout."""
+        return envelope.VERSION + parse_key_id(key_id) + (layout or self._layout_byte)
 
     # -- the way in: check and pack, seal --------------------------------------------------------------------
 

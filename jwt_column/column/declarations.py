@@ -16,7 +16,7 @@ from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError
-from .header_sql import is_header_index
+from .header_sql import indexed_part
 from .types import EncryptedJWT
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _of_key(part: Any, table: Table) -> Iterator[Problem]:
     is_index = isinstance(part, Index)
     if not is_index and not isinstance(part, UniqueConstraint):
         return
-    if is_index and is_header_index(part):
+    if is_index and indexed_part(part) is not None:
         return
     for expression in part.expressions if is_index else part.columns:
         column = _encrypted_column(expression)

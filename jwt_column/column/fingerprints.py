@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, and_, not_
+from sqlalchemy import Boolean, and_, not_, or_
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
@@ -20,7 +20,7 @@ from .index_fields import fingerprint
 from .spec import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import FromClause
     from sqlalchemy.sql.compiler import SQLCompiler
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from ..keys.ring import KeyRing
     from .cipher import TokenCipher
+    from .header_sql import HeaderPart
+    from .spec import ColumnSpec
 
 __all__ = ["FingerprintCondition", "Fingerprints", "part_of"]
 
@@ -65,7 +67,11 @@ class Fingerprints:
         self.type = type_
         self._name = name
         self._header = HeaderSQL(column, type_)
-        self.part: ColumnElement[Any] = part_of(self._header, type_, name)
+        specs = type_.spec.layouts_with(name)
+        self._layouts = [spec.layout.byte for spec in specs]
+        self._is_single = len(type_.spec.layouts) == 1
+        self._parts = [part_of(self._header, spec, name, for_layout=not self._is_single) for spec in specs]
+        self._in_layouts = [self._header.has_layout(layout) for layout in self._layouts]
 
     def among(self, values: Iterable[object]) -> FingerprintCondition:
         """Return the condition of rows that have one of these values; None is NULL, which no row equals.
@@ -84,7 +90,7 @@ class Fingerprints:
                 found.append(None)
             else:
                 found += [fingerprint(key, self._cipher.context, self._name, data) for key in keys]
-        stamps = [self._cipher.stamp(key.id) for key in keys]
+        stamps = [self._cipher.stamp(key.id, layout) for layout in self._layouts for key in keys]
 
         def known() -> ColumnElement[bool]:
             # Negated, a row must be one whose fingerprint can be compared: of another layout or under a key that the
@@ -95,16 +101,18 @@ class Fingerprints:
 
     def missing(self) -> FingerprintCondition:
         """Return the condition of tokens that do not have the claim. It needs no key."""
-        known = self._header.has_layout(self._cipher.layout.byte)
-        return FingerprintCondition(and_(self.part.is_(None), known), lambda: known)
+        places = zip(self._parts, self._in_layouts, strict=True)
+        missing = (and_(part.is_(None), in_layout) for part, in_layout in places)
+        return FingerprintCondition(or_(*missing), lambda: or_(*self._in_layouts))
 
     def _among(self, fingerprints: list[bytes | None]) -> ColumnElement[bool]:
         is_text = self.type.storage == "text"
         stored = [one.hex() if is_text and one is not None else one for one in fingerprints]
-        if len(stored) == 1 and stored[0] is not None:
-            # SQLAlchemy takes longer over a list of one.
-            return self.part == stored[0]
-        return self.part.in_(stored)
+        if self._is_single:
+            return _is_one_of(self._parts[0], stored)
+        # An index for the rows of one layout is used where its condition stands in the statement.
+        places = zip(self._in_layouts, self._parts, strict=True)
+        return or_(*(and_(in_layout, _is_one_of(part, stored)) for in_layout, part in places))
 
     def _input_of(self, value: object) -> bytes:
         """Return the input of the fingerprint of a value."""
@@ -121,10 +129,27 @@ class Fingerprints:
         )
 
 
-def part_of(header: HeaderSQL, type_: Any, name: str) -> ColumnElement[Any]:
-    """Return the place of a declared fingerprint in the rows of its column."""
-    field = type_.spec.layout.fingerprint_field(type_.fingerprints.index(name))
-    return header.fingerprint(field) if name == WHOLE else header.claim_fingerprint(field)
+def _is_one_of(part: ColumnElement[Any], stored: Sequence[bytes | str | None]) -> ColumnElement[bool]:
+    if len(stored) == 1 and stored[0] is not None:
+        # SQLAlchemy takes longer over a list of one.
+        return part == stored[0]
+    return part.in_(stored)
+
+
+def part_of(header: HeaderSQL, spec: ColumnSpec, name: str, *, for_layout: bool = False) -> HeaderPart:
+    """Return the place of a fingerprint in envelopes with the options of *spec*.
+
+    Args:
+        header: The envelopes.
+        spec: Names the fingerprint.
+        name: ``"token"`` or a claim.
+        for_layout: Whether an index on it holds the envelopes of this layout only.
+    """
+    field = spec.layout.fingerprint_field(spec.fingerprints.index(name))
+    part = header.fingerprint(field) if name == WHOLE else header.claim_fingerprint(field)
+    if for_layout:
+        part.layout = spec.layout.byte.hex()
+    return part
 
 
 class FingerprintCondition(ColumnElement[bool]):

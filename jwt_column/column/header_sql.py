@@ -56,7 +56,7 @@ __all__ = [
     "HeaderType",
     "generated_column",
     "has_value",
-    "is_header_index",
+    "indexed_part",
     "is_header_sql",
 ]
 
@@ -106,6 +106,12 @@ class HeaderPart(FunctionElement[Any]):
 
     #: Whether it is of the text form.
     is_text = False
+    #: The layout byte, in hex, of the envelopes to which an index on it is limited; empty for all envelopes.
+    layout: str = ""
+    _traverse_internals = [  # noqa: RUF012
+        *FunctionElement._traverse_internals,  # noqa: SLF001 - SQLAlchemy's own name, by which it copies and caches
+        ("layout", InternalTraversal.dp_string),
+    ]
 
     @property
     def kind(self) -> str:
@@ -120,9 +126,20 @@ class HeaderPart(FunctionElement[Any]):
         return int(str(_arguments(self)[2]))
 
     def identity(self) -> tuple[str, ...]:
-        """Return the identity of a part among those of a table: column, kind, position and length."""
+        """Return the identity of a part among those of a table: layout, column, kind, position and length."""
         stored, *position = _arguments(self)
-        return (stored.name, self.name, *map(str, position))
+        return (self.layout, stored.name, self.name, *map(str, position))
+
+    def rows(self) -> ColumnElement[bool] | None:
+        """Return the condition of the envelopes to which an index on it is limited; None for all."""
+        if not self.layout:
+            return None
+        return _has_layout(_arguments(self)[0], bytes.fromhex(self.layout), is_text=self.is_text)
+
+    def indexed(self) -> ColumnElement[Any]:
+        """Return the value of a generated column for an index on it: NULL outside those envelopes."""
+        rows = self.rows()
+        return self if rows is None else case((rows, self))
 
 
 def _arguments(element: FunctionElement[Any]) -> Any:
@@ -268,13 +285,15 @@ def _compile_generated(element: HeaderPart, compiler: SQLCompiler, **kw: Any) ->
         table = table.element
     if not isinstance(table, Table):
         return None
-    for index in table.indexes:
-        part: Any = index.expressions[0] if index.expressions else None
-        if isinstance(part, HeaderPart) and part.identity() == element.identity():
-            generated: Any = column(generated_column(str(index.name)), element.type)
-            generated.table = selectable
-            return compiler.process(generated, **kw)
-    return None
+    indexes = {part.identity(): index for index in table.indexes if (part := indexed_part(index)) is not None}
+    _, *place = identity = element.identity()
+    # In a look-up, the condition on the layout stands beside the part: an index of all envelopes serves as well.
+    index = indexes.get(identity) or indexes.get(("", *place))
+    if index is None:
+        return None
+    generated: Any = column(generated_column(str(index.name)), element.type)
+    generated.table = selectable
+    return compiler.process(generated, **kw)
 
 
 def generated_column(index: str) -> str:
@@ -325,9 +344,10 @@ def has_value(stored: ColumnElement[Any]) -> ColumnElement[bool]:
     return and_(stored.is_not(None), _ByteLength(stored) > literal_column("0"))
 
 
-def is_header_index(index: Index) -> bool:
-    """Return True for an index of :mod:`.indexes`, and for a copy that ``to_metadata`` made of it."""
-    return len(index.expressions) == 1 and isinstance(index.expressions[0], HeaderPart)
+def indexed_part(index: Index) -> HeaderPart | None:
+    """Return the part of an index of :mod:`.indexes`, or of a copy that ``to_metadata`` made of it; else None."""
+    part, *others = index.expressions or (None,)
+    return part if isinstance(part, HeaderPart) and not others else None
 
 
 def is_header_sql(element: object) -> bool:
@@ -335,19 +355,31 @@ def is_header_sql(element: object) -> bool:
     return isinstance(element, HeaderPart | _Hex | _ByteLength)
 
 
-def _substring(stored: Any, start: int, length: int, *, is_text: bool) -> ColumnElement[Any]:
+def _substring(stored: Any, start: int, length: int, *, is_text: bool) -> HeaderPart:
     """Return bytes or characters of a stored value, counted from 1."""
     kind = _Characters if is_text else _Bytes
     return kind(stored, literal_column(str(start)), literal_column(str(length)))
 
 
-def _take(stored: Any, field: Field, *, is_text: bool, from_start: bool = False) -> ColumnElement[Any]:
+def _take(stored: Any, field: Field, *, is_text: bool, from_start: bool = False) -> HeaderPart:
     """Return a header field: bytes, or lower-case hex digits, on request with the ``jc`` before the first field."""
     if not is_text:
         return _substring(stored, field.offset + 1, field.length, is_text=False)
     skipped = 0 if from_start else len(TEXT_PREFIX)
     length = 2 * field.length + len(TEXT_PREFIX) - skipped
     return _substring(stored, 2 * field.offset + skipped + 1, length, is_text=True)
+
+
+def _has_layout(stored: Any, layout: bytes, *, is_text: bool) -> ColumnElement[bool]:
+    """Return the condition of values that begin like an envelope of this version and layout, under any key."""
+
+    def constant(value: bytes, prefix: str = "") -> _Constant:
+        return _Constant(prefix + value.hex() if is_text else value)
+
+    return and_(
+        _take(stored, VERSION_FIELD, is_text=is_text, from_start=True) == constant(VERSION, TEXT_PREFIX),
+        _take(stored, LAYOUT_FIELD, is_text=is_text) == constant(layout),
+    )
 
 
 class HeaderSQL:
@@ -375,7 +407,7 @@ class HeaderSQL:
         """Return header bytes that are the same in every statement, in the column's storage form."""
         return _Constant((TEXT_PREFIX if prefix else "") + value.hex() if self._text else value)
 
-    def field(self, field: Field, *, from_start: bool = False) -> ColumnElement[Any]:
+    def field(self, field: Field, *, from_start: bool = False) -> HeaderPart:
         """Return a header field in the column's storage form: bytes, or lower-case hex digits.
 
         Args:
@@ -388,7 +420,7 @@ class HeaderSQL:
         """Return bytes or characters of the stored value, counted from 1."""
         return _substring(self._stored, start, length, is_text=self._text)
 
-    def stamp(self) -> ColumnElement[Any]:
+    def stamp(self) -> HeaderPart:
         """Return the stamp, with ``jc`` before it in the text form."""
         return self.field(STAMP_FIELD, from_start=True)
 
@@ -412,16 +444,16 @@ class HeaderSQL:
             return self._part(len(TEXT_PREFIX) + 2 * length + 2, 32)
         return self._part(length + 1, 24)
 
-    def fingerprint(self, field: Field) -> ColumnElement[Any]:
+    def fingerprint(self, field: Field) -> HeaderPart:
         """Return the fingerprint of the whole token, which every envelope with this field has."""
         return self.field(field)
 
-    def claim_fingerprint(self, field: Field) -> ColumnElement[Any]:
+    def claim_fingerprint(self, field: Field) -> HeaderPart:
         """Return the fingerprint of a claim; NULL where the token does not have the claim."""
-        part: Any = self.field(field)
+        part = self.field(field)
         return (_TextClaim if self._text else _BinaryClaim)(*_arguments(part))
 
-    def expires_at(self) -> ColumnElement[Any]:
+    def expires_at(self) -> HeaderPart:
         """Return the expiry as stored, in the order of time; NULL where there is none."""
         return (_TextExpiry if self._text else _BinaryExpiry)(self._stored)
 
@@ -443,10 +475,7 @@ class HeaderSQL:
 
     def has_layout(self, layout: bytes) -> ColumnElement[bool]:
         """Return the condition of values that begin like an envelope of this version and layout, under any key."""
-        return and_(
-            self.field(VERSION_FIELD, from_start=True) == self.constant(VERSION, prefix=True),
-            self.field(LAYOUT_FIELD) == self.constant(layout),
-        )
+        return _has_layout(self._stored, layout, is_text=self._text)
 
     def has_value(self) -> ColumnElement[bool]:
         """Return the condition of a value that is neither NULL nor empty; an empty value stands for no token."""

@@ -6,18 +6,27 @@ and shows it without a further line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypedDict, cast
 
 from ..errors import ConfigurationError
 from ..format.envelope import MAX_FINGERPRINTS, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..format.envelope import Storage
 
-__all__ = ["DEFAULT_MAX_LENGTH", "WHOLE", "ColumnKeywords", "ColumnSpec"]
+    class HasSpec(Protocol):
+        """An encrypted type."""
+
+        spec: ColumnSpec
+
+    #: An entry of ``previous``.
+    PreviousLayout: TypeAlias = "Mapping[str, Any] | HasSpec | ColumnSpec"
+
+__all__ = ["DEFAULT_MAX_LENGTH", "WHOLE", "ColumnKeywords", "ColumnSpec", "PreviousLayout"]
 
 #: The default of ``max_length``, in characters.
 DEFAULT_MAX_LENGTH: Final = 65_536
@@ -47,6 +56,7 @@ class ColumnKeywords(TypedDict, total=False):
     allow_unsigned: bool
     max_length: int
     bound_to: Sequence[str]
+    previous: Sequence[PreviousLayout]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,9 @@ class ColumnSpec:
             integers, UUIDs or bytes, known before the flush. An envelope copied into another row does not open
             there. Such a column is written through the ORM only; a bulk UPDATE of a column that it is bound to
             leaves tokens that do not open.
+        previous: Other layouts that rows may have while the table is rewritten: each an ``EncryptedJWT(...)`` or a
+            mapping such as ``{"fingerprints": ["jti"]}``, of which ``fingerprints`` and ``expose_expiry`` count.
+            Look-ups find the rows of these layouts too; new rows do not get them.
 
     Raises:
         ConfigurationError: An option has a value that it cannot have.
@@ -86,6 +99,7 @@ class ColumnSpec:
     allow_unsigned: bool = False
     max_length: int = DEFAULT_MAX_LENGTH
     bound_to: Sequence[str] = ()
+    previous: Sequence[PreviousLayout] = ()
 
     def __post_init__(self) -> None:
         """Check every option, and make it immutable."""
@@ -105,6 +119,52 @@ class ColumnSpec:
         put(self, "bound_to", _names("bound_to", self.bound_to, "each a column of the same table"))
         for name in ("expose_expiry", "allow_opaque", "allow_unsigned"):
             put(self, name, bool(getattr(self, name)))
+        put(self, "previous", self._other_layouts())
+
+    def _other_layouts(self) -> tuple[ColumnSpec, ...]:
+        """Return the layouts of ``previous``, each once and as the options that make it, without today's."""
+        found = {self.layout: self}
+        for entry in _entries(self.previous):
+            for name, default in (("storage", "binary"), ("context", None)):
+                value, own = getattr(entry, name), getattr(self, name)
+                if value not in (default, own):
+                    raise ConfigurationError(
+                        f"previous: no look-up with {name}={own!r} finds a row with {name}={value!r}; leave {name} "
+                        "out, and write fingerprints and expose_expiry only"
+                    )
+            for spec in entry.layouts:
+                names = found.setdefault(spec.layout, spec).fingerprints
+                if names != spec.fingerprints:
+                    raise ConfigurationError(
+                        f"previous: envelopes with fingerprints={list(names)} and with {list(spec.fingerprints)} "
+                        "cannot be told apart, because an envelope says how many it has and not which; add the new "
+                        "fingerprint at the end and re-encrypt, then take the old one away"
+                    )
+        _, *others = found.values()
+        return tuple(
+            ColumnSpec(fingerprints=one.fingerprints, expose_expiry=one.expose_expiry) for one in others
+        )
+
+    @property
+    def layouts(self) -> Sequence[ColumnSpec]:
+        """The options of each layout that rows may have, today's first."""
+        return (self, *cast("tuple[ColumnSpec, ...]", self.previous))
+
+    def layouts_with(self, fingerprint: str) -> Sequence[ColumnSpec]:
+        """Return those of :attr:`layouts` that have a fingerprint."""
+        return [spec for spec in self.layouts if fingerprint in spec.fingerprints]
+
+    def previous_of(self, entry: PreviousLayout) -> ColumnSpec:
+        """Return the one of ``previous`` that has the layout of an entry.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        (wanted,) = _entries([entry])
+        for one in self.layouts:
+            if (one.layout, one.fingerprints) == (wanted.layout, wanted.fingerprints):
+                return one
+        raise ConfigurationError(f"layout names {wanted.options()}, which is not among the column's previous")
 
     @property
     def layout(self) -> Layout:
@@ -121,8 +181,29 @@ class ColumnSpec:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                options[field.name] = list(value) if isinstance(value, tuple) else value
+                options[field.name] = (
+                    [one.options() if isinstance(one, ColumnSpec) else one for one in value]
+                    if isinstance(value, tuple)
+                    else value
+                )
         return options
+
+
+def _entries(previous: Iterable[Any]) -> Iterator[ColumnSpec]:
+    """Yield the options that each entry of ``previous`` names."""
+    if isinstance(previous, str | Mapping | ColumnSpec) or not isinstance(previous, Iterable):
+        raise ConfigurationError("previous is a list of layouts; put the one into brackets")
+    keywords = {field.name for field in fields(ColumnSpec)}
+    for entry in previous:
+        spec = getattr(entry, "spec", entry)
+        if isinstance(spec, Mapping) and spec.keys() <= keywords:
+            spec = ColumnSpec(**spec)
+        if not isinstance(spec, ColumnSpec):
+            raise ConfigurationError(
+                "previous lists layouts, each an EncryptedJWT(...) or a mapping with fingerprints and expose_expiry, "
+                "as in previous=[{'fingerprints': ['jti']}]"
+            )
+        yield spec
 
 
 def _check_context(context: object) -> None:

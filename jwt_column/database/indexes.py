@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import inspect, text
 
@@ -11,6 +11,8 @@ from ..column.header_sql import DEFINITION
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
+
+    from ..column.header_sql import HeaderPart
 
 __all__ = ["FoundIndex", "existing_indexes", "positions_of"]
 
@@ -23,17 +25,24 @@ class FoundIndex(NamedTuple):
 
     @property
     def positions(self) -> set[str]:
-        """Return the positions and lengths that it reads; each database spells the rest its own way."""
+        """Return the positions and lengths that it reads, and the constants that it compares them with."""
         return _positions(self.definition)
 
 
+# Each database spells the rest its own way: substr(token, 6, 1) = X'02', (substr(token, 6, 1) = '\\x02'::bytea)
+_POSITION: Final = re.compile(
+    r",\s*(\d+),\s*(\d+)\)(?:\s*AS\s*(?:BLOB|TEXT)\))?(?:\s*=\s*X?'(?:\\x)?(\w+)')?", re.IGNORECASE
+)
+
+
 def _positions(definition: str) -> set[str]:
-    return {re.sub(r"\s", "", match) for match in re.findall(r",\s*\d+,\s*\d+\)", definition)}
+    return {":".join(found) for found in _POSITION.findall(definition)}
 
 
-def positions_of(part: Any, connection: Connection) -> set[str]:
-    """Return the positions and lengths that an index on this part of an envelope reads in this database."""
-    return _positions(str(part.compile(dialect=connection.dialect, compile_kwargs={DEFINITION: True})))
+def positions_of(part: HeaderPart, connection: Connection) -> set[str]:
+    """Return the :attr:`FoundIndex.positions` of an index on this part of an envelope in this database."""
+    indexed = part.indexed()
+    return _positions(str(indexed.compile(dialect=connection.dialect, compile_kwargs={DEFINITION: True})))
 
 
 def existing_indexes(connection: Connection, table: Table) -> dict[str, FoundIndex]:
@@ -58,6 +67,7 @@ def existing_indexes(connection: Connection, table: Table) -> dict[str, FoundInd
         expressions = [
             *found.get("expressions", ()),
             *(generated.get(name or "", "") for name in found["column_names"]),
+            str(found.get("dialect_options", {}).get("postgresql_where", "")),
         ]
         indexes[str(found["name"])] = FoundIndex(bool(found["unique"]), " ".join(expressions))
     return indexes

@@ -14,7 +14,7 @@ from .row_security import raise_for_hidden_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["connected", "rolled_back", "streamed"]
+__all__ = ["connected", "is_autocommit", "rolled_back", "streamed"]
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
             yield bind
     elif isinstance(bind, Engine):
         with bind.connect() as connection:
-            if _is_autocommit(connection):
+            if is_autocommit(connection):
                 # Until this connection goes back to its pool: a cursor of PostgreSQL needs a transaction.
                 connection.execution_options(isolation_level="READ COMMITTED")
             with without_prepared_statements(connection):
@@ -50,7 +50,7 @@ def rolled_back(connection: Connection) -> Iterator[None]:
     """
     if not connection.in_transaction():
         transaction: Any = connection.begin()
-    elif connection.dialect.name == "postgresql" and not _is_autocommit(connection):
+    elif connection.dialect.name == "postgresql" and not is_autocommit(connection):
         transaction = connection.begin_nested()
     else:
         yield
@@ -68,10 +68,10 @@ def streamed(connection: Connection, rows: int) -> dict[str, Any]:
 
     On a PostgreSQL connection in autocommit mode these are none: without a transaction a result comes whole.
     """
-    return {} if _is_autocommit(connection) else {"stream_results": True, "yield_per": rows}
+    return {} if is_autocommit(connection) else {"stream_results": True, "yield_per": rows}
 
 
-def _is_autocommit(connection: Connection) -> bool:
+def is_autocommit(connection: Connection) -> bool:
     """Return True for a PostgreSQL connection in autocommit mode."""
     driver: Any = connection.connection.dbapi_connection
     return connection.dialect.name == "postgresql" and bool(getattr(driver, "autocommit", False))

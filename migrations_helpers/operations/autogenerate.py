@@ -23,7 +23,7 @@ from jwt_column.errors import ConfigurationError
 from ..engine.rendering import render_type
 from .directives import ColumnOp, DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 from .fleet import keep_fleet_tables
-from .indexes import compare_indexes, silence_reflection
+from .indexes import compare_indexes, leave_indexes_to_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def _complete(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any
         upgrade_ops.ops.extend(_operations_for_rows(context))
 
 
-_register(silence_reflection, first=True)
+_register(leave_indexes_to_us, first=True)
 _register(_complete)
 
 

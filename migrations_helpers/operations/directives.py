@@ -29,9 +29,16 @@ if TYPE_CHECKING:
 
     from ..engine.report import ReencryptionReport
 
-__all__ = ["ColumnOp", "DecryptColumnOp", "EncryptColumnOp", "EnsureCurrentOp", "ReencryptColumnOp"]
+__all__ = [
+    "ColumnOp",
+    "DecryptColumnOp",
+    "EncryptColumnOp",
+    "EnsureCurrentOp",
+    "ReencryptColumnOp",
+    "register",
+]
 
-_Op = TypeVar("_Op", bound="type[ColumnOp]")
+_Op = TypeVar("_Op", bound="type[MigrateOperation]")
 
 
 class ColumnOp(MigrateOperation):
@@ -83,14 +90,15 @@ class ColumnOp(MigrateOperation):
         return operation(self.table, self.column, type_=self.type_, schema=self.schema, **options)
 
 
-def _register(operation: _Op) -> _Op:
+def register(operation: _Op) -> _Op:
     """Make an operation a method of ``op``, with the documentation of its class."""
-    Operations.register_operation(operation.name, "invoke")(operation)
-    getattr(Operations, operation.name).__doc__ = operation.__doc__
+    name: str = operation.name  # type: ignore[attr-defined]
+    Operations.register_operation(name, "invoke")(operation)
+    getattr(Operations, name).__doc__ = operation.__doc__
     return operation
 
 
-@_register
+@register
 class ReencryptColumnOp(ColumnOp):
     """Re-encrypt every stale row of a column under its active key; return a :class:`ReencryptionReport`.
 
@@ -110,7 +118,7 @@ class ReencryptColumnOp(ColumnOp):
         return self._as(ReencryptColumnOp)
 
 
-@_register
+@register
 class EncryptColumnOp(ColumnOp):
     """Encrypt every row of a column that is no envelope yet, in place; return a :class:`ReencryptionReport`.
 
@@ -133,7 +141,7 @@ class EncryptColumnOp(ColumnOp):
         return self._as(DecryptColumnOp)
 
 
-@_register
+@register
 class DecryptColumnOp(ColumnOp):
     """Decrypt every envelope of a column, in place; return a :class:`ReencryptionReport`.
 
@@ -150,7 +158,7 @@ class DecryptColumnOp(ColumnOp):
         return self._as(EncryptColumnOp)
 
 
-@_register
+@register
 class EnsureCurrentOp(ColumnOp):
     """Raise while a row of the column is stale or plaintext, so that later revisions wait for it; reads only.
 
