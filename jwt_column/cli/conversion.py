@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from migrations_helpers.engine.expired import choose_expired
 from migrations_helpers.engine.progress import line_progress, progress_bar
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
+from migrations_helpers.engine.tenants import schema_names
 
 from ..census import key_usage
 from ..database.driver_errors import error_name
@@ -32,9 +35,9 @@ from .summary import Summary, listed_keys, print_summary
 from .verbosity import is_quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL, Connection, Engine
 
     from migrations_helpers import ReencryptionReport
     from migrations_helpers.engine.conversions import Conversion
@@ -114,14 +117,15 @@ class _Run:
     def run(self, engine: Engine) -> None:
         """Convert: wrong options are refused before any row is read."""
         options = self._options
+        schemas = self._schemas(engine)
         with connect(engine) as connection:
-            column = self._column.found_in(connection, key_columns=self._key_columns, preserve=self._preserve)
+            column = self._found_in(connection, schemas)
         expired = choose_expired(self._expired, column.type_)
         failure: JWTColumnError | None = None
         before = after = None
         with self._progress(column) as progress:
             if not options.as_json:
-                before = _census(engine, column)
+                before = _census(engine, column, schemas)
             try:
                 self._report = convert_column(
                     engine,
@@ -129,11 +133,14 @@ class _Run:
                     column.column,
                     column.type_,
                     self._make_conversion,
-                    self._engine_options(engine.url, progress),
-                    schema=column.schema,
+                    self._engine_options(engine.url, progress, schemas),
+                    schema=column.schema if schemas is None else None,
                     expired=expired,
                 )
             except ReencryptionError as error:
+                if error.reason == "schemas":
+                    # Until now it was the report of the last schema.
+                    self._report = cast("ReencryptionReport", error.report)
                 failure = DatabaseError(str(error)) if error.reason == "database" else error
             except DBAPIError as error:
                 # While it was connecting, or between two batches; its text may hold values of a row.
@@ -141,11 +148,12 @@ class _Run:
             self._interruptions.check()
             # A database that has just refused is not asked again.
             if before is not None and not options.dry_run and not isinstance(failure, DatabaseError):
-                after = _census(engine, column)
+                after = _census(engine, column, schemas)
         report = self._report
         if report is not None and options.as_json:
             print_json(report.to_dict())
         elif report is not None and before is not None and not isinstance(failure, DatabaseError):
+            column = column if schemas is None else replace(column, schema=None)
             summary = Summary(column, report, before, after, failure is None, self._expired)
             print_summary(make_console(), summary, self._words)
         if failure is None and report is not None and report.dry_run and report.left:
@@ -161,7 +169,42 @@ class _Run:
         if failure is not None:
             raise failure
 
-    def _engine_options(self, url: URL, progress: Progress) -> Options:
+    def _schemas(self, engine: Engine) -> list[str] | None:
+        """Return the schemas that the command line names; None for the one of the column.
+
+        Raises:
+            ConfigurationError: It names them twice, or there are none.
+        """
+        names, query = split_names(self._options.schemas), self._options.schemas_query
+        if not names and not query:
+            return None
+        if (names and query) or (self._column.options is not None and self._column.schema is not None):
+            raise ConfigurationError(
+                "--schema, --schemas and --schemas-query exclude each other; give one of them"
+            )
+        with connect(engine) as connection:
+            found = schema_names(connection, text(query) if query else names)
+        if not found:
+            raise ConfigurationError("--schemas-query found no schema; nothing was done")
+        return found
+
+    def _found_in(self, connection: Connection, schemas: Sequence[str] | None) -> ChosenColumn:
+        """Return the column as the database has it; of several schemas, as the first one that has it.
+
+        Raises:
+            ConfigurationError: No schema has it.
+        """
+        failure: ConfigurationError | None = None
+        for schema in [self._column.schema] if schemas is None else schemas:
+            column = replace(self._column, schema=schema)
+            try:
+                return column.found_in(connection, key_columns=self._key_columns, preserve=self._preserve)
+            except ConfigurationError as error:
+                failure = failure or error
+        assert failure is not None  # noqa: S101 - there is one schema at least
+        raise failure
+
+    def _engine_options(self, url: URL, progress: Progress, schemas: Sequence[str] | None) -> Options:
         options = self._options
         return Options(
             batch_size=options.batch_size,
@@ -172,6 +215,7 @@ class _Run:
             key_columns=self._key_columns or None,
             preserve=self._preserve,
             on_row_error=options.on_row_error,
+            schemas=schemas,
             recompute=self._recompute,
             wait=options.wait,
             make_engine=partial(_shard_engine, url),
@@ -216,11 +260,15 @@ def split_names(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-def _census(engine: Engine, column: ChosenColumn) -> Census:
-    """Count the rows by key id and state, by SQL alone."""
+def _census(engine: Engine, column: ChosenColumn, schemas: Sequence[str] | None) -> Census:
+    """Count the rows by key id and state, by SQL alone, in all schemas that have the table."""
+    counted: Counter[tuple[str | None, str]] = Counter()
     with connect(engine) as connection:
-        rows = connection.execute(key_usage(column.typed())).all()
-    return {(row.key_id, row.state): row.rows for row in rows}
+        for schema in [column.schema] if schemas is None else schemas:
+            if schemas is None or inspect(connection).has_table(column.table, schema=schema):
+                for row in connection.execute(key_usage(replace(column, schema=schema).typed())):
+                    counted[row.key_id, row.state] += row.rows
+    return counted
 
 
 def _left_rows(report: ReencryptionReport) -> str:

@@ -106,6 +106,23 @@ class RunOptions:
             show_default=True,
         ),
     ] = 0.0
+    schemas: Annotated[
+        str | None,
+        _run_option(
+            "--schemas",
+            metavar="NAMES",
+            help="Schemas with the same table, one for each tenant: names, with commas between them. One that fails "
+            "does not stop the others.",
+        ),
+    ] = None
+    schemas_query: Annotated[
+        str | None,
+        _run_option(
+            "--schemas-query",
+            metavar="SQL",
+            help="A query whose first column has the names of the schemas, in place of --schemas.",
+        ),
+    ] = None
     as_json: JsonOption = False
 
 

@@ -135,6 +135,11 @@ def _census_table(summary: Summary, words: Words) -> Table:
 def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
     """Yield the figures that the census does not show and that are not zero."""
     report = summary.report
+    if report.schemas or report.failures:
+        all_of_them = len({*report.schemas, *report.failures})
+        yield "schemas finished", Text(f"{all_of_them - len(report.failures):,} of {all_of_them:,}")
+    for schema in report.failures:
+        yield "not finished", Text(printable(schema), "bold red")
     for name, keys, count in (
         ("cannot be read", report.undecryptable, report.undecryptable_count),
         ("cannot be written", report.unwritable, report.unwritable_count),

@@ -18,7 +18,7 @@ from sqlalchemy import case
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import JWTColumnError, KeyUnavailableError
 
-from .report import TokenReport
+from .report import TokenReport, hex_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,6 @@ __all__ = ["TokenComparison"]
 _WINDOW: Final = 500
 # Changed rows whose digests are held in memory at once.
 _CHANGES: Final = 100_000
-_MODULUS: Final = 1 << 256
 
 
 class TokenComparison:
@@ -86,7 +85,7 @@ class TokenComparison:
             self.outcome.rows_before += len(rows)
             pickle.dump((self._table.key_of(rows[-1]), digests), self._before)
             self._tell()
-        self.outcome.before = _hex(total)
+        self.outcome.before = hex_digest(total)
 
     def compare(self) -> None:
         """Take the digests after the run, and compare them row by row."""
@@ -99,7 +98,7 @@ class TokenComparison:
                 self._tell()
             outcome.removed += len(before)
             after = last_key
-        outcome.after = _hex(total)
+        outcome.after = hex_digest(total)
         self._find_misplaced()
 
     def _compare_row(self, row: Sequence[Any], before: dict[tuple[Any, ...], bytes]) -> int:
@@ -180,7 +179,3 @@ def _load(file: IO[bytes]) -> Iterator[Any]:
 
 def _bytes_of(value: Stored) -> bytes:
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
-
-
-def _hex(total: int) -> str:
-    return f"{total % _MODULUS:064x}"

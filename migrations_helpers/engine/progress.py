@@ -140,13 +140,15 @@ def progress_bar(name: str, console: Console, *, transient: bool = False) -> Ite
         show(name, 0, None, "counting rows", "counting")
 
         def show_report(report: ReencryptionReport) -> None:
-            tokens = report.tokens
+            # A run over several schemas has a bar for one after the other.
+            where, tokens = f"{report.table}.{report.column}", report.tokens
             if tokens is not None and not tokens.before:
-                show(name, tokens.rows_before, _rows_with_value(report), "digests", "taking digests")
+                show(where, tokens.rows_before, _rows_with_value(report), "digests", f"digests of {where}")
             elif report.verified:
-                show(name, report.verified, _rows_to_verify(report), "opened", "opening")
+                show(where, report.verified, _rows_to_verify(report), "opened", f"opening {where}")
             else:
-                show(name, *_rows_done(report), f"rows, {report.rows_per_second:,.0f} rows/s", "writing")
+                words = f"rows, {report.rows_per_second:,.0f} rows/s"
+                show(where, *_rows_done(report), words, f"writing {where}")
 
         yield show_report
 

@@ -8,6 +8,7 @@ run finds nothing to do. Nothing here knows Alembic.
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from .reflection import find_table
 from .report import ReencryptionReport
 from .run import Options, Run, check_options
 from .shards import work_in_shards
+from .tenants import schema_names, work_in_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +93,8 @@ def reencrypt(
             to page by, instead of the primary key), ``make_engine`` (makes the engine of a shard; None connects to the
             same URL with SQLAlchemy's defaults), ``preserve`` (columns that the database updates by itself, and
             must not; MySQL's are found without it), ``on_row_error`` (``"list"`` goes on without a row that the
-            database refuses, ``"fail"`` ends the run).
+            database refuses, ``"fail"`` ends the run), ``schemas`` (in place of *schema*: names, a query or a function
+            that returns them; the run goes through all of them, and a schema that fails does not stop the others).
 
     Returns:
         The report. No stale row is left, unless ``dry_run``.
@@ -146,6 +149,17 @@ def convert_column(
     *make_conversion* takes the type, the raw column and ``capacity=``, the bytes that a value of it may have; that of
     a re-encryption also ``expired=``.
     """
+    if options.schemas is not None:
+        if schema is not None:
+            raise ConfigurationError("schema is one schema and schemas are several; give one of the two")
+        alone = replace(options, schemas=None)
+        return work_in_schemas(
+            schema_names(bind, options.schemas),
+            lambda name: convert_column(
+                bind, table, column, type_, make_conversion, alone, schema=name, expired=expired
+            ),
+            ReencryptionReport(table=table, column=column, dry_run=options.dry_run),
+        )
     if expired is not None:
         make_conversion = partial(make_conversion, expired=expired)
     lock = None if options.dry_run else f"{table}.{column}"

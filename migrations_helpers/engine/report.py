@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-__all__ = ["MAX_LISTED", "ReencryptionReport", "TokenReport"]
+__all__ = ["MAX_LISTED", "ReencryptionReport", "TokenReport", "hex_digest"]
 
 #: Primary keys that a report lists at most; the counts beside them are always exact.
 MAX_LISTED: Final = 10_000
@@ -51,6 +51,17 @@ class TokenReport:
         self.misplaced_count += 1
         _list(self.misplaced, [_plain(key)])
 
+    def add_schema(self, name: str, other: TokenReport) -> None:
+        """Add the comparison of one schema; digests are added up as those of rows are."""
+        _list(self.misplaced, [(name, key) for key in other.misplaced])
+        for count in (
+            *("rows_before", "rows_after", "unchanged"),
+            *("superseded", "inserted", "removed", "misplaced_count"),
+        ):
+            setattr(self, count, getattr(self, count) + getattr(other, count))
+        self.before = hex_digest(int(self.before or "0", 16) + int(other.before or "0", 16))
+        self.after = hex_digest(int(self.after or "0", 16) + int(other.after or "0", 16))
+
 
 @dataclass(slots=True)
 class ReencryptionReport:
@@ -89,6 +100,9 @@ class ReencryptionReport:
         keeps_history: Whether the table is system-versioned (MariaDB): its history keeps the old values under their
             keys, which no run rewrites.
         finished: Whether the run came to its end; the counts say which rows it left.
+        schemas: The report of each schema, with ``schemas=``. The counts of this report are then their sums, and the
+            primary keys that it lists are pairs of schema and key.
+        failures: Why schemas were not finished, by their names.
     """
 
     table: str
@@ -117,6 +131,8 @@ class ReencryptionReport:
     seconds: float = 0.0
     keeps_history: bool = False
     finished: bool = False
+    schemas: dict[str, ReencryptionReport] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows_per_second(self) -> float:
@@ -132,7 +148,7 @@ class ReencryptionReport:
     def is_complete(self) -> bool:
         """Whether the run came to its end, left no row, and found no token in another row than before."""
         is_damaged = self.tokens is not None and self.tokens.misplaced_count
-        return self.finished and not self.remaining and not self.left and not is_damaged
+        return self.finished and not (self.remaining or self.left or is_damaged or self.failures)
 
     def add_undecryptable(self, key: tuple[Any, ...]) -> None:
         """Count a row that could not be read, and list it while there is room."""
@@ -171,15 +187,46 @@ class ReencryptionReport:
         for key_id, rows in other.by_key_id.items():
             self.by_key_id[key_id] = self.by_key_id.get(key_id, 0) + rows
 
+    def add_schema(self, name: str, other: ReencryptionReport) -> None:
+        """Add the report of one schema."""
+        self.schemas[name] = other
+        named: dict[str, Any] = {
+            "undecryptable": [(name, key) for key in other.undecryptable],
+            "unwritable": [(name, key) for key in other.unwritable],
+            "refused": [((name, key), reason) for key, reason in other.refused],
+        }
+        self.absorb(replace(other, **named))
+        self.key_id = self.key_id or other.key_id
+        for count in (
+            "total",
+            "scanned",
+            "already_current",
+            "superseded",
+            "recomputed",
+            "plaintext",
+            "remaining",
+        ):
+            setattr(self, count, getattr(self, count) + getattr(other, count))
+        self.keeps_history = self.keeps_history or other.keeps_history
+        if other.tokens is not None:
+            self.tokens = self.tokens or TokenReport()
+            self.tokens.add_schema(name, other.tokens)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data for JSON; primary keys that JSON lacks become text."""
         data = asdict(self)
         for name in ("undecryptable", "unwritable"):
             data[name] = [_for_json(key) for key in getattr(self, name)]
         data["refused"] = [[_for_json(key), reason] for key, reason in self.refused]
+        data["schemas"] = {name: report.to_dict() for name, report in self.schemas.items()}
         if self.tokens is not None:
             data["tokens"]["misplaced"] = [_for_json(key) for key in self.tokens.misplaced]
         return data | {"rows_per_second": round(self.rows_per_second, 1)}
+
+
+def hex_digest(total: int) -> str:
+    """Return a sum of digests as 64 hex digits."""
+    return f"{total % (1 << 256):064x}"
 
 
 def _plain(key: tuple[Any, ...]) -> Any:

@@ -20,6 +20,7 @@ from .conversions import Reencryption, find_lost_fields
 from .integrity import TokenComparison
 from .report import ReencryptionReport, TokenReport
 from .strategies import AlteredError, Batch, Strategy, choose_removal, choose_strategy, read_batch
+from .tenants import check_schemas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .conversions import Conversion, Recomputation
     from .expired import Expired
     from .table import RunTable
+    from .tenants import Schemas
 
 __all__ = ["Options", "Run", "check_options"]
 
@@ -74,6 +76,7 @@ class Options:
     preserve: tuple[str, ...] = ()
     on_row_error: Literal["list", "fail"] = "list"
     recompute: bool = False
+    schemas: Schemas | None = field(default=None, compare=False)
     progress: Callable[[ReencryptionReport], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +94,8 @@ class Options:
             raise ConfigurationError("verify is 'stamp', 'decrypt' or 'tokens'")
         if self.on_row_error not in ("list", "fail"):
             raise ConfigurationError("on_row_error is 'list' or 'fail'")
+        if self.schemas is not None:
+            check_schemas(self.schemas)
 
 
 def check_options(options: dict[str, Any]) -> dict[str, Any]:

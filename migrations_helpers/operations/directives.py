@@ -162,7 +162,7 @@ class DecryptColumnOp(ColumnOp):
 class EnsureCurrentOp(ColumnOp):
     """Raise while a row of the column is stale or plaintext, so that later revisions wait for it; reads only.
 
-    It has no options.
+    Its one option is ``schemas``.
 
     Raises:
         ReencryptionError: Rows are stale or plaintext; the message says how many.

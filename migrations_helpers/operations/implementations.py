@@ -25,6 +25,7 @@ from ..engine.rendering import render_type
 from ..engine.report import ReencryptionReport
 from ..engine.run import Options, check_options
 from ..engine.schemas import effective_schema
+from ..engine.tenants import check_schemas, schema_names
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 
 if TYPE_CHECKING:
@@ -102,9 +103,13 @@ def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> Re
         ConfigurationError: There are rows.
     """
     connection = operations.get_bind()
-    table = _find_table(connection, operation)
-    if connection.execute(table.any_row()).first() is None:
-        return ReencryptionReport(table=table.name, column=operation.column, finished=True)
+    tables = [
+        _find_table(connection, one)
+        for one in _in_each(connection, operation, operation.options.get("schemas"))
+    ]
+    if not any(connection.execute(table.any_row()).first() for table in tables):
+        name = tables[0].name if len(tables) == 1 else operation.table
+        return ReencryptionReport(table=name, column=operation.column, finished=True)
     raise ConfigurationError(
         f"op.{operation.name} commits its batches one by one, and the connection that env.py gives Alembic is in a "
         "transaction already. Give it engine.connect() instead of engine.begin() (also in "
@@ -124,9 +129,48 @@ def _find_table(connection: Connection, operation: ColumnOp) -> RunTable:
 @Operations.implementation_for(EnsureCurrentOp)
 def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
     _refuse_offline(operations, operation)
-    if operation.options:
-        raise ConfigurationError(f"op.{operation.name} has no option {', '.join(sorted(operation.options))}")
+    options = dict(operation.options)
+    schemas = options.pop("schemas", None)
+    if options:
+        raise ConfigurationError(f"op.{operation.name} has no option {', '.join(sorted(options))}")
     connection = operations.get_bind()
+    if schemas is None:
+        _refuse_behind(connection, operation)
+        return
+    problems = []
+    for one in _in_each(connection, operation, schemas):
+        try:
+            _refuse_behind(connection, one)
+        except ReencryptionError as error:
+            problems.append(f"{one.schema}: {error}")
+    if problems:
+        raise ReencryptionError(
+            f"{len(problems)} schemas are behind. {'; '.join(problems[:5])}{'; ...' if len(problems) > 5 else ''}",
+            reason="schemas",
+            context=operation.type_.context,
+        )
+
+
+def _in_each(connection: Connection, operation: ColumnOp, schemas: Any) -> list[ColumnOp]:
+    """Return an operation for each of its schemas, or itself if it names none."""
+    if schemas is None:
+        return [operation]
+    if operation.schema is not None:
+        raise ConfigurationError("schema is one schema and schemas are several; give one of the two")
+    check_schemas(schemas)
+    names = schema_names(connection, schemas)
+    return [
+        type(operation)(operation.table, operation.column, type_=operation.type_, schema=name)
+        for name in names
+    ]
+
+
+def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
+    """Raise while a row of one table is stale or in the clear.
+
+    Raises:
+        ReencryptionError: There is one, or rows that this role cannot see.
+    """
     type_ = operation.type_
     table = _find_table(connection, operation)
     hidden = hidden_rows(connection, table.clause)

@@ -52,6 +52,7 @@ from tests.support.workload import (
     PATIENCE,
     column_type,
     create_sessions,
+    engine_on,
     seal,
     token,
 )
@@ -161,6 +162,35 @@ def test_verify_tokens_compares_every_token(sessions: Sessions, sqlite: sa.Engin
     shown = json.loads(invoke(sqlite.url, *TABLE, "--verify-tokens", "--json").stdout)
     assert shown["tokens"]["before"] == shown["tokens"]["after"]
     assert shown["tokens"]["unchanged"] == ROWS
+
+
+def test_schemas_are_one_run(postgresql_database: Database) -> None:
+    with engine_on(postgresql_database.url()) as engine:
+        with engine.begin() as connection:
+            for name in ("tena", "tenb", "empty"):
+                connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        for name in ("tena", "tenb"):
+            create_sessions(engine, ROWS, schema=name)
+        for arguments in (
+            ("--schemas", "a", "--schemas-query", "SELECT 1"),
+            ("--schemas", "a", "--schema", "b"),
+        ):
+            refused = invoke(engine.url, *TABLE, *arguments)
+            assert refused.exit_code == ExitCode.USAGE
+            assert "--schemas-query exclude each other" in refused.stderr.replace("\n", " ")
+        for query in ("SELECT nothing FROM nowhere", "SELECT 1", "SELECT 'a' WHERE false"):
+            assert invoke(engine.url, *TABLE, "--schemas-query", query).exit_code == ExitCode.USAGE
+
+        done = invoke(engine.url, *TABLE, "--schemas", "empty,tena,tenb")
+        assert done.exit_code == ExitCode.FAILURE
+        assert "1 of 3 schemas were not finished" in done.stderr
+        assert re.search(r"schemas finished +2 of 3\n +not finished +empty\n", done.stdout)
+        counts = {f"{NEW} current": ["0", f"{2 * ROWS}"], f"{OLD} stale": [f"{2 * ROWS}", "0"]}
+        assert figures(done.stdout) == counts
+        query = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'ten_'"
+        again = invoke(engine.url, *TABLE, "--schemas-query", query, "--json")
+        assert again.exit_code == ExitCode.OK
+        assert set(json.loads(again.stdout)["schemas"]) == {"tena", "tenb"}
 
 
 def test_a_second_run_has_nothing_to_do(sessions: Sessions, sqlite: sa.Engine) -> None:
