@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Final
 from .report import utc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from .report import AuditReport, ColumnAudit, Finding, KeyCount, Severity
 
-__all__ = ["Change", "ColumnProgress", "FindingChange", "KeyProgress", "Progress", "compare"]
+__all__ = [
+    "Change",
+    "ColumnProgress",
+    "FindingChange",
+    "KeyProgress",
+    "Progress",
+    "changes_by_kind",
+    "compare",
+    "keys_of",
+]
 
 
 class Change(StrEnum):
@@ -156,14 +165,28 @@ def _column(name: str, then: ColumnAudit | None, now: ColumnAudit | None) -> Col
     active_key = None if now is None else now.active_key
     if then is not None and active_key not in (None, then.active_key):
         then = replace(then, keys=tuple(_measured(count, active_key) for count in then.keys))
+    both = ([] if then is None else [then], [] if now is None else [now])
+    return ColumnProgress(name, then, now, active_key, keys_of(both))
+
+
+def keys_of(both: tuple[Sequence[ColumnAudit], Sequence[ColumnAudit]]) -> tuple[KeyProgress, ...]:
+    """Return the rows of columns per key, then and now; those with the most rows now first."""
     rows: dict[tuple[str | None, str | None], list[int]] = {}
-    for side, column in enumerate((then, now)):
-        for count in column.keys if column is not None else ():
+    for side, columns in enumerate(both):
+        for count in (count for column in columns for count in column.keys):
             state = count.state if count.key_id is None else None
             rows.setdefault((count.key_id, state), [0, 0])[side] += count.rows
     keys = [KeyProgress(key_id, state, *counts) for (key_id, state), counts in rows.items()]
     keys.sort(key=lambda key: (key.key_id is None, -key.now, -key.then, key.key_id or key.state or ""))
-    return ColumnProgress(name, then, now, active_key, tuple(keys))
+    return tuple(keys)
+
+
+def changes_by_kind(changes: Iterable[FindingChange]) -> list[list[FindingChange]]:
+    """Return the changes of each kind of finding together, in the order of *changes*."""
+    kinds: dict[tuple[Change, Severity, str], list[FindingChange]] = {}
+    for one in changes:
+        kinds.setdefault((one.change, one.severity, one.code), []).append(one)
+    return list(kinds.values())
 
 
 def _measured(count: KeyCount, active_key: str | None) -> KeyCount:

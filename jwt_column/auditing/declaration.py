@@ -99,7 +99,7 @@ def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:
     if type_.context_is_default:
         yield KINDS["context-default"].found(
             column.name,
-            f"The context {column.context!r} is the column's name, so after a rename no envelope would open.",
+            "The context is the column's name and not pinned, so after a rename no envelope would open.",
         )
 
 

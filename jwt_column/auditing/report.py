@@ -125,6 +125,9 @@ class AuditReport:
         columns: Every column audited, by name.
         findings: The most severe first, then by column and code.
         options: Options other than the defaults, as text: ``"sample"``, ``"max_lifetime"`` and so on.
+        server: ``"host"``, ``"name"`` and ``"version"`` of the database, as its server gives them.
+        operator: The person or job that audited; by default user and host of the process.
+        versions: The versions of jwt-column, SQLAlchemy and Python.
     """
 
     created: datetime
@@ -135,6 +138,9 @@ class AuditReport:
     columns: tuple[ColumnAudit, ...]
     findings: tuple[Finding, ...]
     options: Mapping[str, str] = field(default_factory=dict)
+    server: Mapping[str, str] = field(default_factory=dict)
+    operator: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -154,7 +160,7 @@ class AuditReport:
         found = self.findings_from(Severity(severity))
         if found:
             listed = "; ".join(
-                f"{finding.column}: {finding.code}" + (f" ({finding.count} rows)" if finding.count else "")
+                f"{finding.column}: {finding.code}" + (f" ({_rows(finding.count)})" if finding.count else "")
                 for finding in found
             )
             raise AuditError(f"the audit of {self.database} is not ok: {listed}", report=self)
@@ -164,8 +170,8 @@ class AuditReport:
         return json_dict(self, format=FORMAT, ok=self.ok)
 
     def to_json(self) -> str:
-        """Return :meth:`to_dict` as text, indented by two spaces."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        """Return :meth:`to_dict` as text, indented by two spaces; in ASCII, so that its bytes are always the same."""
+        return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> AuditReport:
@@ -195,6 +201,10 @@ class AuditReport:
         raise ConfigurationError(
             "this is no report of an audit; give the output of audit --json or of to_dict()"
         )
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _known(class_: Any, content: Mapping[str, Any]) -> dict[str, Any]:

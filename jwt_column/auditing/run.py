@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import platform
+import socket
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import __version__ as sqlalchemy_version
 from sqlalchemy.exc import DBAPIError
 
 from ..database.driver_errors import error_name
 from ..database.reading import connected, rolled_back
 from ..database.row_security import hidden_rows
+from ..database.server import server_of
 from ..errors import ConfigurationError, KeyUnavailableError
 from ..keys.ring import KeyRing
 from ..keys.snapshot import parse_key_id
@@ -53,6 +59,7 @@ class Options:
     compromised_kids: Collection[str] = ()
     try_contexts: Collection[str] = ()
     sample: int | None = None
+    operator: str | None = None
     progress: Callable[[AuditProgress], None] | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +113,7 @@ def audit(
     compromised_kids: Collection[str] = (),
     try_contexts: Collection[str] = (),
     sample: int | None = None,
+    operator: str | None = None,
     progress: Callable[[AuditProgress], None] | None = None,
 ) -> AuditReport:
     """Report on the state of the encrypted columns of a database.
@@ -132,6 +140,7 @@ def audit(
             which do not authenticate need ``context=`` and no repair.
         sample: Rows of each column to open, evenly spread; None opens all. Tokens are then found twice only within
             the sample.
+        operator: The person or job that audits, for the report; None takes user and host of this process.
         progress: Called after each batch.
 
     Returns:
@@ -150,6 +159,7 @@ def audit(
         compromised_kids=compromised_kids,
         try_contexts=try_contexts,
         sample=sample,
+        operator=operator,
         progress=progress,
     )
     return audit_at(datetime.now(UTC), bind, target, options)
@@ -169,6 +179,7 @@ def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Opt
         if run.ring is not None:
             origins.add(run.column, run.ring)
     with connected(bind, "audit") as connection:
+        server = server_of(connection)
         for run in runs:
             run.run(connection, origins, len(runs))
         url = connection.engine.url.set(username=None, password=None, query={})
@@ -183,7 +194,29 @@ def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Opt
         columns=tuple(run.result() for run in runs),
         findings=tuple(sorted(findings, key=lambda one: (-one.severity.rank, one.column, one.code))),
         options=options.shown(),
+        server=server,
+        operator=_this_process() if options.operator is None else options.operator,
+        versions=_versions(),
     )
+
+
+def _this_process() -> str:
+    """Return user and host of this process; a container may have no name for its user."""
+    try:
+        user = getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _versions() -> dict[str, str]:
+    from .. import __version__  # Here, because the package imports this module.
+
+    return {
+        "jwt-column": __version__,
+        "SQLAlchemy": sqlalchemy_version,
+        "Python": platform.python_version(),
+    }
 
 
 def _ring_of(column: AuditedColumn, options: Options) -> KeyRing | str:

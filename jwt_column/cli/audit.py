@@ -3,23 +3,24 @@
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from sqlalchemy import Engine
 
-from ..auditing import AuditReport, Severity, audit
+from ..auditing import AuditReport, Finding, Severity, audit
+from ..auditing.kinds import KINDS
 from ..errors import ConfigurationError
-from .audit_output import Output, read_baseline
+from .audit_output import STDOUT, Format, Output, read_baseline
 from .columns import choose_targets
-from .console import ExitCode
-from .databases import connect, read_url, with_engine
-from .options import ColumnOptions, DatabaseOption, JsonOption, ModelTargets, option
+from .console import ExitCode, did_you_mean
+from .databases import connect, read_urls, with_engine
+from .options import ColumnOptions, DatabasesOption, ModelTargets, option
 from .progress import shown_progress
 from .signals import stoppable
 from .watch import watch_columns
@@ -112,6 +113,15 @@ class Checks:
         ),
     ] = field(default_factory=list)
 
+    operator: Annotated[
+        str | None,
+        _output_option(
+            "--operator",
+            metavar="NAME",
+            help="The person or job that audits, as the report names it. Without it, user and host of this process.",
+        ),
+    ] = None
+
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of :func:`audit` that are given.
@@ -132,25 +142,33 @@ class Outputs:
     """The options that choose the output and the exit status."""
 
     fail_on: Annotated[
-        Literal["info", "warning", "critical", "never"],
+        list[str],
         _output_option(
-            help="Which findings make the command end with 1: of this severity or worse.", show_default=True
+            "--fail-on",
+            metavar="SEVERITY|KIND",
+            help="Which findings make the command end with 1: info, warning or critical and worse, never, or those of "
+            "one kind, such as plaintext; once for each. Without it, warning.",
         ),
-    ] = "warning"
-    baseline: Annotated[
-        Path | None,
-        _output_option(
-            "--baseline",
-            metavar="PATH",
-            help="The output of an earlier --json: its rows are shown beside those of now; - for standard input.",
-        ),
+    ] = field(default_factory=lambda: ["warning"])
+    format: Annotated[
+        Format | None,
+        _output_option("--format", help="The form of the report on standard output. Without it, text."),
     ] = None
+    as_json: Annotated[bool, _output_option("--json", help="The same as --format json.")] = False
     html: Annotated[
         Path | None,
         _output_option(
             "--html",
             metavar="PATH",
             help="Write the report as one HTML file too, for the person who signs the audit; - for standard output.",
+        ),
+    ] = None
+    baseline: Annotated[
+        Path | None,
+        _output_option(
+            "--baseline",
+            metavar="PATH",
+            help="The output of an earlier --json: its rows are shown beside those of now; - for standard input.",
         ),
     ] = None
     live: Annotated[
@@ -170,35 +188,49 @@ class Outputs:
         ),
     ] = 2.0
 
+    @property
+    def formats(self) -> set[str]:
+        """The forms that are asked for on standard output."""
+        asked = {self.format, "json" if self.as_json else None, "html" if self.html == STDOUT else None}
+        return {one for one in asked if one is not None}
+
 
 def audit_columns(
     *,
-    database: DatabaseOption = None,
+    databases: DatabasesOption = None,
     models: ModelTargets = None,
     columns: ColumnOptions,
     checks: Checks,
     outputs: Outputs,
-    as_json: JsonOption = False,
 ) -> None:
     """Audit columns; see :mod:`jwt_column.cli.app` for the help text."""
     parameters = checks.parameters
-    if outputs.live and (as_json or outputs.baseline or outputs.html or parameters.keys() - {"active"}):
+    if outputs.live and (
+        outputs.formats or outputs.baseline or outputs.html or parameters.keys() - {"active"}
+    ):
         raise ConfigurationError("--watch shows rows per key and nothing else; run the audit by itself")
+    fails = failing(outputs.fail_on)
     targets = choose_targets(columns, models or ())
-    url = read_url(database)
+    urls = read_urls(databases)
     if outputs.live:
+        if len(urls) > 1:
+            raise ConfigurationError("--watch shows one database; give one --database")
         with stoppable(None):
             with_engine(
-                url, lambda engine: watch_columns(engine, targets, active=checks.active, every=outputs.every)
+                urls[0],
+                lambda engine: watch_columns(engine, targets, active=checks.active, every=outputs.every),
             )
         return
-    output = Output(as_json=as_json, html=outputs.html, baseline=read_baseline(outputs.baseline))
+    output = Output(outputs.formats, outputs.html, read_baseline(outputs.baseline))
     with stoppable("stopped; an audit writes nothing."):
-        report = with_engine(url, lambda engine: _audit(engine, targets, parameters))
+        reports = [with_engine(url, lambda engine: _audit(engine, targets, parameters)) for url in urls]
     if checks.retired:
-        report = replace(report, findings=tuple(one for one in report.findings if one.code in _ABOUT_RETIRED))
-    output.show(report, checks.retired)
-    if outputs.fail_on != "never" and report.findings_from(Severity(outputs.fail_on)):
+        reports = [
+            replace(each, findings=tuple(one for one in each.findings if one.code in _ABOUT_RETIRED))
+            for each in reports
+        ]
+    output.show(reports, checks.retired)
+    if any(fails(finding) for report in reports for finding in report.findings):
         raise typer.Exit(ExitCode.FAILURE)
 
 
@@ -210,6 +242,24 @@ def _audit(engine: Engine, targets: "Targets", parameters: Mapping[str, Any]) ->
             progress=lambda at: show(at.column, at.examined, at.rows, "rows", at.column),
             **parameters,
         )
+
+
+def failing(limits: Sequence[str]) -> Callable[[Finding], bool]:
+    """Return the test that ``--fail-on`` asks for: True for a finding that makes the command fail.
+
+    Raises:
+        ConfigurationError: A limit is neither a severity nor a kind of finding.
+    """
+    severities = [str(severity) for severity in Severity]
+    for limit in limits:
+        if limit not in (*severities, "never", *KINDS):
+            question = did_you_mean(limit, (*severities, "never", *KINDS))
+            raise ConfigurationError(
+                f"--fail-on: {limit!r} is no severity and no kind of finding{question}; give info, warning, critical, "
+                "never, or a kind that the documentation of the audit lists, such as plaintext"
+            )
+    least = min((Severity(limit).rank for limit in limits if limit in severities), default=None)
+    return lambda one: one.code in limits or (least is not None and one.severity.rank >= least)
 
 
 def read_duration(text: str) -> timedelta:

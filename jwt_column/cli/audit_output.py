@@ -1,4 +1,4 @@
-"""The outputs of an audit: a terminal, JSON, an HTML file."""
+"""The outputs of an audit: a terminal, JSON, SARIF, metrics, an HTML file."""
 
 from __future__ import annotations
 
@@ -6,61 +6,91 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import typer
 
 from ..auditing import AuditReport
+from ..auditing.grouping import json_of
 from ..errors import ConfigurationError
 from .audit_view import print_report
 from .console import make_console, print_json, written_out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-__all__ = ["Output", "read_baseline"]
+__all__ = ["STDOUT", "Format", "Output", "read_baseline"]
 
-# The file name that stands for standard output, and for standard input.
-_STDOUT: Final = Path("-")
+#: The file name that stands for standard output, and for standard input.
+STDOUT: Final = Path("-")
+
+#: The forms of a report on standard output.
+Format = Literal["text", "json", "html", "sarif", "prometheus"]
 
 
 @dataclass(frozen=True)
 class Output:
     """The outputs that the command line asks for.
 
+    Attributes:
+        formats: The form of standard output; empty for text.
+        html: An HTML file beside it.
+        baseline: The reports of an earlier audit; empty for none.
+
     Raises:
-        ConfigurationError: The HTML file cannot be written there. Said before the audit, which may take long.
+        ConfigurationError: Two forms are asked for on standard output, or the HTML file cannot be written there. Said
+            before the audit, which may take long.
     """
 
-    as_json: bool = False
+    formats: Collection[str] = ()
     html: Path | None = None
-    baseline: AuditReport | None = None
+    baseline: Sequence[AuditReport] = ()
 
     def __post_init__(self) -> None:
-        if self.html == _STDOUT and self.as_json:
-            raise ConfigurationError("--html - and --json both print; leave one out")
+        if len(self.formats) > 1:
+            raise ConfigurationError(
+                f"standard output takes one form, and {' and '.join(sorted(self.formats))} are asked for; leave one of "
+                "--format, --json and --html - out"
+            )
         if self.html is not None and not self.html.absolute().parent.is_dir():
             raise ConfigurationError(f"--html: there is no directory {self.html.absolute().parent}")
 
-    def show(self, report: AuditReport, retired: Sequence[str]) -> None:
-        """Show a report."""
-        if self.html is not None:
-            self._write_html(self.html, report)
-        if self.html == _STDOUT:
-            return
-        if self.as_json:
-            print_json(report.to_dict())
-        else:
-            baseline = written_out(self.baseline)
-            print_report(make_console(), written_out(report), baseline=baseline, retired=retired)
+    def show(self, reports: Sequence[AuditReport], retired: Sequence[str]) -> None:
+        """Show the report of each database."""
+        if self.html is not None and self.html != STDOUT:
+            self._write_html(self.html, reports)
+        form = next(iter(self.formats), "text")
+        if form == "json":
+            typer.echo(json_of(reports), nl=False)
+        elif form == "html":
+            typer.echo(self._html(reports))
+        elif form == "sarif":
+            from ..auditing.sarif import to_sarif
 
-    def _write_html(self, path: Path, report: AuditReport) -> None:
+            print_json(to_sarif(reports))
+        elif form == "prometheus":
+            from ..auditing.prometheus import to_prometheus
+
+            typer.echo(to_prometheus(reports), nl=False)
+        else:
+            for number, report in enumerate(reports):
+                if number:
+                    typer.echo()
+                baseline = written_out(self._baseline_of(report, len(reports)))
+                print_report(make_console(), written_out(report), baseline=baseline, retired=retired)
+
+    def _baseline_of(self, report: AuditReport, reports: int) -> AuditReport | None:
+        """Return the earlier report of the same database; of a single one, the earlier report of any."""
+        same = [earlier for earlier in self.baseline if earlier.database == report.database]
+        return next(iter(same or (self.baseline if reports == len(self.baseline) == 1 else ())), None)
+
+    def _html(self, reports: Sequence[AuditReport]) -> str:
         from ..auditing.html import render_html  # It takes Jinja2, and a tenth of a second.
 
-        text = render_html(report, baseline=self.baseline)
-        if path == _STDOUT:
-            typer.echo(text)
-            return
+        return render_html(reports, baseline=self.baseline or None)
+
+    def _write_html(self, path: Path, reports: Sequence[AuditReport]) -> None:
+        text = self._html(reports)
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
@@ -70,21 +100,22 @@ class Output:
         raise ConfigurationError(f"--html: {path} cannot be written: {reason}")
 
 
-def read_baseline(path: Path | None) -> AuditReport | None:
-    """Return the report that an earlier ``--json`` has written.
+def read_baseline(path: Path | None) -> Sequence[AuditReport]:
+    """Return the reports that an earlier ``--json`` has written; none without a file.
 
     Raises:
         ConfigurationError: The file holds none.
     """
     if path is None:
-        return None
+        return ()
     try:
-        text = sys.stdin.read() if path == _STDOUT else path.read_text(encoding="utf-8")
+        text = sys.stdin.read() if path == STDOUT else path.read_text(encoding="utf-8")
         content = json.loads(text)
     except OSError as error:
         reason = error.strerror
     except ValueError:
         reason = "it is no JSON"
     else:
-        return AuditReport.from_dict(content)
+        listed = content.get("reports") if isinstance(content, dict) else None
+        return [AuditReport.from_dict(one) for one in (listed if isinstance(listed, list) else [content])]
     raise ConfigurationError(f"--baseline: {path} cannot be read: {reason}")

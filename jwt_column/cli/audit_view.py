@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..auditing import Severity
+from ..auditing.grouping import by_kind
 from .console import STATE_STYLES, counted, indented, mark, plain_table, state_order
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-    from ..auditing import AuditReport, Finding
+    from ..auditing import AuditReport
+    from ..auditing.grouping import FindingGroup
 
 __all__ = ["print_database", "print_report", "shown_key"]
 
@@ -40,9 +42,9 @@ def print_report(
     indented(console, Text(_extent(report)))
     console.print()
     indented(console, _census(report, baseline))
-    for findings in _by_kind(report.findings):
+    for group in by_kind(report.findings):
         console.print()
-        for renderable in _kind(findings):
+        for renderable in _kind(group):
             indented(console, renderable)
     console.print()
     for line in _verdict(console, report, retired):
@@ -100,26 +102,22 @@ def _rows_by_key(report: AuditReport) -> dict[tuple[str, str | None, str], int]:
     }
 
 
-def _by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Return the findings of each kind together, the most severe kinds first."""
-    kinds: dict[tuple[int, str], list[Finding]] = {}
-    for finding in findings:
-        kinds.setdefault((-finding.severity.rank, finding.code), []).append(finding)
-    return [kinds[key] for key in sorted(kinds)]
-
-
-def _kind(findings: Sequence[Finding]) -> Iterator[RenderableType]:
-    """Yield one kind of finding: a message for each column, and its cure once."""
-    first = findings[0]
-    yield Text.assemble((str(first.severity), _SEVERITY_STYLES[first.severity]), "  ", (first.code, "bold"))
-    for finding in findings:
-        text = f" {finding.message}"
+def _kind(group: FindingGroup) -> Iterator[RenderableType]:
+    """Yield one kind of finding: a line for each column, and what holds for all of them once."""
+    yield Text.assemble((str(group.severity), _SEVERITY_STYLES[group.severity]), "  ", (group.code, "bold"))
+    is_common = group.message is not None and len(group.findings) > 1
+    if is_common:
+        yield Padding(Text(str(group.message)), (0, 0, 0, 2))
+    for finding in group.findings:
+        rows = f" {counted(finding.count, 'row')}." if finding.count else ""
+        text = rows if is_common else f" {finding.message}"
         if finding.primary_keys:
             listed = ", ".join(map(shown_key, finding.primary_keys[:_MAX_KEYS]))
             more = ", ..." if finding.count > _MAX_KEYS else ""
             text += f" Primary {'key' if finding.count == 1 else 'keys'}: {listed}{more}"
-        yield Padding(Text.assemble((f"{finding.column}:", "bold"), text), (0, 0, 0, 2))
-    yield Padding(Text(first.action, "dim"), (0, 0, 0, 2))
+        name = f"{finding.column}:" if text else finding.column
+        yield Padding(Text.assemble((name, "bold"), text), (0, 0, 0, 2))
+    yield Padding(Text(group.action, "dim"), (0, 0, 0, 2))
 
 
 def shown_key(key: Sequence[Any]) -> str:

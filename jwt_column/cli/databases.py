@@ -6,6 +6,7 @@ A URL may hold a password, and so may a driver's error. Neither is ever printed 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +18,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Program
 
 from ..errors import ConfigurationError
 from .console import DatabaseError, did_you_mean
-from .options import DATABASE_VARIABLE
+from .options import DATABASE_VARIABLE, given_databases
 from .passwords import SECRET_MEMBER, without_passwords
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["connect", "connect_arguments", "is_async", "read_url", "with_engine"]
+__all__ = ["connect", "connect_arguments", "is_async", "read_url", "read_urls", "with_engine"]
 
 # The synchronous driver to name where an asynchronous one will not do.
 _SYNC_DRIVERS: Final = {
@@ -41,17 +42,31 @@ _SECRET_NAME: Final = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
 _Result = TypeVar("_Result")
 
 
+def read_urls(given: Sequence[str] | None) -> list[URL]:
+    """Return the database URLs of a command line; without one, those of the environment variable.
+
+    Raises:
+        ConfigurationError: As :func:`read_url`.
+        DatabaseError: As :func:`read_url`.
+    """
+    return [read_url(text) for text in given_databases(given) or [""]]
+
+
 def read_url(text: str | None) -> URL:
     """Return a database URL as SQLAlchemy takes it.
 
     Raises:
-        ConfigurationError: There is none, SQLAlchemy cannot read it, or its driver is not installed.
+        ConfigurationError: There is none or more than one, SQLAlchemy cannot read it, or its driver is not installed.
         DatabaseError: It names an SQLite file that is not there; SQLite would make an empty one.
     """
     if not text:
         raise ConfigurationError(
             f"no database: set {DATABASE_VARIABLE} to a URL such as postgresql+psycopg://user:password@host/database, "
             "or give --database"
+        )
+    if text == os.environ.get(DATABASE_VARIABLE) and len(given_databases(None)) > 1:
+        raise ConfigurationError(
+            f"which database? {DATABASE_VARIABLE} names several; give --database with one of them"
         )
     url = parse_url(text)
     try:

@@ -2,7 +2,10 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of options when it builds a command.
 
+import os
+import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,7 @@ __all__ = [
     "ModelTargets",
     "RowsToCount",
     "StoredColumn",
+    "given_databases",
     "option",
 ]
 
@@ -31,6 +35,16 @@ DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
 
 #: The environment variable of the models, with white space between them.
 MODEL_VARIABLE: Final = "JWT_COLUMN_MODEL"
+
+
+# A path of SQLite may hold a space; another URL begins behind it only where a scheme stands.
+_BETWEEN_URLS: Final = re.compile(r"\s+(?=[A-Za-z][\w+.-]*://)")
+
+
+def given_databases(databases: Sequence[str] | None) -> list[str]:
+    """Return the URLs of a command line; without one, those of the environment variable, which may be none."""
+    configured = os.environ.get(DATABASE_VARIABLE, "").strip()
+    return list(databases or filter(None, _BETWEEN_URLS.split(configured)))
 
 
 def option(*names: str, show_default: bool = False, **settings: Any) -> Any:
@@ -185,7 +199,7 @@ DatabasesOption = Annotated[
         "--database",
         metavar="URL",
         help=f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which a process list "
-        "does not show.",
+        "does not show, with white space between several.",
     ),
 ]
 

@@ -38,6 +38,7 @@ def apply_project_settings() -> None:
             name not in _VARIABLES
             or not isinstance(words, list)
             or not all(isinstance(one, str) for one in words)
+            or (name == "ring" and value is words)
         ):
             _refuse(path, name)
         variable = _VARIABLES[name]
@@ -52,7 +53,9 @@ def _refuse(path: Path, name: str) -> NoReturn:
     from .console import did_you_mean
 
     if name in _VARIABLES:
-        raise ConfigurationError(f"{path}: [tool.jwt-column] {name} is a text, or for model a list of texts")
+        raise ConfigurationError(
+            f"{path}: [tool.jwt-column] {name} is a text, or for model and database a list"
+        )
     question = did_you_mean(name, _VARIABLES)
     raise ConfigurationError(f"{path}: [tool.jwt-column] has no setting {name!r}{question}")
 

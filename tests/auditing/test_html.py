@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -16,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT, KeyRing, generate_key
+from jwt_column import ConfigurationError, EncryptedJWT, KeyRing, generate_key
 from jwt_column.auditing.comparison import Change, KeyProgress, compare
+from jwt_column.auditing.grouping import by_kind, combined, database_labels, json_of
 from jwt_column.auditing.html import render_html
-from jwt_column.auditing.html.expiry import HEIGHT, expiry_plot
+from jwt_column.auditing.html.expiry import EXPIRED_SPANS, VALID_SPANS, expiry_spans, heights
 from jwt_column.auditing.html.keys import MOST_SEGMENTS, rows_by_state, segments, tokens
 from jwt_column.auditing.html.text import key_text, name_parts, number, share, signed
+from jwt_column.auditing.kinds import KINDS
 from jwt_column.auditing.report import AuditReport, ExpiryCount, Severity, utc
 from jwt_column.auditing.run import audit
 from jwt_column.database.printable import printable
@@ -164,102 +168,23 @@ def test_rows_are_counted_by_state() -> None:
 # -- expiry over time -----------------------------------------------------------------------------------------------
 
 
-def test_a_day_is_a_bar_at_its_place() -> None:
-    plot = expiry_plot(expiry((-1, 3), (0, 4), (12, 8)), CREATED)
-    assert (plot.unit, plot.first, plot.last) == ("day", "2026-10-17", "2026-10-30")
-    assert [(bar.label, bar.expired, bar.valid) for bar in plot.bars] == [
-        ("2026-10-17", 3, 0),
-        ("2026-10-18", 0, 4),
-        ("2026-10-30", 0, 8),
-    ]
-    # 14 places; a bar stands in the middle of its own, and the line where the day of the audit begins.
-    assert [bar.x for bar in plot.bars] == [
-        pytest.approx(100 * (n + 0.08) / 14, abs=0.001) for n in (0, 1, 13)
-    ]
-    assert plot.audited == pytest.approx(100 / 14, abs=0.001)
-    assert [tick.label for tick in plot.ticks_y] == ["2", "4", "6", "8"]
-    assert [bar.expired_height + bar.valid_height for bar in plot.bars] == [
-        HEIGHT * 3 / 8,
-        HEIGHT / 2,
-        HEIGHT,
-    ]
-    assert plot.peak == plot.bars[2]
+def test_a_token_is_counted_in_the_span_of_its_day() -> None:
+    """Both ends of every span; the day of the audit counts as valid."""
+    edges = (-366, -365, -31, -30, -8, -7, -1, 0, 6, 7, 29, 30, 364, 365)
+    spans = [expiry_spans([column("t.c", expiry=expiry((day, 1)))], CREATED).index(1) for day in edges]
+    assert spans == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7]
+    assert len(EXPIRED_SPANS) == len(VALID_SPANS) == 4
 
 
-def test_one_day_of_expiry_is_a_bar_and_not_a_wall() -> None:
-    plot = expiry_plot(expiry((0, 5)), CREATED)
-    assert len(plot.bars) == 1
-    assert plot.bars[0].width == pytest.approx(6.0)
-    assert [tick.label for tick in plot.ticks_x] == [f"2026-10-{day}" for day in range(18, 32, 2)]
+def test_spans_of_several_columns_are_added_up_over_all_time() -> None:
+    far = (ExpiryCount(date(1, 1, 1), 3), *expiry((1, 5)), ExpiryCount(date(9999, 12, 31), 2))
+    columns = [column("t.a", expiry=far), column("t.b", expiry=expiry((0, 1))), column("t.c")]
+    assert expiry_spans(columns, CREATED) == [3, 0, 0, 0, 6, 0, 0, 2]
 
 
-@pytest.mark.parametrize(
-    ("days", "unit", "first", "last"),
-    [
-        (91, "day", "2026-10-18", "2027-01-17"),
-        (92, "week", "2026-10-12", "2027-01-18"),
-        (728, "week", "2026-10-12", "2028-10-09"),
-        (735, "month", "2026-10", "2028-10"),
-        (3_653, "month", "2026-10", "2036-10"),
-        (4_100, "year", "2026", "2039"),
-        (7_200, "year", "2026", "2046"),
-    ],
-)
-def test_the_unit_of_time_grows_with_the_span(days: int, unit: str, first: str, last: str) -> None:
-    plot = expiry_plot(expiry((days, 1), (1, 1)), CREATED)
-    assert (plot.unit, plot.first, plot.last) == (unit, first, last)
-    assert 2 <= len(plot.ticks_x) <= 7
-    assert sum(bar.valid for bar in plot.bars) == 2
-    assert (plot.earlier, plot.later) == (0, 0)
-
-
-def test_rows_of_one_month_are_told_apart_at_the_day_of_the_audit() -> None:
-    plot = expiry_plot(expiry((-17, 1), (-1, 2), (0, 4), (13, 8), (3_000, 1)), CREATED)
-    assert (plot.bars[0].label, plot.bars[0].expired, plot.bars[0].valid) == ("2026-10", 3, 12)
-    assert plot.audited == pytest.approx(100 * 17 / 31 / 100, abs=0.001)
-
-
-def test_months_are_marked_at_january() -> None:
-    plot = expiry_plot(expiry((1_800, 1)), CREATED)
-    assert [tick.label for tick in plot.ticks_x] == [f"{year}-01" for year in (2027, 2028, 2029, 2030, 2031)]
-
-
-def test_tokens_of_the_year_9999_do_not_squeeze_the_others() -> None:
-    far = (ExpiryCount(date(1970, 1, 1), 3), *expiry((1, 5)), ExpiryCount(date(9999, 12, 31), 2))
-    plot = expiry_plot(far, CREATED)
-    assert (plot.unit, plot.earlier, plot.later) == ("day", 3, 2)
-    assert [bar.valid for bar in plot.bars] == [5]
-
-
-def test_a_leap_day_has_its_window_too() -> None:
-    assert expiry_plot(expiry((0, 1)), datetime(2028, 2, 29, tzinfo=UTC)).later == 0
-
-
-def test_nothing_to_draw_is_no_bar() -> None:
-    plot = expiry_plot((ExpiryCount(date(1970, 1, 1), 3),), CREATED)
-    assert (plot.bars, plot.ticks_y, plot.peak, plot.earlier) == ([], [], None, 3)
-
-
-def test_a_single_row_beside_a_million_is_seen() -> None:
-    plot = expiry_plot(expiry((0, 1), (1, 1_000_000)), CREATED)
-    assert [bar.valid_height for bar in plot.bars] == [2.0, HEIGHT]
-
-
-@pytest.mark.parametrize(
-    ("most", "labels"),
-    [
-        (1, ["1"]),
-        (7, ["2", "4", "6", "8"]),
-        (999, ["500", "1k"]),
-        (123_456, ["50k", "100k", "150k"]),
-        (2_400_000, ["1M", "2M", "3M"]),
-        (7_000_000_000, ["2G", "4G", "6G", "8G"]),
-    ],
-)
-def test_axis_of_rows_has_round_numbers(most: int, labels: list[str]) -> None:
-    plot = expiry_plot(expiry((0, most)), CREATED)
-    assert [tick.label for tick in plot.ticks_y] == labels
-    assert plot.ticks_y[-1].place == HEIGHT
+def test_a_bar_is_as_high_as_its_share_and_a_single_row_is_seen() -> None:
+    assert heights([0, 1, 500_000, 1_000_000]) == [0.0, 6.0, 50.0, 100.0]
+    assert heights([0, 0]) == [0.0, 0.0]
 
 
 # -- progress -------------------------------------------------------------------------------------------------------
@@ -424,7 +349,9 @@ def test_page_has_headings_in_order_and_tables_that_can_be_read_aloud(
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert tags.count("table") == tags.count("caption")
-    assert all(attributes["scope"] in ("row", "col") for tag, attributes in page.tags if tag == "th")
+    assert all(
+        attributes["scope"] in ("row", "col", "colgroup") for tag, attributes in page.tags if tag == "th"
+    )
     assert page.tags[0] == ("html", {"lang": "en"})
     for tag, attributes in page.tags:
         if attributes.get("role") == "img":
@@ -484,20 +411,24 @@ def test_page_says_who_looked_at_what_and_when() -> None:
         "Not ok",
         "1 critical finding and 1 warning in 4 columns. 1 finding for information.",
         "A shallow audit",
-        "postgresql+psycopg://db.example.org:5432/app",
+        "Database URL postgresql+psycopg://db.example.org:5432/app",
+        "As the server gives it app on 10.0.0.7:5432, PostgreSQL 15.3",
         "Audited 2026-10-18 09:41 UTC",
-        "By jwt-column ",
-        "in 4.2 s",
+        "Duration 4.2 s",
+        "Operator nightly@audit.example.org",
+        "Versions jwt-column 0.2.0, SQLAlchemy 2.1.0, Python 3.11.7",
+        f"SHA-256 of the JSON report {hashlib.sha256((now.to_json() + chr(10)).encode()).hexdigest()}",
         "Active key 3f9c2a10",
         "Last audit 2026-10-01 09:41 UTC",
-        "Primary keys, the first 20 of 1,311",
+        "Critical Plaintext 1 1,311",
         "Mend what is plaintext.",
-        "1,200 of 38,340 had expired at the audit",
+        "app.sessions.token plaintext 1,311 0 1 2 3",
         "2 new, 1 gone, 1 changed, 0 same, 1 not audited.",
+        "app.sessions.token 20,311 → 1,311",
         "Then: 97.4% stale, 2.6% plaintext",
         "Now: 87.0% current, 12.9% stale, 0.1% plaintext",
         "b81d07ee 770,000 120,442 \N{MINUS SIGN}649,558",
-        "I have read this report",
+        "I have read this report of postgresql+psycopg://db.example.org:5432/app, 2026-10-18 09:41 UTC: not ok.",
     ):
         assert words in text, words
 
@@ -517,8 +448,8 @@ def test_page_says_who_looked_at_what_and_when() -> None:
             "nothing",
             ["Nothing to audit: no encrypted column was found.", "Active key not known", "Findings None."],
         ),
-        ("no rows", ["No token is stored.", "No token with an expiry is stored."]),
-        ("unknown", ["60.0%", "3f9c2a10, not known of every column", "37.5% current, 62.5% unknown"]),
+        ("no rows", ["No token is stored.", "Expired, days ago", "Operator not recorded"]),
+        ("unknown", ["62.5%", "3f9c2a10, not known of every column", "Not exposed, so that the database"]),
     ],
 )
 def test_page_says_what_is_not_there(name: str, words: list[str]) -> None:
@@ -540,16 +471,69 @@ def test_tokens_that_went_are_still_compared() -> None:
     assert "Now: no token" in text
 
 
-def test_rows_that_are_not_drawn_are_counted() -> None:
-    far = (ExpiryCount(date(1970, 1, 1), 3), *expiry((1, 5)), ExpiryCount(date(9999, 12, 31), 2))
-    text = Parsed(render_html(report(column("t.c", (ACTIVE, "current", 11), expired=3, expiry=far)))).text
-    assert (
-        "Not drawn: 3 that expired more than 20 years before and 2 that expire more than 20 years after"
-        in text
+def test_tokens_without_a_readable_expiry_are_counted() -> None:
+    text = Parsed(
+        render_html(report(column("t.c", (ACTIVE, "current", 11), expired=3, expiry=expiry((1, 5)))))
+    ).text
+    assert "t.c 0 0 0 0 5 0 0 0 6" in text
+
+
+def test_findings_stand_together_by_kind_and_say_once_what_all_have() -> None:
+    findings = (
+        *(KINDS["stale"].found(f"t{n}.c", f"{n:,} rows are stale: really.", n) for n in (1_200, 7)),
+        KINDS["stale"].found("t1.c", "1 row is stale: really.", 1),
+        KINDS["moved"].found("t1.c", f"{KINDS['moved'].message(1)}: x.", 1),
+        KINDS["moved"].found("t7.c", f"{KINDS['moved'].message(7)}: x.", 7),
+        KINDS["column-short"].found("t1.c", "It takes 7."),
+        KINDS["column-short"].found("t7.c", "It takes 9."),
+        KINDS["plaintext"].found("t7.c", "7 rows are in the clear.", 7),
     )
-    assert "1 token without a readable expiry." in text
-    only = report(column("t.c", (ACTIVE, "current", 3), expired=3, expiry=far[:1]))
-    assert "Most," not in Parsed(render_html(only)).text
+    groups = {group.code: group for group in by_kind(findings)}
+    assert list(groups) == ["moved", "plaintext", "column-short", "stale"]
+    assert groups["stale"].message == "Rows are stale: really."
+    assert (groups["stale"].rows, groups["stale"].columns, groups["stale"].title) == (1_208, 3, "Stale")
+    assert groups["moved"].message == f"Rows {KINDS['moved'].rows[1]}: x."
+    assert groups["column-short"].message is None
+    assert groups["plaintext"].message == "7 rows are in the clear."
+    columns = [column(f"t{n}.c", (ACTIVE, "current", n)) for n in (1, 7, 1_200)]
+    text = Parsed(render_html(report(*columns, findings=findings))).text
+    assert text.count("Rows are stale: really.") == 1
+    assert "t1200.c 1,200" in text
+    assert "t7.c: It takes 9." in text
+
+
+def test_several_databases_are_one_report() -> None:
+    one, two = (
+        report(
+            column("t.c", (ACTIVE, "current", n)),
+            findings=(finding("stale", Severity.WARNING, "t.c", n),) if n == 2 else (),
+            database=f"postgresql://host/shard{n}",
+            server={"name": f"shard{n}", "host": f"10.0.0.{n}:5432", "version": "PostgreSQL 15.3"},
+        )
+        for n in (1, 2)
+    )
+    earlier = replace(two, created=CREATED - timedelta(days=1), columns=(column("t.c", (OLD, "stale", 5)),))
+    page = Parsed(render_html([one, two], baseline=[earlier]))
+    for words in (
+        "shard1 postgresql://host/shard1 10.0.0.1:5432 PostgreSQL 15.3 Ok",
+        "shard2 postgresql://host/shard2 10.0.0.2:5432 PostgreSQL 15.3 Not ok",
+        "I have read this report of 2 databases, 2026-10-18 09:41 UTC: not ok.",
+        "1 warning in 2 columns.",
+        "shard2: t.c 3f9c2a10 0 0% 2 100% 5 0",
+        f"SHA-256 of the JSON report {hashlib.sha256(json_of([one, two]).encode()).hexdigest()}",
+    ):
+        assert words in page.text, words
+    assert json.loads(json_of([one, two]))["ok"] is False
+    # Names that are missing or equal are replaced by numbers.
+    assert list(database_labels([one, replace(two, server=one.server)]).values()) == [
+        "database 1",
+        "database 2",
+    ]
+    assert combined([one]) is one
+    with pytest.raises(ConfigurationError, match="name each database once"):
+        render_html([one, one])
+    with pytest.raises(ConfigurationError, match="the list is empty"):
+        render_html([])
 
 
 def test_same_reports_give_the_same_page() -> None:
@@ -599,8 +583,8 @@ def test_a_rotation_is_seen_in_two_audits() -> None:
     assert f"{new.active} active 0 40 +40" in text
     assert f"{old.active} 40 0 \N{MINUS SIGN}40" in text
     assert "A deep audit: 40 of 40 tokens" in text
-    assert "Rows without a token 1" in text
-    assert "40 that expire more than 20 years after the audit" in text  # In the year 2096.
+    assert "sessions.token 0 0 0 0 0 0 0 40 0" in text  # In the year 2096.
+    assert "As the server gives it in memory, SQLite 3." in text
 
 
 # -- colours --------------------------------------------------------------------------------------------------------

@@ -48,6 +48,9 @@ def report(*findings: Finding) -> AuditReport:
         columns=(column,),
         findings=findings,
         options={"sample": "5 rows of each column"},
+        server={"host": "10.0.0.7:5432", "name": "app", "version": "PostgreSQL 15.3"},
+        operator="nightly",
+        versions={"jwt-column": "0.2.0"},
     )
 
 
@@ -73,7 +76,7 @@ def test_a_gate_raises_with_the_report() -> None:
         FULL.raise_for_findings()
     assert caught.value.report is FULL
     assert str(caught.value) == (
-        "the audit of sqlite:///app.sqlite3 is not ok: sessions.token: plaintext (1 rows); "
+        "the audit of sqlite:///app.sqlite3 is not ok: sessions.token: plaintext (1 row); "
         "sessions.token: stale (2 rows)"
     )
     report(finding("expired")).raise_for_findings()
@@ -123,6 +126,9 @@ def test_the_json_form_is_stable() -> None:
             *FULL.to_dict()["findings"][1:],
         ],
         "options": {"sample": "5 rows of each column"},
+        "server": {"host": "10.0.0.7:5432", "name": "app", "version": "PostgreSQL 15.3"},
+        "operator": "nightly",
+        "versions": {"jwt-column": "0.2.0"},
     }
 
 
@@ -169,8 +175,11 @@ def test_fields_of_a_later_release_are_left_out() -> None:
 
 def test_a_report_of_an_earlier_release_lacks_optional_fields() -> None:
     content = FULL.to_dict()
-    del content["options"], content["columns"][0]["active_key"]
+    for name in ("options", "server", "operator", "versions"):
+        del content[name]
+    del content["columns"][0]["active_key"]
     earlier = AuditReport.from_dict(content)
+    assert (earlier.server, earlier.operator, earlier.versions) == ({}, "", {})
     assert (earlier.options, earlier.columns[0].active_key) == ({}, None)
 
 

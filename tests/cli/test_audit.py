@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -21,6 +23,8 @@ from typer.testing import CliRunner
 
 from jwt_column import AuditReport, EncryptedJWT, KeyRing, audit, set_default_keyring
 from jwt_column.auditing.columns import columns_of
+from jwt_column.auditing.prometheus import to_prometheus
+from jwt_column.auditing.report import Severity
 from jwt_column.cli import audit as audit_module
 from jwt_column.cli import watch_view
 from jwt_column.cli.app import app
@@ -33,6 +37,9 @@ from jwt_column.cli.watched import WatchedColumn
 from jwt_column.column.binding import binding_of
 from jwt_column.providers import write_key_file
 from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
+from tests.support.audit_reports import HOSTILE, finding
+from tests.support.audit_reports import column as audited_column
+from tests.support.audit_reports import report as report_of
 from tests.support.audited import AFTER, table_of
 from tests.support.workload import (
     NEW,
@@ -119,9 +126,9 @@ def sessions(sqlite: sa.Engine) -> Sessions:
     return sessions
 
 
-def invoke(url: sa.URL | None, *arguments: str, name: str = "audit") -> Result:
+def invoke(url: sa.URL | str | None, *arguments: str, name: str = "audit") -> Result:
     """Run a command in this process, with the database's URL in the environment."""
-    text = url.render_as_string(hide_password=False) if url is not None else None
+    text = url.render_as_string(hide_password=False) if isinstance(url, sa.URL) else url
     result = CliRunner().invoke(app, [name, *arguments], env={DATABASE_VARIABLE: text})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -364,7 +371,167 @@ def test_html_is_written_to_a_file(
     assert codes(result) == ["stale"]
     page = path.read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>") or page.lower().startswith("<!doctype html>")
-    assert "sessions.token" in page
+    assert "sessions.<wbr>token" in page
+    # The page names the JSON of the same run.
+    assert hashlib.sha256(result.stdout.encode()).hexdigest() in page
+
+
+@pytest.mark.parametrize("arguments", [("--html", "-"), ("--format", "html")])
+def test_html_on_standard_output_is_the_page_and_nothing_else(
+    sqlite: sa.Engine, sessions: Sessions, application: str, arguments: tuple[str, ...]
+) -> None:
+    result = invoke(sqlite.url, "--model", f"{application}:Base", *arguments)
+    assert result.stdout.startswith("<!doctype html>")
+    assert result.stdout.endswith("</html>\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--json", "--html", "-"), ("--json", "--format", "sarif"), ("--format", "prometheus", "--html", "-")],
+)
+def test_standard_output_takes_one_form(
+    application: str, sqlite: sa.Engine, sessions: Sessions, arguments: tuple[str, ...]
+) -> None:
+    result = invoke(sqlite.url, "--model", f"{application}:Base", *arguments)
+    assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
+    assert "standard output takes one form" in result.stderr
+
+
+def test_json_has_two_names(sqlite: sa.Engine, sessions: Sessions, application: str) -> None:
+    arguments = ("--model", f"{application}:Base", "--json", "--format", "json", "--operator", "nightly")
+    report = json.loads(invoke(sqlite.url, *arguments).stdout)
+    assert (report["operator"], report["server"]["name"]) == ("nightly", sqlite.url.database)
+
+
+def test_sarif_has_a_rule_for_each_kind_and_a_result_for_each_finding(
+    sqlite: sa.Engine, sessions: Sessions, application: str
+) -> None:
+    """Its required members and enumerations are those of the standard, sections 3.13 to 3.27."""
+    put(sqlite, 1000, token(1).encode())
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--format", "sarif")
+    assert result.exit_code == ExitCode.FAILURE
+    log = json.loads(result.stdout)
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert run["tool"]["driver"]["name"] == "jwt-column"
+    assert [rule["id"] for rule in rules] == ["plaintext", "stale"]
+    assert run["invocations"][0]["executionSuccessful"] is True
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", run["invocations"][0]["endTimeUtc"])
+    found = [
+        (
+            one["ruleId"],
+            rules[one["ruleIndex"]]["id"],
+            one["level"],
+            one["locations"][0]["logicalLocations"][0]["fullyQualifiedName"],
+            one["properties"]["rows"],
+        )
+        for one in run["results"]
+    ]
+    assert found == [
+        ("plaintext", "plaintext", "error", "sessions.token", 1),
+        ("stale", "stale", "warning", "sessions.token", ROWS),
+    ]
+    assert run["results"][0]["message"]["text"].startswith("sessions.token: 1 row is in the clear. Encrypt")
+    assert run["results"][0]["properties"]["primaryKeys"] == [[1000]]
+
+
+_SAMPLE: Final = re.compile(r'(\w+)\{((?:\w+="(?:[^"\\\n]|\\[\\"n])*",?)*)\} (\S+)')
+
+
+def test_metrics_are_those_of_the_text_format(
+    sqlite: sa.Engine, sessions: Sessions, application: str
+) -> None:
+    put(sqlite, 1000, token(1).encode())
+    text = invoke(sqlite.url, "--model", f"{application}:Base", "--format", "prometheus").stdout
+    types: dict[str, str] = {}
+    samples: dict[tuple[str, str], float] = {}
+    for line in text.removesuffix("\n").split("\n"):
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            assert name not in types  # Lines of one metric stand together.
+            types[name] = kind
+        elif not line.startswith("# HELP "):
+            found = _SAMPLE.fullmatch(line)
+            assert found is not None, line
+            assert found[1] == list(types)[-1]
+            labels = found[2].replace(f'database="{sqlite.url}",', "").replace(f'database="{sqlite.url}"', "")
+            assert samples.setdefault((found[1], labels), float(found[3])) == float(found[3])
+    assert set(types.values()) == {"gauge"}
+    place = 'column="sessions.token"'
+    assert samples["jwt_column_audit_ok", ""] == 0
+    assert abs(samples["jwt_column_audit_timestamp_seconds", ""] - time.time()) < PATIENCE
+    assert samples["jwt_column_rows", f'{place},key_id="{OLD}",state="stale"'] == ROWS
+    assert samples["jwt_column_rows", f'{place},key_id="",state="plaintext"'] == 1
+    assert samples["jwt_column_rows_without_token", place] == 0
+    assert samples["jwt_column_finding_rows", f'{place},code="stale",severity="warning"'] == ROWS
+    assert samples["jwt_column_findings", f'{place},code="stale",severity="warning"'] == 1
+
+
+def test_a_kind_with_two_findings_in_a_column_is_one_sample_and_labels_are_escaped() -> None:
+    """A scraper refuses a sample that comes twice."""
+    twice = (
+        finding("retired-key", Severity.CRITICAL, HOSTILE, 2),
+        finding("retired-key", Severity.CRITICAL, HOSTILE, 3),
+    )
+    lines = to_prometheus([report_of(audited_column(HOSTILE), findings=twice, database='a"b\\c\nd')]).split(
+        "\n"
+    )
+    (line,) = [line for line in lines if line.startswith("jwt_column_finding_rows{")]
+    assert line.endswith(" 5")
+    assert line.startswith('jwt_column_finding_rows{database="a\\"b\\\\c\\nd",column="')
+
+
+# -- several databases ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second(sqlite: sa.Engine, sessions: Sessions, tmp_path: Path) -> sa.URL:
+    """Another database with the same tables, in a path with a space."""
+    path = tmp_path / "a shard" / "second.sqlite3"
+    path.parent.mkdir()
+    assert sqlite.url.database is not None
+    shutil.copy(sqlite.url.database, path)
+    engine = sa.create_engine(f"sqlite:///{path}")
+    clear(engine)
+    engine.dispose()
+    return engine.url
+
+
+def test_several_databases_are_audited_as_one(
+    sqlite: sa.Engine, second: sa.URL, application: str, tmp_path: Path
+) -> None:
+    databases = ("--database", str(sqlite.url), "--database", str(second))
+    page, model = tmp_path / "report.html", ("--model", f"{application}:Base")
+    result = invoke(None, *model, *databases, "--json", "--html", str(page))
+    assert result.exit_code == ExitCode.FAILURE
+    content = json.loads(result.stdout)
+    assert [(one["database"], one["ok"]) for one in content["reports"]] == [
+        (str(sqlite.url), False),
+        (str(second), True),
+    ]
+    assert (content["format"], content["ok"]) == (1, False)
+    assert hashlib.sha256(result.stdout.encode()).hexdigest() in page.read_text(encoding="utf-8")
+    # The variable names the same two, and the file is a baseline of both.
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(result.stdout, encoding="utf-8")
+    shown = invoke(f"{sqlite.url} {second}", *model, "--baseline", str(earlier))
+    assert shown.stdout.count(" now\n") == 2
+    assert shown.stdout.index(str(sqlite.url)) < shown.stdout.index(str(second))
+    assert len(json.loads(invoke(None, *model, *databases, "--format", "sarif").stdout)["runs"]) == 2
+
+
+def test_a_command_for_one_database_does_not_choose_among_several(
+    sqlite: sa.Engine, second: sa.URL, application: str
+) -> None:
+    both = f"{sqlite.url} {second}"
+    scanned = invoke(both, name="scan")
+    watched = invoke(both, "--model", f"{application}:Base", "--watch")
+    twice = invoke(None, "--model", f"{application}:Base", *(("--database", str(second)) * 2), "--html", "-")
+    assert [one.exit_code for one in (scanned, watched, twice)] == [ExitCode.USAGE] * 3
+    assert "name each database once" in twice.stderr
+    assert "names several; give --database" in scanned.stderr
+    assert "give one --database" in watched.stderr
 
 
 # -- how it ends ---------------------------------------------------------------------------------------------------
@@ -379,6 +546,12 @@ def test_html_is_written_to_a_file(
         ("warning", "stale", ExitCode.FAILURE),
         ("info", "stale", ExitCode.FAILURE),
         ("critical", b"nonsense", ExitCode.FAILURE),
+        ("stale", "stale", ExitCode.FAILURE),
+        ("plaintext", "stale", ExitCode.OK),
+        ("plaintext --fail-on stale", "stale", ExitCode.FAILURE),
+        ("plaintext --fail-on critical", b"nonsense", ExitCode.FAILURE),
+        ("never --fail-on unreadable", b"nonsense", ExitCode.FAILURE),
+        ("unreadable", None, ExitCode.OK),
     ],
 )
 def test_the_severity_that_fails_is_chosen(
@@ -386,8 +559,16 @@ def test_the_severity_that_fails_is_chosen(
 ) -> None:
     clear(sqlite)
     put(sqlite, 1, seal(token(1)) if stored == "stale" else stored)
-    result = invoke(sqlite.url, "--model", f"{application}:Base", "--fail-on", fail_on)
+    result = invoke(sqlite.url, "--model", f"{application}:Base", "--fail-on", *fail_on.split())
     assert result.exit_code == expected
+
+
+def test_a_limit_that_is_none_names_the_one_that_is_meant(sqlite: sa.Engine, application: str) -> None:
+    for limit, meant in (("plaintex", "plaintext"), ("warn", "warning"), ("nothing-such", None)):
+        result = invoke(sqlite.url, "--model", f"{application}:Base", "--fail-on", limit)
+        assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
+        assert f"--fail-on: {limit!r} is no severity and no kind of finding" in result.stderr
+        assert meant is None or f"did you mean {meant!r}?" in result.stderr
 
 
 def test_a_retired_key_is_proved_unused_by_one_command(

@@ -296,7 +296,8 @@ def test_settings_of_a_project_are_defaults(project: Path) -> None:
     ("setting", "message"),
     [
         ('databse = "x"', "no setting 'databse' (did you mean 'database'?)"),
-        ("model = 1", "model is a text, or for model a list of texts"),
+        ("model = 1", "model is a text, or for model and database a list"),
+        ('ring = ["env:A", "env:B"]', "ring is a text"),
     ],
 )
 def test_wrong_settings_are_named(project: Path, setting: str, message: str) -> None:

@@ -7,7 +7,19 @@ from typing import Any, Final
 
 from jwt_column.auditing.report import AuditReport, ColumnAudit, ExpiryCount, Finding, KeyCount, Severity
 
-__all__ = ["ACTIVE", "CREATED", "DAY", "HOSTILE", "OLD", "REPORTS", "column", "expiry", "finding", "report"]
+__all__ = [
+    "ACTIVE",
+    "CREATED",
+    "DAY",
+    "HOSTILE",
+    "OLD",
+    "REPORTS",
+    "column",
+    "expiry",
+    "finding",
+    "report",
+    "rotation",
+]
 
 CREATED: Final = datetime(2026, 10, 18, 9, 41, tzinfo=UTC)
 DAY: Final = date(2026, 10, 18)
@@ -102,6 +114,28 @@ _HOSTILE = column(
     active_key=HOSTILE,
 )
 
+
+def rotation(columns: int = 30) -> AuditReport:
+    """Make the report of many columns in the middle of a rotation, with the findings that such an audit has."""
+    audited: list[ColumnAudit] = []
+    findings: list[Finding] = []
+    for n in range(columns):
+        name = f"service_{n:02}.refresh_token"
+        stale = 0 if n < columns // 2 else 90 + 7 * n
+        keys = [(ACTIVE, "current", 400 - stale), *([(OLD, "stale", stale)] if stale else [])]
+        exposed = {"expired": 9, "expiry": expiry((-20, 9), (5, 41), (90, 200))} if n % 5 else {}
+        audited.append(column(name, *keys, **exposed))
+        if stale:
+            message = f"{stale} rows are stale: under another key than the active one, or of another layout."
+            findings.append(finding("stale", Severity.WARNING, name, stale, message=message))
+        if exposed:
+            findings.append(
+                finding("expired", Severity.INFO, name, 9, message="9 rows are expired and still stored.")
+            )
+    findings.append(finding("plaintext", Severity.CRITICAL, "service_03.refresh_token", 1))
+    return report(*audited, findings=tuple(sorted(findings, key=lambda one: -one.severity.rank)))
+
+
 _EARLIER: Final = report(
     column("app.sessions.token", (OLD, "current", 770_000), (None, "plaintext", 20_311), active_key=OLD),
     column("app.old.token", (OLD, "current", 7), active_key=OLD),
@@ -128,6 +162,9 @@ REPORTS: Final[dict[str, tuple[AuditReport, AuditReport | None]]] = {
                 finding("stale", Severity.WARNING, "app.sessions.token", 120_442, primary_keys=()),
                 finding("missing-index", Severity.INFO, "app.logins.id_token"),
             ),
+            server={"host": "10.0.0.7:5432", "name": "app", "version": "PostgreSQL 15.3"},
+            operator="nightly@audit.example.org",
+            versions={"jwt-column": "0.2.0", "SQLAlchemy": "2.1.0", "Python": "3.11.7"},
         ),
         _EARLIER,
     ),
@@ -161,6 +198,9 @@ REPORTS: Final[dict[str, tuple[AuditReport, AuditReport | None]]] = {
             database=f"sqlite:///{HOSTILE}{'long' * 60}",
             active_key=HOSTILE,
             options={HOSTILE: HOSTILE},
+            server={"host": HOSTILE, "name": HOSTILE, "version": HOSTILE},
+            operator=HOSTILE,
+            versions={HOSTILE: HOSTILE},
         ),
         report(_HOSTILE, findings=(finding(HOSTILE, Severity.INFO, HOSTILE),), database=HOSTILE),
     ),

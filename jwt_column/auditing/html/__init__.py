@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from ...database.printable import printable
-from ...errors import MissingExtraError
-from ..comparison import Change, compare
-from ..report import utc
-from .expiry import expiry_plot
+from ...errors import ConfigurationError, MissingExtraError
+from ..comparison import Change, changes_by_kind, compare, keys_of
+from ..grouping import by_kind, combined, database_labels, json_of
+from ..report import AuditReport, utc
+from .expiry import EXPIRED_SPANS, VALID_SPANS, expiry_spans, heights
 from .keys import STATES, rows_by_state, segments, tokens
 from .text import key_text, name_parts, number, share, signed
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from collections.abc import Sequence
 
-    from ..report import AuditReport, Finding
+    from jinja2 import Environment
 
 __all__ = ["render_html"]
 
@@ -34,26 +35,55 @@ _PAGE: Final = "report.html"
 _STYLE: Final = "report.css"
 
 
-def render_html(report: AuditReport, *, baseline: AuditReport | None = None) -> str:
+def render_html(
+    report: AuditReport | Sequence[AuditReport],
+    *,
+    baseline: AuditReport | Sequence[AuditReport] | None = None,
+) -> str:
     """Return a report as an HTML document, to write as UTF-8.
 
     The document needs no other file, no script and no network. The same reports give the same text.
 
     Args:
-        report: The report. Names and key values in it may be hostile; they are escaped.
-        baseline: The report of an earlier audit of the same database, with which the page then compares.
+        report: The report, or one for each of several databases. Names and key values in it may be hostile; they are
+            escaped.
+        baseline: The report of an earlier audit, or one for each database, with which the page then compares.
 
     Raises:
+        ConfigurationError: The list of reports is empty.
         MissingExtraError: Jinja2 is not installed.
     """
     page = _environment().get_template(_PAGE)
-    progress = None if baseline is None else compare(baseline, report)
-    # A name from the database is not fit for an id.
-    anchors = {column.column: f"column-{place}" for place, column in enumerate(report.columns, 1)}
-    found: dict[str, list[tuple[str, Finding]]] = {name: [] for name in anchors}
-    for place, finding in enumerate(report.findings, 1):
-        found.setdefault(finding.column, []).append((f"finding-{place}", finding))
-    return page.render(report=report, progress=progress, anchors=anchors, found=found)
+    reports = _listed(report)
+    if not reports:
+        raise ConfigurationError("the HTML report needs one report or more; the list is empty")
+    whole, progress = combined(reports), None
+    if baseline is not None:
+        labels = database_labels(reports) if len(reports) > 1 else None
+        progress = compare(combined(_listed(baseline), labels), whole)
+    return page.render(
+        reports=reports,
+        report=whole,
+        labels=database_labels(reports),
+        groups=by_kind(whole.findings),
+        progress=progress,
+        # A name from the database is not fit for an id.
+        anchors={column.column: f"column-{place}" for place, column in enumerate(whole.columns, 1)},
+        found=Counter(finding.column for finding in whole.findings),
+        shared=_shared_configuration(whole),
+        digest=hashlib.sha256(json_of(reports).encode()).hexdigest(),
+    )
+
+
+def _listed(given: AuditReport | Sequence[AuditReport]) -> Sequence[AuditReport]:
+    return (given,) if isinstance(given, AuditReport) else tuple(given)
+
+
+def _shared_configuration(report: AuditReport) -> dict[str, str]:
+    """Return the parameters that every column has, with the same value."""
+    pairs = [set(column.configuration.items()) for column in report.columns]
+    shared = set.intersection(*pairs) if len(pairs) > 1 else set()
+    return {name: value for name, value in sorted(shared) if name != "context"}
 
 
 @cache
@@ -84,10 +114,14 @@ def _environment() -> Environment:
         # The one text that is not escaped: it is ours, and the policy knows it by its hash.
         style=Markup(style),  # noqa: S704
         style_hash=_hash(style),
-        version=version("jwt-column"),
         states=STATES,
         changes=tuple(Change),
-        expiry_plot=expiry_plot,
+        changes_by_kind=changes_by_kind,
+        expired_spans=EXPIRED_SPANS,
+        expiry_spans=expiry_spans,
+        heights=heights,
+        keys_of=keys_of,
+        valid_spans=VALID_SPANS,
         rows_by_state=rows_by_state,
         segments=segments,
         tokens=tokens,

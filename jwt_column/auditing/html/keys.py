@@ -1,4 +1,4 @@
-"""The bar of rows per key: its segments and their widths."""
+"""Rows per key: the bar, its segments and their widths."""
 
 from __future__ import annotations
 

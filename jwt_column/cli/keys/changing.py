@@ -15,8 +15,8 @@ from ...keys.ring_file.unwrapping import rewrap as wrap_anew
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_wrapper
 from ..console import counted
-from ..options import DatabasesOption, FileOption, JsonOption
-from .fleets import FleetOptions, await_fleet, given_databases, key_everywhere
+from ..options import DatabasesOption, FileOption, JsonOption, given_databases
+from .fleets import FleetOptions, await_fleet, key_everywhere
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,8 +11,8 @@ from ...database.row_security import hidden_rows
 from ...errors import ConfigurationError
 from ..columns import choose_column
 from ..console import DatabaseError
-from ..databases import connect, read_url, with_engine
-from ..options import DATABASE_VARIABLE, ColumnName, ColumnOptions
+from ..databases import connect, read_urls, with_engine
+from ..options import ColumnName, ColumnOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +41,7 @@ def count_rows(which: RowsToCount, history: Counter[str | None] | None = None) -
     if columns is None:
         return None
     counted: Counter[str] = Counter()
-    urls = [read_url(text) for text in which.databases or (os.environ.get(DATABASE_VARIABLE),)]
-    for url in urls:
+    for url in read_urls(which.databases):
         with_engine(url, partial(_count, columns, counted, Counter() if history is None else history))
     return dict(counted)
 

@@ -2,7 +2,6 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from ...errors import ConfigurationError, JWTColumnError
 from ..console import ExitCode, indented, make_console, mark, plain_table, print_json
-from ..options import DATABASE_VARIABLE, DatabasesOption, FileOption, JsonOption, option
+from ..options import DATABASE_VARIABLE, DatabasesOption, FileOption, JsonOption, given_databases, option
 from .rings import PlainFile, open_ring, views_of
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ __all__ = [
     "Need",
     "await_fleet",
     "fleet",
-    "given_databases",
     "key_everywhere",
     "nothing_written_under",
 ]
@@ -117,11 +115,6 @@ class FleetOptions:
     no_fleet: Annotated[
         bool, _fleet_option("--no-fleet", help="Do not ask the fleet, also if the database has its table.")
     ] = False
-
-
-def given_databases(databases: Sequence[str] | None) -> list[str]:
-    """Return the URLs that a command was given, else that of the environment, if there is one."""
-    return list(databases or filter(None, [os.environ.get(DATABASE_VARIABLE)]))
 
 
 def await_fleet(

@@ -18,9 +18,9 @@ from ...keys.ring_file.format import RingFile
 from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
 from ..console import counted
-from ..options import FileOption, JsonOption, RowsToCount
+from ..options import FileOption, JsonOption, RowsToCount, given_databases
 from .counting import columns_to_count, count_rows
-from .fleets import FleetOptions, await_fleet, given_databases, nothing_written_under
+from .fleets import FleetOptions, await_fleet, nothing_written_under
 from .rings import PlainFile, open_ring
 from .showing import show_changed
 

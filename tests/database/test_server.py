@@ -1,0 +1,46 @@
+"""The server behind a connection is named as it names itself, on every database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from jwt_column.database.server import server_of
+
+if TYPE_CHECKING:
+    from tests.support.databases import Database
+
+_PRODUCTS: Final = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MariaDB", "sqlite": "SQLite"}
+
+
+def test_host_name_and_version_are_the_servers(database: Database, engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        found = server_of(connection)
+        transaction = connection.in_transaction()
+    assert not transaction
+    assert found["name"] == engine.url.database
+    assert found["version"].startswith(f"{_PRODUCTS[engine.dialect.name]} ")
+    assert found["version"][-1].isalnum()
+    if engine.dialect.name == "sqlite":
+        assert "host" not in found
+    else:
+        assert found["host"] == "local socket" or found["host"].rpartition(":")[2].isdigit()
+
+
+def test_a_server_that_refuses_ends_no_transaction_of_the_caller(engine: sa.Engine) -> None:
+    """Control: after a failed statement, PostgreSQL refuses every other one in the transaction."""
+    with engine.connect() as connection, connection.begin():
+        connection.execute(sa.text("CREATE TABLE server_probe (id INTEGER)"))
+        assert server_of(connection)
+        assert connection.execute(sa.text("SELECT count(*) FROM server_probe")).scalar() == 0
+        connection.execute(sa.text("DROP TABLE server_probe"))
+
+
+def test_memory_and_unknown_databases() -> None:
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection:
+        assert server_of(connection)["name"] == "in memory"
+        connection.dialect.name = "other"
+        assert server_of(connection) == {}
+    engine.dispose()
