@@ -7,17 +7,18 @@ expression is built: under a random nonce ``==`` would match no row and ``!=`` e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, and_, case, not_, types
+from sqlalchemy import Boolean, and_, case, types
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import ClauseElement, ColumnElement
+from sqlalchemy.sql import coercions, operators, roles
+from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnElement, TypeCoerce
+from sqlalchemy.sql.lambdas import PyWrapper
 
 from ..errors import ConfigurationError, UnsupportedComparisonError
 from ..frames import hides_locals
-from .fingerprints import Fingerprints
+from .conditions import ClaimIsMissing, FingerprintCondition
+from .fingerprints import Fingerprints, values_in
 from .header_sql import HeaderSQL
 from .spec import WHOLE
 
@@ -31,36 +32,49 @@ __all__ = ["Claim", "EncryptedComparator"]
 
 _EQUALITY = (operators.eq, operators.ne)
 _LISTS = (operators.in_op, operators.not_in_op)
-# Iterable, and each a value or an expression.
-_NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, operators.Operators, ClauseElement)
-_NEGATIVE = (operators.ne, operators.not_in_op, operators.is_not)
+_NULL_TESTS: dict[Any, OperatorType] = {
+    operators.is_: operators.is_,
+    operators.eq: operators.is_,
+    operators.is_not: operators.is_not,
+    operators.ne: operators.is_not,
+}
 
 
 class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
     """Operators of an encrypted column."""
 
     __slots__ = ("_fingerprints",)
-    # By name. Putting the expression together takes longer than the fingerprint, and look-ups are frequent.
+    # By name.
     _fingerprints: dict[str, Fingerprints]
 
     @hides_locals
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``IS [NOT] NULL``, or ``==``, ``!=``, ``in_`` or ``not_in`` of tokens by fingerprint; refuse the rest.
 
+        The fingerprints are made when the statement is executed, also those of a ``bindparam()``.
+
         Raises:
             UnsupportedComparisonError: Any other operator; a value that is no text; equality without the
                 fingerprint of the whole token.
-            KeyRingError: The ring, whose keys make the fingerprints, cannot be loaded.
         """
-        if op in (operators.is_, operators.is_not, *_EQUALITY) and _is_null(other[0]):
+        if op in _NULL_TESTS and _is_null(other[0]):
             return super().operate(op, *other, **kwargs)
-        if op in _EQUALITY and isinstance(other[0], ColumnElement):
-            return _Unanswerable(self.expr, other[0], op, _refusal(self.expr, op))
-        values = _values(op, other)
-        if values is None:
+        given = _given(op, other, self.expr)
+        if given is None and op in _EQUALITY:
+            return self._compared_with(other[0], op)
+        if given is None:
             raise _refusal(self.expr, op)
-        condition = self._fingerprints_of(WHOLE).among(values)
-        return not_(condition) if op in _NEGATIVE else condition
+        return FingerprintCondition(self.expr, self._fingerprints_of(WHOLE), op, given)
+
+    def _compared_with(self, other: Any, op: OperatorType) -> ColumnElement[Any]:
+        """Return the comparison with another expression: answered where this one is a parameter of the other's type."""
+        column = other.__clause_element__() if hasattr(other, "__clause_element__") else other
+        if isinstance(self.expr, BindParameter) and getattr(column, "type", None) == self.expr.type:
+            return op(column, self.expr)  # type: ignore[no-any-return]
+        refusal = _refusal(self.expr, op)
+        if not isinstance(other, ColumnElement):
+            raise refusal
+        return _Unanswerable(self.expr, other, op, refusal)
 
     @hides_locals
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> ColumnElement[Any]:
@@ -95,7 +109,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         found = made.get(name)
         # A column gets another type when it is put into a table.
         if found is None or found.type is not self.expr.type:
-            found = made[name] = Fingerprints(self.expr, self.expr.type, name)
+            found = made[name] = Fingerprints(self.expr.type, name)
         return found
 
     @property
@@ -181,16 +195,13 @@ class Claim(operators.ColumnOperators):
 
         Raises:
             UnsupportedComparisonError: Any other operator or value.
-            KeyRingError: The ring, whose keys make the fingerprints, cannot be loaded.
         """
-        if op in (operators.is_, operators.is_not, *_EQUALITY) and _is_null(other[0]):
-            condition = self._fingerprints.missing()
-        else:
-            values = _values(op, other)
-            if values is None:
-                raise _refusal(self._column, op)
-            condition = self._fingerprints.among(values)
-        return not_(condition) if op in _NEGATIVE else condition
+        if op in _NULL_TESTS and _is_null(other[0]):
+            return ClaimIsMissing(self._column, self._fingerprints.name, _NULL_TESTS[op])
+        given = _given(op, other, self._column)
+        if given is None:
+            raise _refusal(self._column, op)
+        return FingerprintCondition(self._column, self._fingerprints, op, given)
 
     @hides_locals
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> NoReturn:
@@ -202,15 +213,33 @@ class Claim(operators.ColumnOperators):
         raise _refusal(self._column, op)
 
 
-def _values(op: OperatorType, other: tuple[Any, ...]) -> list[object] | None:
-    """Return the values that a column is compared with; None when that cannot be answered."""
-    if op in _EQUALITY:
-        # An expression would have to be fingerprinted by the database, which has no key.
-        return None if isinstance(other[0], operators.Operators | ClauseElement) else [other[0]]
-    if op in _LISTS and isinstance(other[0], Iterable) and not isinstance(other[0], _NO_LISTS):
-        values = list(other[0])
-        return None if any(isinstance(value, ClauseElement) for value in values) else values
-    return None
+def _given(
+    op: OperatorType, other: tuple[Any, ...], column: ColumnElement[Any]
+) -> list[Any] | BindParameter[Any] | None:
+    """Return the values, or the parameter, that a column is compared with; None when that cannot be answered."""
+    if op not in _EQUALITY and op not in _LISTS:
+        return None
+    value = other[0]
+    if not isinstance(value, operators.Operators | ClauseElement):
+        values = [value] if op in _EQUALITY else values_in(value)
+        if op in _LISTS and values is not None:
+            found = [(_parameter(one, column), one) for one in values]
+            values = [one if parameter is None else parameter for parameter, one in found]
+            # Another expression would have to be fingerprinted by the database, which has no key.
+            if any(isinstance(one, ClauseElement) and not isinstance(one, BindParameter) for one in values):
+                return None
+        return values
+    return _parameter(value, column)
+
+
+def _parameter(value: object, column: ColumnElement[Any]) -> BindParameter[Any] | None:
+    """Return the parameter that an expression consists of: its value comes when the statement is executed."""
+    if isinstance(value, PyWrapper):
+        # A variable of a lambda statement.
+        value = coercions.expect(roles.BinaryElementRole, value, expr=column, operator=operators.eq)
+    elif isinstance(value, TypeCoerce):
+        value = value.typed_expression
+    return value if isinstance(value, BindParameter) else None
 
 
 def _refusal(column: ColumnElement[Any], op: OperatorType) -> UnsupportedComparisonError:

@@ -1,45 +1,50 @@
-"""Equality by fingerprint: the fingerprints of a compared value, and the condition that finds them.
+"""Fingerprints of one name in one column: of the values that are looked for, under each key of the ring.
 
-A row is found under whichever key of the ring it was written, because the value is fingerprinted under each of them.
-A statement holds these fingerprints, in parameters, logs and errors, and never the value.
+A row is found under whichever key it was written, because a value is fingerprinted under each of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Boolean, and_, not_, or_
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy import null
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ClauseElement
 
-from ..errors import UnsupportedComparisonError
-from ..format.claims import claim_input
+from ..errors import JWTColumnError, UnsupportedComparisonError
+from ..format.claims import claim_input, parse_object
+from ..format.frame import pack
 from .header_sql import HeaderSQL
 from .index_fields import fingerprint
 from .spec import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from sqlalchemy import FromClause
-    from sqlalchemy.sql.compiler import SQLCompiler
-    from sqlalchemy.sql.operators import OperatorType
+    from sqlalchemy.sql.elements import ColumnElement
 
-    from ..keys.ring import KeyRing
+    from ..keys.data_key import DataKey
     from .cipher import TokenCipher
     from .header_sql import HeaderPart
     from .spec import ColumnSpec
 
-__all__ = ["FingerprintCondition", "Fingerprints", "part_of"]
+__all__ = ["Fingerprints", "Sought", "part_of", "values_in"]
+
+# Iterable, and each a value or an expression.
+_NO_LISTS: Final = (str, bytes, bytearray, memoryview, Mapping, operators.Operators, ClauseElement)
+
+
+def values_in(given: object) -> list[Any] | None:
+    """Return the values of an iterable, or None for a single value or an expression."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, _NO_LISTS) else None
 
 
 class Fingerprints:
     """The fingerprints of one name in one encrypted column.
 
     Args:
-        column: The column.
-        type_: Its type, an ``EncryptedJWT``.
+        type_: The column's type, an ``EncryptedJWT``.
         name: ``"token"`` or a claim.
 
     Raises:
@@ -47,14 +52,16 @@ class Fingerprints:
         ConfigurationError: The type belongs to no table and has no context.
     """
 
-    def __init__(self, column: ColumnElement[Any], type_: Any, name: str) -> None:
+    __slots__ = ("_cipher", "_is_single", "_is_text", "_is_whole", "_specs", "name", "type")
+
+    def __init__(self, type_: Any, name: str) -> None:
         context = type_.context
-        what = "the whole token" if name == WHOLE else f"the claim {name!r}"
+        whose = "the whole token" if name == WHOLE else f"the claim {name!r}"
         if name not in type_.fingerprints:
             declared = [*type_.fingerprints, name]
             raise UnsupportedComparisonError(
                 f"{context or 'an encrypted column'}: equality cannot be answered from ciphertext without a "
-                f"fingerprint of {what}; declare EncryptedJWT(fingerprints={declared!r}) and re-encrypt the rows",
+                f"fingerprint of {whose}; declare EncryptedJWT(fingerprints={declared!r}) and re-encrypt the rows",
                 context=context,
             )
         if type_.plaintext == "write":
@@ -64,76 +71,219 @@ class Fingerprints:
                 context=context,
             )
         self._cipher: TokenCipher = type_.cipher()
-        self.type = type_
-        self._name = name
-        self._header = HeaderSQL(column, type_)
-        specs = type_.spec.layouts_with(name)
-        self._layouts = [spec.layout.byte for spec in specs]
+        self._specs: Sequence[ColumnSpec] = type_.spec.layouts_with(name)
         self._is_single = len(type_.spec.layouts) == 1
-        self._parts = [part_of(self._header, spec, name, for_layout=not self._is_single) for spec in specs]
-        self._in_layouts = [self._header.has_layout(layout) for layout in self._layouts]
+        self._is_text = type_.storage == "text"
+        self._is_whole = name == WHOLE
+        self.type = type_
+        self.name = name
 
-    def among(self, values: Iterable[object]) -> FingerprintCondition:
-        """Return the condition of rows that have one of these values; None is NULL, which no row equals.
+    def search_keys(self) -> tuple[DataKey, ...]:
+        """Return the keys under which rows are looked for.
+
+        Raises:
+            KeyRingError: The ring cannot be loaded.
+        """
+        return self.type.ring().keys_for_search()  # type: ignore[no-any-return]
+
+    def sought(self, values: Iterable[object]) -> Sought:
+        """Return values to look for, checked; None among them is NULL, which no row equals.
 
         Raises:
             UnsupportedComparisonError: A value that no row can have: neither ``str`` nor, of a claim, ``int``.
-            KeyRingError: The ring cannot be loaded.
         """
-        inputs = [None if value is None else self._input_of(value) for value in values]
-        ring: KeyRing = self.type.ring()
-        # Once: another thread may reload the ring meanwhile.
-        keys = ring.keys_for_search()
-        found: list[bytes | None] = []
-        for data in inputs:
-            if data is None:
-                found.append(None)
-            else:
-                found += [fingerprint(key, self._cipher.context, self._name, data) for key in keys]
-        stamps = [self._cipher.stamp(key.id, layout) for layout in self._layouts for key in keys]
+        return Sought(self, [None if value is None else self._input_of(value) for value in values])
 
-        def known() -> ColumnElement[bool]:
-            # Negated, a row must be one whose fingerprint can be compared: of another layout or under a key that the
-            # ring lacks, it could be that very token.
-            return self._header.has_stamp(*stamps)
+    def sought_later(self, value: object, *, is_list: bool) -> Sought:
+        """Return the value of a parameter, or its list of values, as :meth:`sought`."""
+        if not is_list:
+            return self.sought([value])
+        values = values_in(value)
+        if values is None:
+            raise self._refusal(value)
+        return self.sought(values)
 
-        return FingerprintCondition(self._among(found), known)
+    def of(self, inputs: Iterable[bytes | None], key: DataKey) -> list[bytes | None]:
+        """Return fingerprints under a key, from the bytes that they are made from."""
+        context, name = self._cipher.context, self.name
+        return [None if data is None else fingerprint(key, context, name, data) for data in inputs]
 
-    def missing(self) -> FingerprintCondition:
-        """Return the condition of tokens that do not have the claim. It needs no key."""
-        places = zip(self._parts, self._in_layouts, strict=True)
-        missing = (and_(part.is_(None), in_layout) for part, in_layout in places)
-        return FingerprintCondition(or_(*missing), lambda: or_(*self._in_layouts))
+    def stored(self, fingerprints: Iterable[bytes | None]) -> Sequence[bytes | str | None]:
+        """Return fingerprints in the column's storage form."""
+        if not self._is_text:
+            return list(fingerprints)
+        return [None if one is None else one.hex() for one in fingerprints]
 
-    def _among(self, fingerprints: list[bytes | None]) -> ColumnElement[bool]:
-        is_text = self.type.storage == "text"
-        stored = [one.hex() if is_text and one is not None else one for one in fingerprints]
-        if self._is_single:
-            return _is_one_of(self._parts[0], stored)
-        # An index for the rows of one layout is used where its condition stands in the statement.
-        places = zip(self._in_layouts, self._parts, strict=True)
-        return or_(*(and_(in_layout, _is_one_of(part, stored)) for in_layout, part in places))
+    def constants(self, fingerprints: Iterable[bytes | None]) -> list[ColumnElement[Any]]:
+        """Return fingerprints as SQL that is written out."""
+        header = self._header(None)
+        return [null() if one is None else header.constant(one) for one in fingerprints]
+
+    def stamps(self, keys: Iterable[DataKey]) -> Sequence[bytes | str]:
+        """Return the beginnings of the rows, in the column's storage form, whose fingerprint can be compared."""
+        return self._header(None).beginnings(self._stamps(keys))
+
+    def stamp_constants(self, keys: Iterable[DataKey]) -> list[ColumnElement[Any]]:
+        """Return the beginnings of :meth:`stamps` as SQL that is written out."""
+        header = self._header(None)
+        return [header.constant(stamp, prefix=True) for stamp in self._stamps(keys)]
+
+    def _stamps(self, keys: Iterable[DataKey]) -> list[bytes]:
+        stamp = self._cipher.stamp
+        return [stamp(key.id, spec.layout.byte) for key in keys for spec in self._specs]
+
+    def places(self, column: Any) -> list[tuple[HeaderPart, ColumnElement[bool] | None]]:
+        """Return the places of the fingerprint in a column, each with the condition of the rows that have it there.
+
+        The condition is None if the column has rows of one layout only.
+        """
+        header = self._header(column)
+        return [
+            (
+                part_of(header, spec, self.name, for_layout=not self._is_single),
+                None if self._is_single else header.has_layout(spec.layout.byte),
+            )
+            for spec in self._specs
+        ]
+
+    def stamp(self, column: Any) -> ColumnElement[Any]:
+        """Return the place of the stamp in the rows of a column."""
+        return self._header(column).stamp()
+
+    def has_layout(self, column: Any) -> list[ColumnElement[bool]]:
+        """Return the conditions of the rows that have the fingerprint, under any key, one for each layout."""
+        return [self._header(column).has_layout(spec.layout.byte) for spec in self._specs]
+
+    def is_among(self, token: object, inputs: Sequence[bytes | None]) -> bool | None:
+        """Return whether a loaded token has one of the values; None if that is unknown, as in SQL.
+
+        Args:
+            token: The value of a mapped attribute.
+            inputs: The bytes of the values' fingerprints; None stands for NULL.
+        """
+        if self._is_whole:
+            data = self._cipher.whole_input(token)
+        else:
+            claims = token if isinstance(token, Mapping) else self._claims_of(token)
+            data = None if claims is None else claim_input(claims.get(self.name))
+        if data is None:
+            return None
+        return data in inputs or (None if None in inputs else False)
+
+    def _claims_of(self, token: object) -> dict[str, Any] | None:
+        payload = self._cipher.payload_of(pack(token)) if isinstance(token, str) else None
+        return None if payload is None else parse_object(payload)
+
+    def _header(self, column: Any) -> HeaderSQL:
+        return HeaderSQL(column, self.type)
 
     def _input_of(self, value: object) -> bytes:
-        """Return the input of the fingerprint of a value."""
-        data = self._cipher.whole_input(value) if self._name == WHOLE else claim_input(value)
-        if data is not None:
-            return data
-        kinds = "a str" if self._name == WHOLE else "a str or an int"
-        kind = type(value).__name__
-        value = None
-        raise UnsupportedComparisonError(
-            f"{self._cipher.context}: what is compared with ciphertext is {kinds} that has a UTF-8 form, not this "
-            f"{kind}",
-            context=self._cipher.context,
+        """Return the bytes that the fingerprint of a value is made from."""
+        data = self._cipher.whole_input(value) if self._is_whole else claim_input(value)
+        if data is None:
+            raise self._refusal(value)
+        return data
+
+    def _refusal(self, value: object) -> UnsupportedComparisonError:
+        kinds = "a str" if self._is_whole else "a str or an int"
+        context = self._cipher.context
+        return UnsupportedComparisonError(
+            f"{context}: what is compared with ciphertext is {kinds} that has a UTF-8 form, not this "
+            f"{type(value).__name__}",
+            context=context,
         )
 
 
-def _is_one_of(part: ColumnElement[Any], stored: Sequence[bytes | str | None]) -> ColumnElement[bool]:
-    if len(stored) == 1 and stored[0] is not None:
-        # SQLAlchemy takes longer over a list of one.
-        return part == stored[0]
-    return part.in_(stored)
+class Sought:
+    """The values that a statement looks for, in place of a parameter's value.
+
+    Its ``repr`` differs from value to value and shows a fingerprint: caches outside the process make keys of it. A
+    pickle holds fingerprints, of the keys that the ring has by then, and no value.
+
+    Args:
+        fingerprints: Those of the column.
+        inputs: The bytes from which they are made; None stands for NULL.
+    """
+
+    __slots__ = ("_fingerprints", "_inputs")
+
+    def __init__(self, fingerprints: Fingerprints, inputs: Sequence[bytes | None]) -> None:
+        self._fingerprints = fingerprints
+        self._inputs = inputs
+
+    def under(self, keys: Iterable[DataKey]) -> list[bytes | None]:
+        """Return the fingerprints of every value under every key; None for NULL."""
+        of, inputs = self._fingerprints.of, self._inputs
+        return [one for key in keys for one in of(inputs, key)]
+
+    def is_in(self, token: object) -> bool | None:
+        """Return whether a loaded token has one of the values; None if that is unknown, as in SQL."""
+        return self._fingerprints.is_among(token, self._inputs)
+
+    def __repr__(self) -> str:
+        try:
+            active = self._fingerprints.search_keys()[0]
+        except JWTColumnError:
+            return f"Sought(redacted, {id(self):#x})"
+        shown = ["NULL" if one is None else one.hex() for one in self._fingerprints.of(self._inputs, active)]
+        return f"Sought({', '.join(shown)})"
+
+    def __copy__(self) -> Sought:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sought:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        of, context = self._fingerprints.of, self._fingerprints.type.context
+        return _Pickled, (
+            context,
+            {key.id: of(self._inputs, key) for key in self._fingerprints.search_keys()},
+        )
+
+
+class _Pickled:
+    """The values of a pickled statement: their fingerprints, by key id.
+
+    Args:
+        context: That of the column.
+        fingerprints: Under each key that the ring had.
+    """
+
+    __slots__ = ("_context", "_fingerprints")
+
+    def __init__(self, context: str, fingerprints: dict[str, list[bytes | None]]) -> None:
+        self._context = context
+        self._fingerprints = fingerprints
+
+    def under(self, keys: Iterable[DataKey]) -> list[bytes | None]:
+        """Return the fingerprints under every key.
+
+        Raises:
+            UnsupportedComparisonError: The ring has a key that it did not have when the statement was pickled: rows
+                under it would not be found.
+        """
+        found: list[bytes | None] = []
+        for key in keys:
+            made = self._fingerprints.get(key.id)
+            if made is None:
+                raise UnsupportedComparisonError(
+                    f"{self._context}: this statement was pickled before the key ring had the key {key.id}, under "
+                    "which it would find no row; build the statement again",
+                    context=self._context,
+                )
+            found += made
+        return found
+
+    def is_in(self, token: object) -> bool | None:  # noqa: ARG002
+        """Return None: a fingerprint does not tell its value."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"Sought({next(iter(self._fingerprints.values()))!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _Pickled, (self._context, self._fingerprints)
 
 
 def part_of(header: HeaderSQL, spec: ColumnSpec, name: str, *, for_layout: bool = False) -> HeaderPart:
@@ -150,48 +300,3 @@ def part_of(header: HeaderSQL, spec: ColumnSpec, name: str, *, for_layout: bool 
     if for_layout:
         part.layout = spec.layout.byte.hex()
     return part
-
-
-class FingerprintCondition(ColumnElement[bool]):
-    """A condition on fingerprints, and the rows that its negation leaves out.
-
-    Args:
-        found: The condition.
-        known: Returns which rows have a fingerprint that can be compared at all. To SQL the others are NULL: they are
-            found neither by the condition nor by its negation.
-    """
-
-    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy's own name, by which it copies and caches
-        ("found", InternalTraversal.dp_clauseelement),
-        ("known", InternalTraversal.dp_clauseelement),
-    ]
-    type: Boolean = Boolean()
-    known: ColumnElement[bool] | None = None
-
-    def __init__(self, found: ColumnElement[bool], known: Callable[[], ColumnElement[bool]]) -> None:
-        self.found = found
-        # Asked for when it is needed: most conditions are never negated, and each is built for one statement.
-        self._make_known = known
-
-    def _negate(self) -> FingerprintCondition:
-        negation = FingerprintCondition(self.found, self._make_known)
-        if self.known is None:
-            negation.known = self._make_known()
-        return negation
-
-    def self_group(self, against: OperatorType | None = None) -> FingerprintCondition:  # noqa: ARG002
-        """Return the condition itself: it comes in brackets, and ``= 1`` after them would hide it from an index."""
-        return self
-
-    @property
-    def _from_objects(self) -> list[FromClause]:
-        return self.found._from_objects  # noqa: SLF001
-
-    def condition(self) -> ColumnElement[bool]:
-        """Return the same in the words that SQLAlchemy has."""
-        return self.found if self.known is None else and_(not_(self.found), self.known)
-
-
-@compiles(FingerprintCondition)
-def _compile_condition(element: FingerprintCondition, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"({compiler.process(element.condition(), **kw)})"

@@ -44,6 +44,8 @@ from ..format.envelope import (
 from .expiry import BINARY_EXPIRY, TEXT_EXPIRY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Index
     from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -461,6 +463,10 @@ class HeaderSQL:
         """Return the expiry as 12 lower-case hex digits; meaningless where :meth:`expires_at` is NULL."""
         expiry = self.expires_at()
         return expiry if self._text else _Hex(expiry)
+
+    def beginnings(self, stamps: Iterable[bytes]) -> list[bytes | str]:
+        """Return stamps in the column's storage form, with ``jc`` before each in the text form."""
+        return [TEXT_PREFIX + stamp.hex() if self._text else stamp for stamp in stamps]
 
     def has_stamp(self, *stamps: bytes) -> ColumnElement[bool]:
         """Return the condition of values that begin with this stamp, or one of these."""

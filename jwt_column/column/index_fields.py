@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hmac import HMAC
-
 from ..format.claims import LATEST_EXPIRY, claim_input, expiry_of, parse_object
 from ..format.envelope import EXPIRY_LENGTH, FINGERPRINT_LENGTH, NO_EXPIRY, NO_FINGERPRINT
 from ..format.frame import unpack
@@ -17,6 +14,8 @@ from .spec import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cryptography.hazmat.primitives.hmac import HMAC
 
     from ..keys.data_key import DataKey
     from .spec import ColumnSpec
@@ -60,7 +59,7 @@ class IndexFields:
         """
         last_key, macs = self._macs
         if key is not last_key:
-            macs = [(name, _mac(key, self._context, name)) for name in self._names]
+            macs = [(name, key.fingerprint_mac(self._context, name)) for name in self._names]
             self._macs = key, macs
         claims = parse_object(payload) if payload is not None and self._needs_claims else None
         fields = b""
@@ -96,12 +95,7 @@ class IndexFields:
 
 def fingerprint(key: DataKey, context: str, name: str, data: bytes) -> bytes:
     """Return the 16-byte fingerprint: HMAC-SHA256 under the key of context and name, truncated."""
-    return _finish(_mac(key, context, name), data)
-
-
-def _mac(key: DataKey, context: str, name: str) -> HMAC:
-    """Return HMAC-SHA256 under the key of context and name: for many fingerprints, it is keyed once."""
-    return HMAC(key.fingerprint_key(context, name), SHA256())
+    return _finish(key.fingerprint_mac(context, name), data)
 
 
 def _finish(mac: HMAC, data: bytes) -> bytes:

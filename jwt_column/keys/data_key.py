@@ -6,6 +6,7 @@ import os
 from typing import final
 
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..errors import KeyRingError
@@ -56,7 +57,7 @@ class DataKey:
         tenant: The only tenant whose rows it encrypts, or None.
     """
 
-    __slots__ = ("_fingerprint_keys", "_secret", "aead", "id", "id_bytes", "stamp_prefix", "tenant")
+    __slots__ = ("_fingerprint_macs", "_secret", "aead", "id", "id_bytes", "stamp_prefix", "tenant")
 
     def __init__(self, secret: bytes | str, *, tenant: str | None = None) -> None:
         self._secret = decode_key(secret)
@@ -68,7 +69,7 @@ class DataKey:
         self.aead: XAES256GCM = XAES256GCM(
             self._derive(encryption, KEY_LENGTH), self._derive(nonce, KEY_LENGTH)
         )
-        self._fingerprint_keys: dict[tuple[str, str], bytes] = {}
+        self._fingerprint_macs: dict[tuple[str, str], HMAC] = {}
 
     def __repr__(self) -> str:
         # A traceback also shows a key whose construction failed.
@@ -79,11 +80,15 @@ class DataKey:
 
     def fingerprint_key(self, context: str, name: str) -> bytes:
         """Return the 32-byte key of the fingerprints called *name* in *context*. Secret."""
-        key = self._fingerprint_keys.get((context, name))
-        if key is None:
-            info = b"\x00".join((b"jwt-column/v1/fingerprint", context.encode(), name.encode()))
-            key = self._fingerprint_keys[context, name] = self._derive(info, 32)
-        return key
+        info = b"\x00".join((b"jwt-column/v1/fingerprint", context.encode(), name.encode()))
+        return self._derive(info, 32)
+
+    def fingerprint_mac(self, context: str, name: str) -> HMAC:
+        """Return HMAC-SHA256 under :meth:`fingerprint_key`, to be copied for each message: it is keyed once."""
+        mac = self._fingerprint_macs.get((context, name))
+        if mac is None:
+            mac = self._fingerprint_macs[context, name] = HMAC(self.fingerprint_key(context, name), SHA256())
+        return mac
 
     def integrity_key(self) -> bytes:
         """Return the 32-byte key that authenticates a key-ring file which holds this key. Secret."""

@@ -2,6 +2,7 @@
 
 A lookup is compared with the same lookup in a plain text column that has an index; the census with the bare aggregate
 over the first six bytes of the same rows. Both are timed by the clock, because the database does a part of the work.
+The statement alone, built and executed on a few rows in memory, shows the part of Python.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT, FingerprintIndex, KeyRing, key_usage
+from jwt_column import EncryptedJWT, FingerprintIndex, KeyRing, generate_key, key_usage
 from jwt_column.format import base64url
 from tests.benchmarks.measure import Figure, Table, Work, compare
 from tests.benchmarks.servers import add_server_options, servers
@@ -28,6 +29,8 @@ __all__ = ["HELP", "add_arguments", "measure", "measure_lookup"]
 HELP: Final = "search by fingerprint against an indexed column of plain text; the census against a bare count"
 
 _LOOKUP_LIMIT: Final = 1.5
+# By the number of keys in the ring.
+_STATEMENT_LIMITS: Final = {1: 1.15, 2: 1.3}
 _CENSUS_LIMIT: Final = 1.2
 _LOOKUPS: Final = 200  # in one sample
 _CHUNK: Final = 10_000
@@ -46,7 +49,7 @@ def _token(number: int) -> str:
     return f"{_HEADER}.{base64url.encode(payload)}.{base64url.encode(signature)}"
 
 
-def _tables() -> tuple[sa.Table, sa.Table]:
+def _tables(ring: KeyRing = _RING) -> tuple[sa.Table, sa.Table]:
     metadata = sa.MetaData()
     plain = sa.Table(
         "plain",
@@ -58,7 +61,7 @@ def _tables() -> tuple[sa.Table, sa.Table]:
         "encrypted",
         metadata,
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", EncryptedJWT(_RING, fingerprints=["token"])),
+        sa.Column("token", EncryptedJWT(ring, fingerprints=["token"])),
         FingerprintIndex("ix_encrypted_token", "token"),
     )
     return plain, encrypted
@@ -132,6 +135,32 @@ def measure_lookup(engine: sa.Engine, rows: int, samples: int) -> Table:
     )
 
 
+def measure_statement(samples: int) -> Table:
+    """Compare building and executing a statement, on few rows in memory."""
+    figures: list[Figure] = []
+    for keys, limit in _STATEMENT_LIMITS.items():
+        plain, encrypted = _tables(KeyRing([generate_key() for _ in range(keys)]))
+        engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+        plain.metadata.create_all(engine)
+        rows = [{"id": number, "token": _token(number)} for number in range(_LOOKUPS)]
+        with engine.begin() as connection:
+
+            def look_up(table: sa.Table, connection: sa.Connection = connection, rows: Any = rows) -> None:
+                for row in rows:
+                    connection.scalar(sa.select(table.c.id).where(table.c.token == row["token"]))
+
+            for table in (plain, encrypted):
+                connection.execute(table.insert(), rows)
+            measured = compare(
+                Work(lambda plain=plain, look_up=look_up: look_up(plain)),  # type: ignore[misc]
+                Work(lambda encrypted=encrypted, look_up=look_up: look_up(encrypted)),  # type: ignore[misc]
+                samples=samples,
+            )
+        engine.dispose()
+        figures.append(Figure.of(measured, f"keys in the ring: {keys}", "one statement", limit))
+    return Table("One statement, built and executed, against a comparison of plain text", figures)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what this benchmark can be told."""
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each table (default: 1000000)")
@@ -150,6 +179,7 @@ def _engines(options: argparse.Namespace) -> Iterator[sa.Engine]:
 
 def measure(options: argparse.Namespace) -> Iterator[Table]:
     """Yield each table as soon as it is measured."""
+    yield measure_statement(options.samples * 5)
     for engine in _engines(options):
         try:
             yield measure_lookup(engine, options.rows, options.samples)

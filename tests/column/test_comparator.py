@@ -151,11 +151,10 @@ def test_the_refused_operators_are_those_of_an_ordinary_column(name: str) -> Non
     [
         Login.__table__.c.name,
         Login.__table__.c.second,
-        sa.literal(TOKEN),
-        sa.bindparam("token"),
+        sa.func.lower(sa.literal(TOKEN)),
         sa.select(Login.token).scalar_subquery(),
     ],
-    ids=["column", "encrypted column", "literal", "parameter", "subquery"],
+    ids=["column", "encrypted column", "function", "subquery"],
 )
 def test_a_comparison_with_another_expression_is_refused_before_it_reaches_a_database(
     session: Session, compare: Any, other: Any

@@ -317,12 +317,10 @@ def test_another_value_of_a_claim_is_refused(value: Any) -> None:
         lambda one: one + "a",
         lambda one: "a" + one,
         lambda one: one.desc(),
-        lambda one: one == sa.bindparam("x"),
         lambda one: one == Login.token,
         lambda one: one == Login.second.claim("jti"),
         lambda one: one.in_(sa.select(User.name)),
-        lambda one: one.in_([sa.literal("a")]),
-        lambda one: one.in_(sa.bindparam("x", expanding=True)),
+        lambda one: one.in_([User.name]),
         lambda one: one.in_("ab"),
     ],
 )
@@ -331,10 +329,10 @@ def test_a_claim_answers_nothing_else(build: Callable[[Any], Any]) -> None:
         build(Login.token.claim("jti"))
 
 
-@pytest.mark.parametrize("other", [sa.bindparam("x"), Login.second, sa.select(Login.token).scalar_subquery()])
+@pytest.mark.parametrize("other", [User.name, Login.second, sa.select(Login.token).scalar_subquery()])
 def test_expressions_are_refused_with_a_fingerprint_too(session: Session, other: Any) -> None:
     with pytest.raises(UnsupportedComparisonError):
-        session.execute(sa.select(Login.id).where(Login.token == other), {"x": ALICE})
+        session.execute(sa.select(Login.id).where(Login.token == other))
     with pytest.raises(UnsupportedComparisonError):
         Login.token.in_([ALICE, other])
 
