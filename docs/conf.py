@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import jwt_column
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -16,7 +17,7 @@ sys.path.insert(0, str(DOCS / "_extensions"))
 project = "jwt-column"
 author = "The jwt-column developers"
 project_copyright = author
-version = release = version_of("jwt-column")
+version = release = jwt_column.__version__
 
 extensions = [
     "myst_parser",
