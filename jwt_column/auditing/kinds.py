@@ -87,7 +87,7 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "context-default",
                 info,
-                "Give EncryptedJWT this context before the table or the column is renamed.",
+                "Give the type this context before the table or the column is renamed.",
             ),
             Kind(
                 "context-shared",
@@ -191,7 +191,7 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "other-context",
                 critical,
-                "Give EncryptedJWT this context=: the table or the column was renamed, and the rows are whole.",
+                "Give the type this context=: the table or the column was renamed, and the rows are whole.",
                 rows=("opens in another context", "open in another context"),
             ),
             Kind(
@@ -246,6 +246,16 @@ def _kinds() -> Mapping[str, Kind]:
                 rows=(
                     "has a claim that cannot be fingerprinted",
                     "have a claim that cannot be fingerprinted",
+                ),
+            ),
+            Kind(
+                "other-type",
+                warning,
+                "Audit the column with the type that wrote it, EncryptedJSON for JSON objects (--type json): tokens in "
+                "these values were not examined.",
+                rows=(
+                    "holds a value of the other type, a JSON object or a token",
+                    "hold values of the other type, JSON objects or tokens",
                 ),
             ),
             Kind(

@@ -190,6 +190,8 @@ class Opener:
             return Opened(None, "undecryptable")
         else:
             self.opened += 1
+            if self._cipher.is_of_another_type(token):
+                return Opened(token, "other-type")
             differs = self._cipher.has_other_fields(stored, token, self._ring)
             return Opened(token, "index-differs" if differs else None)
         return self._explain(row)

@@ -19,6 +19,7 @@ from migrations_helpers.engine.reencryption import in_column
 from migrations_helpers.engine.reflection import find_table
 
 from ..column.header_sql import HeaderSQL
+from ..column.json_type import EncryptedJSON
 from ..column.row_binding import python_type_of
 from ..column.types import EncryptedJWT
 from ..errors import ConfigurationError, ReencryptionError
@@ -263,7 +264,8 @@ def _refuse_both(options: ColumnOptions) -> None:
 
 
 def _type_of(options: ColumnOptions) -> EncryptedJWT:
-    return in_column(EncryptedJWT(**options.type_parameters), options.table or "", options.column or "")
+    class_ = EncryptedJSON if options.type == "json" else EncryptedJWT
+    return in_column(class_(**options.type_parameters), options.table or "", options.column or "")
 
 
 def _mapped_column(model: str) -> ChosenColumn:

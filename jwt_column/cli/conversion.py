@@ -160,9 +160,9 @@ class _Run:
             # The engine fails where it would have written.
             failure = ReencryptionError(
                 f"{column.name}: a run would leave {_left_rows(report)} as they are, and would end like this one. "
-                "Tokens that are no JWT need allow_opaque (--allow-opaque), rows of a renamed table or column its old "
-                "name as context (--context), others a key that the ring lacks or more room; give these, or restore "
-                "the rows",
+                "Tokens that are no JWT need allow_opaque (--allow-opaque), JSON objects --type json, rows of a "
+                "renamed table or column its old name as context (--context), others a key that the ring lacks or more "
+                "room; give these, or restore the rows",
                 reason="rows",
                 report=report,
             )

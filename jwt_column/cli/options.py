@@ -103,8 +103,14 @@ class StoredColumn(ColumnName):
 
 @dataclass(frozen=True)
 class ColumnOptions(StoredColumn):
-    """A column by its name, and its type: each further field is a parameter of ``EncryptedJWT``."""
+    """A column by its name, and its type: each further field is a parameter of it."""
 
+    type: Annotated[
+        Literal["jwt", "json"] | None,
+        _type_option(
+            "--type", help="The model's type: jwt for EncryptedJWT, json for EncryptedJSON. Without it, jwt."
+        ),
+    ] = None
     keyring: Annotated[
         str | None,
         _type_option(
@@ -151,8 +157,8 @@ class ColumnOptions(StoredColumn):
 
     @property
     def type_parameters(self) -> dict[str, Any]:
-        """The parameters of ``EncryptedJWT`` that are given."""
-        names = {one.name for one in fields(self)} - {one.name for one in fields(ColumnName)}
+        """The parameters of the type that are given."""
+        names = {one.name for one in fields(self)} - {one.name for one in fields(ColumnName)} - {"type"}
         return {name: value for name in sorted(names) if (value := getattr(self, name))}
 
     @property

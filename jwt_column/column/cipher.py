@@ -21,6 +21,7 @@ from ..errors import (
 )
 from ..format import envelope
 from ..format.aead import PREFIX_LENGTH
+from ..format.claims import parse_object
 from ..format.envelope import EXPIRY_LENGTH, NO_EXPIRY, STAMP_FIELD
 from ..format.frame import begins_as_jws, is_frame, pack, unpack
 from ..format.shape import Kind, Shape, check_text, pack_signed, payload_of, shape_of
@@ -28,9 +29,9 @@ from ..format.token import JWT, given_expiry, take_frame, unchecked_jwt
 from ..frames import hides_locals
 from ..keys.ring import any_chosen
 from ..keys.snapshot import parse_key_id
-from .binding import sized
+from .binding import BoundJWT, sized
 from .index_fields import IndexFields
-from .spec import ColumnSpec, utf8
+from .spec import WHOLE, ColumnSpec, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     _Open = Callable[[bytes, int, bytes], bytes]
 
-__all__ = ["TokenCipher", "decrypt_token", "encrypt_token", "report_decryptions"]
+__all__ = ["OTHER_TYPE", "TokenCipher", "decrypt_token", "encrypt_token", "report_decryptions"]
 
 # Each writing process adds one prefix per 2**16 rows.
 _CACHED_OPENERS: Final = 512
@@ -50,6 +51,9 @@ _CACHED_OPENERS: Final = 512
 _as_jwt: Final = str.__new__
 
 _REFUSAL: Final = " does not take this value"
+
+#: The reason of a refusal to re-encrypt what the other column type wrote.
+OTHER_TYPE: Final = "other type"
 
 # Reasons for which an opaque token is refused by a column of JWTs.
 _NO_JWT: Final = ("segments", "header", "not base64url", "no signature")
@@ -97,6 +101,16 @@ class TokenCipher:
     def payload_of(frame: bytes) -> bytes | None:
         """Return the claims of a frame as JSON; None for a token without readable claims."""
         return payload_of(frame)
+
+    def is_of_another_type(self, token: str) -> bool:
+        """Return True for a JSON object, whose members this type cannot read."""
+        is_taken = self.spec.allow_opaque and not set(self.spec.fingerprints) - {WHOLE}
+        return token[:1] == "{" and not is_taken and parse_object(token.encode()) is not None
+
+    @staticmethod
+    def bound(value: JWT, binding: bytes) -> Any:
+        """Return a loaded or checked value together with the binding of its row."""
+        return BoundJWT.of(value, binding)
 
     def __init__(self, spec: ColumnSpec) -> None:
         if spec.context is None:
@@ -210,7 +224,12 @@ class TokenCipher:
             raise self._refuse("already encrypted", "it is encrypted already; bind the token itself")
         if Kind.OPAQUE not in self._kinds:
             if refusal.reason in _NO_JWT:
-                refusal.args = (f"{refusal}; allow_opaque=True on the column takes tokens that are no JWT",)
+                takes = (
+                    "an EncryptedJSON takes JSON objects"
+                    if value.lstrip()[:1] == "{"
+                    else "allow_opaque=True on the column takes tokens that are no JWT"
+                )
+                refusal.args = (f"{refusal}; {takes}",)
             raise self._located(refusal, _REFUSAL)
         try:
             check_text(value)
@@ -372,6 +391,8 @@ class TokenCipher:
             payload, expiry = (
                 (None, None) if self._fields is None else (self.payload_of(frame), _expiry_field(stored))
             )
+            if payload is None and self._fields is not None and self.is_of_another_type(unpack(frame) or ""):
+                self._refuse_lost_members(stored)
             new = self.seal(frame, payload, None, expiry, key, binding)
             data = new if type(new) is bytes else _to_bytes(new)
             length = self._header_length
@@ -389,6 +410,19 @@ class TokenCipher:
             return new
 
         return reseal
+
+    def _refuse_lost_members(self, stored: bytes | str) -> None:
+        """Refuse an envelope whose fingerprints of members or claims this type could not make again."""
+        names = (*self.spec.fingerprints, *(None,) * envelope.MAX_FINGERPRINTS)
+        found = envelope.parse(_to_bytes(stored)).fingerprints
+        if any(
+            name != WHOLE and value != envelope.NO_FINGERPRINT
+            for name, value in zip(names, found, strict=False)
+        ):
+            raise self._refuse(
+                OTHER_TYPE,
+                "another type wrote it, EncryptedJWT or EncryptedJSON, and this one would drop its fingerprints",
+            )
 
     # -- errors ----------------------------------------------------------------------------------------------
 

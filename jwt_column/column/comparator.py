@@ -161,7 +161,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         if not self._encrypted_type.expose_expiry:
             raise UnsupportedComparisonError(
                 f"{context or 'an encrypted column'}: expires_at cannot be read from ciphertext; declare "
-                "EncryptedJWT(expose_expiry=True) and re-encrypt the rows",
+                f"{type(self._encrypted_type).__name__}(expose_expiry=True) and re-encrypt the rows",
                 context=context,
             )
         return self._header.expires_at()

@@ -58,10 +58,10 @@ class Fingerprints:
         context = type_.context
         whose = "the whole token" if name == WHOLE else f"the claim {name!r}"
         if name not in type_.fingerprints:
-            declared = [*type_.fingerprints, name]
+            declaration = f"{type(type_).__name__}(fingerprints={[*type_.fingerprints, name]!r})"
             raise UnsupportedComparisonError(
                 f"{context or 'an encrypted column'}: equality cannot be answered from ciphertext without a "
-                f"fingerprint of {whose}; declare EncryptedJWT(fingerprints={declared!r}) and re-encrypt the rows",
+                f"fingerprint of {whose}; declare {declaration} and re-encrypt the rows",
                 context=context,
             )
         if type_.plaintext == "write":

@@ -125,7 +125,7 @@ class FingerprintIndex(_HeaderIndex):
             declared = [*spec.fingerprints, self.fingerprint]
             raise ConfigurationError(
                 f"{self.name}: the column stores no fingerprint {self.fingerprint!r}; declare "
-                f"EncryptedJWT(fingerprints={declared!r})"
+                f"{type(type_).__name__}(fingerprints={declared!r})"
             )
         is_one_of_many = self.unique and bool(type_.spec.previous)
         return part_of(header, spec, self.fingerprint, for_layout=is_one_of_many)
@@ -148,7 +148,8 @@ class ExpiryIndex(_HeaderIndex):
     def _part(self, header: HeaderSQL, type_: EncryptedJWT) -> HeaderPart:
         if not type_.expose_expiry:
             raise ConfigurationError(
-                f"{self.name}: the column does not store the expiry; declare EncryptedJWT(expose_expiry=True)"
+                f"{self.name}: the column does not store the expiry; declare "
+                f"{type(type_).__name__}(expose_expiry=True)"
             )
         return header.expires_at()
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.ext.mutable import MutableDict
+from sqlalchemy.ext.mutable import MutableDict, MutableList
 
 from ..errors import InvalidTokenError, MalformedEnvelopeError
 from ..format import envelope
@@ -21,28 +21,98 @@ from .sealed import SealedJWT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from ..keys.ring import KeyRing
 
-__all__ = ["JSONCipher", "TokenDict"]
+__all__ = ["JSONCipher", "TokenDict", "TokenList"]
+
+# The frame of a compact JSON object begins so.
+_OBJECT: Final = b"\x00{"
 
 
-class TokenDict(MutableDict[str, Any]):
+class _Part:
+    """A container of a document: a change of it is a change of the document."""
+
+    #: The container that it is a member of; None for the document itself.
+    owner: TokenDict | TokenList | None = None
+
+    def changed(self) -> None:
+        """Note a change, and take over containers that came with it."""
+        self.adopt()
+        if self.owner is None:
+            super().changed()  # type: ignore[misc]
+        else:
+            self.owner.changed()
+
+    def adopt(self) -> None:
+        """Replace plain members: texts by redacted ones, lists and dictionaries by tracked copies."""
+        raise NotImplementedError
+
+
+class TokenDict(_Part, MutableDict[str, Any]):
     """The value of an encrypted JSON column: a ``dict`` whose changes are saved and whose ``repr`` shows no value.
 
-    Its texts are ``str`` with a redacted ``repr``, too. A change inside a nested list or dictionary is not noticed;
-    assign the member anew.
+    Its texts are ``str`` with a redacted ``repr``, too. Lists and dictionaries within it report their changes, as
+    copies of those that were assigned.
     """
+
+    #: The binding of the row that it is on its way into.
+    _binding: bytes | None = None
 
     @classmethod
     def coerce(cls, key: str, value: Any) -> Any:
         """Return an assigned value as a TokenDict. The column has checked it."""
         return value if isinstance(value, SealedJWT) else super().coerce(key, value)
 
+    def adopt(self) -> None:
+        """Replace plain members."""
+        for name, member in self.items():
+            kept = _adopted(member, self)
+            if kept is not member:
+                dict.__setitem__(self, name, kept)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def take_binding(self) -> bytes | None:
+        """Return the binding the first time, None after that."""
+        binding, self._binding = self._binding, None
+        return binding
+
     def __repr__(self) -> str:
         return f"TokenDict(redacted, {len(self)} members)"
 
     __str__ = __repr__
+
+
+class TokenList(_Part, MutableList[Any]):
+    """A list within a :class:`TokenDict`."""
+
+    def adopt(self) -> None:
+        """Replace plain members."""
+        for place, member in enumerate(self):
+            kept = _adopted(member, self)
+            if kept is not member:
+                list.__setitem__(self, place, kept)
+
+    def __repr__(self) -> str:
+        return f"TokenList(redacted, {len(self)} members)"
+
+    __str__ = __repr__
+
+
+def _adopted(member: Any, owner: TokenDict | TokenList) -> Any:
+    """Return a member as its container keeps it."""
+    if type(member) is str:
+        return redacted(member)
+    if not isinstance(member, dict | list) or getattr(member, "owner", None) is owner:
+        return member
+    kept = TokenDict(member) if isinstance(member, dict) else TokenList(member)
+    kept.owner = owner
+    kept.adopt()
+    return kept
 
 
 class JSONCipher(TokenCipher):
@@ -103,7 +173,15 @@ class JSONCipher(TokenCipher):
                 reason="not JSON",
                 context=self.context,
             )
-        return TokenDict({name: redacted(member) for name, member in parsed.items()})
+        document = TokenDict(parsed)
+        document.adopt()
+        return document
+
+    @staticmethod
+    def bound(value: TokenDict, binding: bytes) -> TokenDict:  # type: ignore[override]
+        """Return a document together with the binding of its row. The object itself: the row keeps track of it."""
+        value._binding = binding  # noqa: SLF001 - of the class above
+        return value
 
     @staticmethod
     def tokens_in(token: JWT) -> Iterator[JWT]:
@@ -127,5 +205,9 @@ class JSONCipher(TokenCipher):
 
     @staticmethod
     def payload_of(frame: bytes) -> bytes | None:
-        """Return the JSON of a frame."""
-        return frame[1:] if frame[:1] == b"\x00" else None
+        """Return the JSON of a frame; None for the frame of a token."""
+        return frame[1:] if frame[:2] == _OBJECT else None
+
+    def is_of_another_type(self, token: str) -> bool:
+        """Return True for a token."""
+        return token[:1] != "{"

@@ -11,17 +11,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ConfigurationError
 from .json_document import JSONCipher, TokenDict
 from .types import EncryptedJWT
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from ..keys.ring import KeyRing
-    from .spec import ColumnKeywords
 
 __all__ = ["EncryptedJSON"]
 
@@ -37,8 +30,8 @@ class EncryptedJSON(EncryptedJWT):
 
     Args:
         keyring: As of :class:`EncryptedJWT`.
-        **options: As of :class:`EncryptedJWT`, except ``bound_to``. ``allow_opaque`` and ``allow_unsigned`` have no
-            effect: any member may be a token of any kind.
+        **options: As of :class:`EncryptedJWT`. ``allow_opaque`` and ``allow_unsigned`` have no effect: any member may
+            be a token of any kind.
 
     Raises:
         ConfigurationError: A parameter has a value that it cannot have.
@@ -46,11 +39,6 @@ class EncryptedJSON(EncryptedJWT):
 
     cache_ok: bool = True
     plaintext_begins = "{"
-
-    def __init__(self, keyring: KeyRing | str | None = None, **options: Unpack[ColumnKeywords]) -> None:
-        super().__init__(keyring, **options)
-        if self.spec.bound_to:
-            raise ConfigurationError("an EncryptedJSON cannot be bound to its row; bind an EncryptedJWT")
 
     @property
     def python_type(self) -> type[Any]:

@@ -45,10 +45,11 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
             event.listen(getattr(class_, prop.key), "set", _coercion(type_), retval=True)
             for name in ("refresh", "refresh_flush"):
                 event.listen(class_, name, _restoration(prop.key), raw=True)
-            if isinstance(type_, EncryptedJSON):
-                TokenDict.associate_with_attribute(getattr(class_, prop.key))
             if type_.bound_to:
                 listen_to_rows(mapper, prop)
+            # After the rows' listeners, which open what SQLAlchemy is to track.
+            if isinstance(type_, EncryptedJSON):
+                TokenDict.associate_with_attribute(getattr(class_, prop.key))
 
 
 _NOT_CHECKED: Final = (SealedJWT, Null)

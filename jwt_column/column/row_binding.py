@@ -22,8 +22,7 @@ from sqlalchemy.orm.attributes import flag_modified, get_history
 from sqlalchemy.orm.exc import ObjectDeletedError, UnmappedColumnError
 
 from ..errors import ConfigurationError, DecryptionError
-from ..format.token import JWT
-from .binding import BoundJWT, binding_of
+from .binding import binding_of
 from .sealed import SealedJWT
 
 if TYPE_CHECKING:
@@ -140,11 +139,11 @@ class _RowBinding:
                 key_id=token.key_id,
             )
         # Anything else is NULL, or a default that the type will refuse.
-        if isinstance(token, JWT):
+        if isinstance(token, self._type.python_type):
             values = self._named(attributes)
             for name, value in values.items():
                 self._check_value(name, value)
-            state.dict[self._key] = BoundJWT.of(token, binding_of(values.items()))
+            state.dict[self._key] = self._type.cipher().bound(token, binding_of(values.items()))
 
     def _named(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the bound values, by the names that ``bound_to`` has for them."""

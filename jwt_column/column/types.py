@@ -35,7 +35,6 @@ from ..format.token import JWT
 from ..frames import hides_locals
 from ..keys.default import resolve_keyring
 from ..keys.ring import KeyRing
-from .binding import BoundJWT
 from .cipher import TokenCipher
 from .comparator import EncryptedComparator
 from .sealed import SealedJWT
@@ -188,7 +187,9 @@ class EncryptedJWT(TypeDecorator[JWT]):
             return encrypt(value, given or resolve_keyring(keyring))
 
         def store_bound(value: Any) -> bytes | str:
-            binding = value.take_binding() if type(value) is BoundJWT else None
+            # A BoundJWT or a TokenDict of the unit of work.
+            take = getattr(value, "take_binding", None)
+            binding = None if take is None else take()
             if binding is None:
                 raise ConfigurationError(
                     f"{cipher.context} is bound to {', '.join(bound_to)} of its row, which a Core or bulk "

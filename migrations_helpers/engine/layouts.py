@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_
 
+from jwt_column.column.json_type import EncryptedJSON
 from jwt_column.column.spec import WHOLE, ColumnSpec
+from jwt_column.column.types import EncryptedJWT
 from jwt_column.errors import ConfigurationError, JWTColumnError
 from jwt_column.format import envelope
+from jwt_column.format.claims import parse_object
+from jwt_column.format.frame import pack
 
 from .rendering import render_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import ColumnElement
 
     from jwt_column.column.header_sql import HeaderSQL
-    from jwt_column.column.types import EncryptedJWT
     from jwt_column.format.token import JWT
 
 __all__ = ["EXPIRY", "Allowed", "FoundFields", "check_drop", "holds_more"]
@@ -106,6 +109,7 @@ class FoundFields:
         self._open = open_
         self._has_expiry = False
         self._names: list[str | None] = []
+        self._is_other_type = False
 
     def add(self, stored: bytes | str, bound: Sequence[Any]) -> None:
         """Take the fields of one row into account."""
@@ -121,23 +125,47 @@ class FoundFields:
             return
         try:
             token = self._open(stored, *bound)
-            names = _names_by_fingerprint(self._type, token, parsed.key_id, self._candidates(token))
+            self._see_other_type(token)
+            names = self._names_by_fingerprint(token, parsed.key_id)
         except JWTColumnError:
             # Without its key a row keeps its fingerprints' names to itself.
             return
         for place in unnamed:
             self._names[place] = names.get(bytes(parsed.fingerprints[place]))
 
-    def _candidates(self, token: JWT) -> Iterable[str]:
-        try:
-            claims = list(token.unverified_claims)
-        except JWTColumnError:
-            claims = []
-        return dict.fromkeys([*self._type.fingerprints, WHOLE, *claims])
+    def _see_other_type(self, token: JWT) -> None:
+        """Take the type that wrote a value, if this one cannot read its members."""
+        if self._type.cipher().is_of_another_type(token):
+            other = EncryptedJWT if isinstance(self._type, EncryptedJSON) else EncryptedJSON
+            made = other(self._type.keyring, **self._type.spec.options())
+            made.context_is_default = self._type.context_is_default
+            self._type, self._is_other_type = made, True
+
+    def _names_by_fingerprint(self, token: JWT, key_id: str) -> dict[bytes, str]:
+        """Return the names that a token's fingerprints can have under a key, by fingerprint."""
+        payload = self._type.cipher().payload_of(pack(token))
+        claims = None if payload is None else parse_object(payload)
+        ring = self._type.ring().with_active(key_id)
+        found = {}
+        for name in dict.fromkeys([*self._type.fingerprints, WHOLE, *(claims or ())]):
+            spec = ColumnSpec(
+                context=self._type.context,
+                fingerprints=(name,),
+                allow_opaque=True,
+                allow_unsigned=True,
+                max_length=max(len(token), 1),
+            )
+            cipher = type(self._type.cipher())(spec)
+            (fingerprint,) = envelope.parse(cipher.encrypt(token, ring)).fingerprints
+            if bytes(fingerprint) != envelope.NO_FINGERPRINT:
+                found[bytes(fingerprint)] = name
+        return found
 
     def lost(self, allowed: Allowed) -> list[str]:
         """Return the fields of the rows that are not allowed, in words."""
         named = [name for name in self._names if name is not None]
+        if self._is_other_type and set(named) - {WHOLE}:
+            return [f"fingerprints that an {type(self._type).__name__} made"]
         lost = [f"the fingerprint {name!r}" for name in named if name not in allowed.fingerprints]
         if not lost and len(self._names) > len(allowed.fingerprints):
             lost.append(f"{len(self._names)} fingerprints and not {len(allowed.fingerprints)}")
@@ -152,23 +180,3 @@ class FoundFields:
         names = tuple(dict.fromkeys((*named, *spec.fingerprints)))
         complete = replace(spec, fingerprints=names, expose_expiry=spec.expose_expiry or self._has_expiry)
         return render_type(self._type, complete)
-
-
-def _names_by_fingerprint(
-    type_: EncryptedJWT, token: JWT, key_id: str, candidates: Iterable[str]
-) -> dict[bytes, str]:
-    """Return the names that a token's fingerprints can have under a key, by fingerprint."""
-    ring = type_.ring().with_active(key_id)
-    found = {}
-    for name in candidates:
-        spec = ColumnSpec(
-            context=type_.context,
-            fingerprints=(name,),
-            allow_opaque=True,
-            allow_unsigned=True,
-            max_length=max(len(token), 1),
-        )
-        (fingerprint,) = envelope.parse(type(type_.cipher())(spec).encrypt(token, ring)).fingerprints
-        if bytes(fingerprint) != envelope.NO_FINGERPRINT:
-            found[bytes(fingerprint)] = name
-    return found

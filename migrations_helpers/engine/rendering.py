@@ -8,7 +8,10 @@ if TYPE_CHECKING:
     from jwt_column.column.spec import ColumnSpec
     from jwt_column.column.types import EncryptedJWT
 
-__all__ = ["render_type"]
+# Its modules are private; its classes are imported from the package itself.
+_PACKAGE = "jwt_column"
+
+__all__ = ["import_of", "render_type"]
 
 
 def render_type(type_: EncryptedJWT, spec: ColumnSpec | None = None) -> str:
@@ -17,3 +20,10 @@ def render_type(type_: EncryptedJWT, spec: ColumnSpec | None = None) -> str:
     if type_.context_is_default:
         options.pop("context", None)
     return f"{type(type_).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+
+def import_of(type_: EncryptedJWT) -> str:
+    """Return the import statement of a type's class, which may be the application's own."""
+    class_ = type(type_)
+    package = class_.__module__.partition(".")[0]
+    return f"from {package if package == _PACKAGE else class_.__module__} import {class_.__name__}"

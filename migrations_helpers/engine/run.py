@@ -546,8 +546,8 @@ def _explain(report: ReencryptionReport, protected: int) -> str:
             f"{where}: {report.undecryptable_count} rows cannot be read and were left as they are "
             f"({_listed(report.undecryptable, report.undecryptable_count)}){_and_unwritable(report)}; {done}. Rows "
             "of a renamed table or column need its old name as context (--context), tokens that are no JWT need "
-            "allow_opaque (--allow-opaque), others a key that the ring lacks; give these, or restore the rows, and run "
-            "again"
+            "allow_opaque (--allow-opaque), JSON objects an EncryptedJSON (--type json), others a key that the ring "
+            "lacks; give these, or restore the rows, and run again"
         )
     if report.unwritable_count:
         return (

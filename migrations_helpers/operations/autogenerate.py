@@ -20,7 +20,7 @@ from jwt_column.census import key_usage
 from jwt_column.column.types import EncryptedJWT
 from jwt_column.errors import ConfigurationError
 
-from ..engine.rendering import render_type
+from ..engine.rendering import import_of, render_type
 from .directives import ColumnOp, DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 from .fleet import keep_fleet_tables
 from .indexes import compare_indexes, leave_indexes_to_us
@@ -143,7 +143,7 @@ def _render(context: AutogenContext, operation: ColumnOp) -> str:
     """Return an operation as a line of a revision. The key ring is never in it."""
     context.imports.add("import migrations_helpers")
     arguments = [repr(operation.table), repr(operation.column)]
-    context.imports.add("from jwt_column import EncryptedJWT")
+    context.imports.add(import_of(operation.type_))
     arguments.append(f"type_={render_type(operation.type_)}")
     if operation.schema is not None:
         arguments.append(f"schema={operation.schema!r}")

@@ -35,6 +35,7 @@ from jwt_column.database.reading import is_autocommit
 from jwt_column.errors import ConfigurationError
 
 from ..engine.reencryption import in_column
+from ..engine.rendering import import_of
 from .directives import register
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def _render(context: AutogenContext, operation: _IndexOp) -> str:
     arguments = [repr(operation.index), repr(operation.table), repr(operation.column)]
     arguments += [f"{name}={value!r}" for name, value in operation.arguments().items()]
     if repr(operation.type_) != repr(in_column(None, operation.table, operation.column)):
-        context.imports.add("from jwt_column import EncryptedJWT")
+        context.imports.add(import_of(operation.type_))
         arguments.append(f"type_={operation.type_!r}")
     prefix = context.opts.get("alembic_module_prefix") or "op."
     return f"{prefix}{operation.name}({', '.join(arguments)})"

@@ -134,3 +134,21 @@ def test_the_members_of_a_json_object_are_examined_as_claims(engine: sa.Engine) 
     for code in ("claim-not-indexed", "exp-invalid"):
         assert found(report, code).primary_keys == ((3,),)
     assert "index-differs" not in codes(report)
+
+
+def test_values_of_the_other_type_are_named(engine: sa.Engine) -> None:
+    """The advice of ``index-differs`` would take their fingerprints away."""
+    options: dict[str, Any] = {"context": "c", "fingerprints": ["jti"]}
+    documents, tokens = EncryptedJSON(AFTER, **options), EncryptedJWT(AFTER, **options)
+    table = table_of(tokens)
+    table.create(engine)
+    with engine.begin() as connection:
+        connection.execute(table.insert(), {"id": 1, "token": token(jti="a")})
+        stored = documents.cipher().encrypt({"jti": "b", "id_token": token()}, AFTER)
+        connection.execute(
+            sa.text("INSERT INTO sessions (id, token) VALUES (2, :stored)"), {"stored": stored}
+        )
+    for type_, key in ((tokens, (2,)), (documents, (1,))):
+        report = examine(engine, table_of(type_))
+        assert found(report, "other-type").primary_keys == (key,)
+        assert "index-differs" not in codes(report)

@@ -23,7 +23,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
-from jwt_column import EncryptedJWT, KeyRing
+from jwt_column import EncryptedJSON, EncryptedJWT, KeyRing
 from jwt_column.cli import databases
 from jwt_column.cli import reencrypt as reencrypt_module
 from jwt_column.cli.app import app
@@ -346,6 +346,34 @@ def spoil(sessions: Sessions, engine: sa.Engine) -> None:
     sessions.put(engine, (2,), seal(token(2), KeyRing([LOST_KEY])))
     sessions.put(engine, (3,), token(3).encode())
     sessions.put(engine, (4,), None)
+
+
+def test_a_column_of_json_objects_is_named_by_its_type(engine: sa.Engine) -> None:
+    table = sa.Table(
+        "responses",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("token", sa.Text),
+    )
+    table.create(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            table.insert(), [{"token": '{"access_token": "a"}'}, {"token": '{"access_token": "b"}'}]
+        )
+    column = ("--table", "responses", "--column", "token", "--fingerprint", "access_token")
+    refused = invoke(engine.url, *column, name="encrypt")
+    assert refused.exit_code == ExitCode.FAILURE
+    assert "JSON objects an EncryptedJSON (--type json)" in refused.stderr
+    assert invoke(engine.url, *column, "--type", "json", name="encrypt").exit_code == ExitCode.OK
+    rewritten = invoke(engine.url, *column, "--recompute")
+    assert rewritten.exit_code == ExitCode.FAILURE
+    assert "2 rows can be read, but do not fit the column or its type" in rewritten.stderr
+    done = invoke(engine.url, *column, "--type", "json", "--recompute")
+    assert done.exit_code == ExitCode.OK
+    typed = sa.Table("responses", sa.MetaData(), sa.Column("token", EncryptedJSON(NEW_ONLY, storage="text")))
+    with engine.connect() as connection:
+        loaded = connection.scalars(sa.select(typed.c.token)).all()
+    assert sorted(one["access_token"] for one in loaded) == ["a", "b"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--dry-run",)], ids=["run", "dry-run"])

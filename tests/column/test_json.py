@@ -7,17 +7,18 @@ import hmac
 import json
 import pickle
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, defer, mapped_column
 
 import migrations_helpers
 from jwt_column import (
     JWT,
+    AuthenticationError,
     ConfigurationError,
     EncryptedJSON,
     EncryptedJWT,
@@ -26,6 +27,7 @@ from jwt_column import (
     KeyRing,
     MalformedEnvelopeError,
     PlaintextFoundError,
+    ReencryptionError,
     SealedJWT,
     UnsupportedComparisonError,
     audit,
@@ -36,6 +38,9 @@ from jwt_column import (
 from jwt_column.column.json_document import TokenDict
 from tests.support import independent_envelope
 from tests.support.tokens import compact, revealed_by, signed_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TOKEN: Final = signed_token(sub="alice", jti="a-1")
 RESPONSE: Final[dict[str, Any]] = {
@@ -76,7 +81,7 @@ def engine() -> sa.Engine:
     return engine
 
 
-def table_of(type_: EncryptedJSON, raw: Any = sa.LargeBinary) -> tuple[sa.Table, sa.Table]:
+def table_of(type_: EncryptedJWT, raw: Any = sa.LargeBinary) -> tuple[sa.Table, sa.Table]:
     """Return a table with the type, and the same table as the database has it."""
     return (
         sa.Table(
@@ -143,9 +148,7 @@ class TestValues:
         assert not any(text in shown for text in (*TOKEN.split("."), 'refresh"', "//", "ü"))
         assert type(document["access_token"]) is JWT
 
-    def test_options_that_make_no_sense_are_refused(self) -> None:
-        with pytest.raises(ConfigurationError, match="cannot be bound"):
-            EncryptedJSON(bound_to=["id"])
+    def test_a_type_shows_its_options(self) -> None:
         assert repr(EncryptedJSON(storage="text")) == "EncryptedJSON(storage='text')"
 
 
@@ -162,6 +165,57 @@ class TestORM:
             row.token = None
             session.commit()
             assert row.token is None
+
+    def test_changes_at_any_depth_are_saved(self, engine: sa.Engine) -> None:
+        other = TokenDict()
+
+        def replace_by_plain_ones(token: Any) -> None:
+            token["scope"] = [{"a": ["x"]}]
+            token["scope"][0]["a"].append("y")
+
+        def merge(token: Any) -> None:
+            token |= {"list": ["x"]}
+            token["list"] += ["y"]
+
+        def borrow(token: Any) -> None:
+            other["list"] = ["x"]
+            token["borrowed"] = other["list"]
+            token["borrowed"].append("y")
+
+        changes: list[Any] = [
+            lambda token: token["scope"].append("b"),
+            lambda token: token["scope"].extend(["c", {"d": []}]),
+            lambda token: token["scope"][-1]["d"].insert(0, "e"),
+            lambda token: token["scope"][-1].update(f={"g": 1}),
+            lambda token: token["scope"][-1]["f"].pop("g"),
+            lambda token: token["scope"].remove("a"),
+            lambda token: token["scope"].__setitem__(0, ["nested"]),
+            lambda token: token["scope"][0].clear(),
+            lambda token: token.setdefault("h", []).append("i"),
+            replace_by_plain_ones,
+            merge,
+            borrow,
+        ]
+        with Session(engine) as session:
+            session.add(OAuthToken(id=1, token=RESPONSE))
+            session.commit()
+            for change in changes:
+                row = session.get_one(OAuthToken, 1)
+                change(row.token)
+                expected = json.loads(json.dumps(row.token))
+                session.commit()
+                assert row.token is not None
+                assert row.token == expected
+                assert not any(text in repr(list(row.token.values())) for text in ("nested", "'x'"))
+            # A pickle and a copy track their own members.
+            for copied in (pickle.loads(pickle.dumps(row.token)), copy.deepcopy(row.token)):
+                row.token = copied
+                assert row.token is not None
+                row.token["scope"].append("z")
+                expected = json.loads(json.dumps(row.token))
+                session.commit()
+                assert row.token == expected
+        assert other == {"list": ["x"]}
 
     def test_rows_survive_copy_and_pickle(self, engine: sa.Engine) -> None:
         with Session(engine) as session:
@@ -191,6 +245,79 @@ class TestORM:
             row.token = RESPONSE
             session.commit()
             assert row.token == RESPONSE
+
+
+class Bound(Base):
+    __tablename__ = "bound_tokens"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int]
+    token: Mapped[dict[str, Any] | None] = mapped_column(EncryptedJSON(RING, bound_to=["user_id"], **OPTIONS))
+
+
+class TestBoundToRows:
+    @pytest.fixture
+    def session(self, engine: sa.Engine) -> Iterator[Session]:
+        with Session(engine) as session:
+            # One object for two rows.
+            document = TokenDict(RESPONSE)
+            session.add_all([Bound(id=1, user_id=7, token=document), Bound(id=2, user_id=8, token=document)])
+            session.commit()
+            yield session
+
+    def test_a_document_opens_in_its_own_row_only(self, session: Session) -> None:
+        for row in session.scalars(sa.select(Bound)):
+            assert (type(row.token), row.token) == (TokenDict, RESPONSE)
+        session.rollback()
+        session.expunge_all()
+        session.execute(
+            sa.text("UPDATE bound_tokens SET token = (SELECT token FROM bound_tokens WHERE id = 2)")
+        )
+        with pytest.raises(AuthenticationError):
+            session.get(Bound, 1)
+
+    def test_changes_at_any_depth_and_of_the_bound_value_are_saved(self, session: Session) -> None:
+        row = session.get_one(Bound, 1)
+        assert row.token is not None
+        for change in (
+            lambda token: token.update(access_token="at-2"),
+            lambda token: token["scope"].append("z"),
+            lambda _: setattr(row, "user_id", 9),
+            lambda token: token["scope"].append("after"),
+        ):
+            change(row.token)
+            expected = dict(row.token)
+            session.commit()
+            assert row.token == expected
+            session.refresh(row, ["token"])
+            assert row.token == expected
+        condition = Bound.token.claim("access_token") == "at-2"
+        assert session.scalars(sa.select(Bound.user_id).where(condition)).all() == [9]
+        row.token = None
+        session.commit()
+        assert row.token is None
+
+    def test_a_change_before_the_row_was_loaded_whole_is_saved(self, session: Session) -> None:
+        session.expunge_all()
+        row = session.scalars(sa.select(Bound).options(defer(Bound.token)).where(Bound.id == 2)).one()
+        row.user_id = 5
+        session.commit()
+        assert row.token == RESPONSE
+
+    def test_a_statement_that_knows_no_row_is_refused(self, session: Session) -> None:
+        with pytest.raises(ConfigurationError, match="bound to user_id"):
+            session.execute(sa.insert(Bound).values(id=3, user_id=1, token=RESPONSE))
+        sealed = session.scalars(sa.select(Bound.token).where(Bound.id == 1)).one()
+        assert isinstance(sealed, SealedJWT)
+        opened: Any = sealed.reveal(user_id=7)
+        assert opened == RESPONSE
+
+    def test_bound_rows_are_reencrypted(self, session: Session, engine: sa.Engine) -> None:
+        newest = generate_key()
+        later = RING.with_key(newest).with_active(KeyRing([newest]).active)
+        type_ = EncryptedJSON(later, bound_to=["user_id"], **OPTIONS)
+        session.close()
+        report = migrations_helpers.reencrypt(engine, "bound_tokens", "token", type_=type_)
+        assert (report.reencrypted, report.remaining, report.undecryptable) == (2, 0, [])
 
 
 class TestSearch:
@@ -252,6 +379,56 @@ class TestTables:
         with engine.connect() as connection:
             left = connection.scalars(sa.select(stored.c.token).order_by(stored.c.id)).all()
         assert [json.loads(one) for one in left] == documents
+
+    @pytest.mark.parametrize("other", ["a token's type over documents", "a document's type over tokens"])
+    def test_a_run_with_the_other_type_takes_no_fingerprints_away(self, other: str) -> None:
+        """Both have the same layout, so that nothing in SQL tells them apart."""
+        options: dict[str, Any] = {"fingerprints": ["token", "user"], "context": "documents.token"}
+        newest = generate_key()
+        later = RING.with_key(newest).with_active(KeyRing([newest]).active)
+        right: type[EncryptedJWT] = EncryptedJSON
+        wrong: type[EncryptedJWT] = EncryptedJWT
+        values: list[Any] = [RESPONSE, {"user": 8}]
+        if other == "a document's type over tokens":
+            right, wrong = EncryptedJWT, EncryptedJSON
+            values = [signed_token(user=7), signed_token(user=8)]
+        engine = sa.create_engine("sqlite://")
+        table, stored = table_of(right(RING, **options))
+        table.create(engine)
+        with engine.begin() as connection:
+            connection.execute(table.insert(), [{"token": value} for value in values])
+            before = connection.scalars(sa.select(stored.c.token)).all()
+        with pytest.raises(ConfigurationError, match=rf"Write type_={right.__name__}\("):
+            migrations_helpers.reencrypt(engine, "documents", "token", type_=wrong(later, **options))
+        with pytest.raises(ReencryptionError, match="2 rows can be read, but do not fit"):
+            migrations_helpers.reencrypt(
+                engine, "documents", "token", type_=wrong(RING, **options), recompute=True
+            )
+        # Among others, which the beginning of a run does not see.
+        reseal = wrong(later, **options).cipher().resealer(later)
+        for value in before:
+            with pytest.raises(InvalidTokenError, match="would drop its fingerprints") as caught:
+                reseal(value)
+            assert not revealed_by(caught.value, TOKEN)
+        with engine.connect() as connection:
+            assert connection.scalars(sa.select(stored.c.token)).all() == before
+        # The control: nothing is lost without fingerprints of members, and the right type goes on.
+        whole = {**options, "fingerprints": ["token"]}
+        sealed = right(RING, **whole).cipher().encrypt(values[0], RING)
+        assert wrong(later, **whole).cipher().resealer(later)(sealed)
+        report = migrations_helpers.reencrypt(engine, "documents", "token", type_=right(later, **options))
+        assert (report.reencrypted, report.remaining) == (2, 0)
+
+    def test_a_dropped_member_is_named(self) -> None:
+        engine = sa.create_engine("sqlite://")
+        table, _ = table_of(EncryptedJSON(RING, **OPTIONS))
+        table.create(engine)
+        with engine.begin() as connection:
+            connection.execute(table.insert(), {"token": RESPONSE})
+        later = KeyRing([generate_key()]).with_key(KEY)
+        type_ = EncryptedJSON(later, fingerprints=["token", "access_token"], expose_expiry=True)
+        with pytest.raises(ConfigurationError, match="the fingerprint 'user'"):
+            migrations_helpers.reencrypt(engine, "documents", "token", type_=type_)
 
     def test_the_ladder_reads_and_writes_plaintext(self) -> None:
         engine = sa.create_engine("sqlite://")

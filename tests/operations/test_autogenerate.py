@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 import migrations_helpers
-from jwt_column import ConfigurationError, EncryptedJWT, KeyRing, set_default_keyring
+from jwt_column import ConfigurationError, EncryptedJSON, EncryptedJWT, KeyRing, set_default_keyring
+from migrations_helpers.operations.indexes import CreateIndexOp
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -211,6 +212,23 @@ def test_unknown_option_is_refused(engine: Engine, option: object) -> None:
     metadata, _ = model()
     with pytest.raises(ConfigurationError, match="compare_rows"):
         difference(engine, metadata, jwt_column=option)
+
+
+def test_a_migration_imports_the_class_that_it_names() -> None:
+    class Own(EncryptedJWT): ...
+
+    for type_, line in (
+        (EncryptedJSON(), "from jwt_column import EncryptedJSON"),
+        (Own(), f"from {__name__} import Own"),
+    ):
+        with create_engine("sqlite://").connect() as connection:
+            rendering = AutogenContext(context_of(connection, MetaData()))
+            for operation in (
+                migrations_helpers.ReencryptColumnOp("sessions", "token", type_=type_),
+                CreateIndexOp("ix", "sessions", "token", kind="stale", type_=type_),
+            ):
+                assert f"type_={type(type_).__name__}(" in render_op_text(rendering, operation)
+        assert rendering.imports == {"import migrations_helpers", line}
 
 
 def test_schema_is_rendered() -> None:

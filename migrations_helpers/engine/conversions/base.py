@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import and_, not_, or_
 
+from jwt_column.column.cipher import OTHER_TYPE
 from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.errors import InvalidTokenError, JWTColumnError
 from jwt_column.format import envelope
@@ -36,7 +37,7 @@ _TEXT_KEY_ID: Final = slice(
     len(envelope.TEXT_PREFIX) + 2 * _KEY_ID.start, len(envelope.TEXT_PREFIX) + 2 * _KEY_ID.stop
 )
 # Why a token that was read is not written: it is longer than the column, or of a form that its type does not take.
-_REFUSED_BY_THE_COLUMN: Final = frozenset({"too long", "unsigned"})
+_REFUSED_BY_THE_COLUMN: Final = frozenset({OTHER_TYPE, "too long", "unsigned"})
 
 
 @dataclass(frozen=True, slots=True)
