@@ -9,7 +9,7 @@ from sqlalchemy import select, type_coerce
 from sqlalchemy.types import NullType
 
 from ..column.binding import open_bound
-from ..database.key_order import KeyOrder, KeyRange, sampled
+from ..database.key_order import KeyOrder, KeyRange, paged_by, sampled
 from ..database.reading import rolled_back, streamed
 from ..errors import AuthenticationError, ConfigurationError, JWTColumnError, KeyRingError
 from ..format import envelope
@@ -46,7 +46,8 @@ def batches(
     """Yield the rows that hold a value: all, or an even sample.
 
     Args:
-        connection: Each batch is a transaction of its own on it, except for a table without a primary key.
+        connection: Each batch is a transaction of its own on it, except for a table that cannot be
+            paged by its primary key.
         column: The column.
         rows: The number of rows with a value.
         sample: The number of rows to read, or None for all.
@@ -54,11 +55,13 @@ def batches(
     # The value as the driver returns it: a column of bytes may hold text in SQLite.
     columns = (*column.bound, type_coerce(column.column, NullType()))
     has_value = column.header.has_value()
-    keys = column.keys
-    if not keys:
+    dialect = connection.dialect.name
+    try:
+        keys = paged_by(column.table, dialect)
+    except ConfigurationError:
         yield from _stream(connection, column, columns, sample)
         return
-    order = KeyOrder(column.table, keys, connection.dialect.name)
+    order = KeyOrder(column.table, keys, dialect)
     parts: Iterator[tuple[KeyRange, int | None]] = iter([(KeyRange(), None)])
     if sample is not None and sample < rows:
         parts = sampled(connection, order, rows, sample, has_value)
@@ -83,13 +86,13 @@ def batches(
 def _stream(
     connection: Connection, column: AuditedColumn, columns: Sequence[Any], sample: int | None
 ) -> Iterator[list[StoredRow]]:
-    """Yield the rows of a table without a primary key, in any order."""
-    statement = select(*columns).where(column.header.has_value()).limit(sample)
+    """Yield the rows of a table that cannot be paged by its primary key, or has none, in any order."""
+    statement = select(*column.keys, *columns).where(column.header.has_value()).limit(sample)
     with rolled_back(connection):
         result = connection.execute(statement.execution_options(**streamed(connection, BATCH)))
         try:
             for found in result.partitions(BATCH):
-                yield [_row(row, 0) for row in found]
+                yield [_row(row, len(column.keys)) for row in found]
         finally:
             result.close()
 

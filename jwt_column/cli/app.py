@@ -56,9 +56,11 @@ _COMMANDS: Final = {
     ),
     "purge": Command(
         "purge:purge",
-        "Delete the rows whose token has expired, of a column that exposes the expiry.\n\n"
+        "Delete or clear the rows whose token has expired, of a column that exposes the expiry, or those under a key."
+        "\n\n"
         "In batches of 500 rows, each in a transaction of its own. No key is needed.",
-        "Exit codes: 0 done; 2 wrong usage or configuration, such as a column that does not expose the expiry; 3 the "
+        "Exit codes: 0 done; 1 the database refused to let rows go (a foreign key, a trigger), and all others went; 2 "
+        "wrong usage or configuration, such as a column that does not expose the expiry; 3 the "
         "database cannot be reached, or refused; 130 stopped by Ctrl-C: the same command goes on from there.",
     ),
     "doctor": Command(

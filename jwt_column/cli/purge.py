@@ -1,11 +1,12 @@
-"""``jwt-column purge``: delete the rows whose token has expired, by SQL alone."""
+"""``jwt-column purge``: remove the rows whose token has expired, or those under a key, by SQL alone."""
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
@@ -16,16 +17,21 @@ from ..column.comparator import EncryptedComparator
 from ..database.driver_errors import error_name
 from ..database.printable import printable
 from ..database.row_security import hidden_rows
-from ..errors import ConfigurationError, UnsupportedComparisonError
-from ..purge import purge_expired
+from ..errors import ConfigurationError, KeyRingError, UnsupportedComparisonError
+from ..keys.snapshot import parse_key_id
+from ..purge import Action, purge_rows
 from .columns import ChosenColumn, choose_column
-from .console import DatabaseError, counted, indented, make_console, mark, print_json
+from .console import DatabaseError, ExitCode, counted, indented, make_console, mark, print_json
 from .databases import connect, read_url, with_engine
 from .options import ColumnOptions, DatabaseOption, JsonOption, ModelColumn, StoredColumn, option
 from .progress import shown_progress
 from .signals import stoppable
+from .summary import listed_keys
 
 __all__ = ["purge"]
+
+# Rows that the database refused, of which the terminal shows the primary keys.
+_SHOWN: Final = 10
 
 
 @dataclass
@@ -33,49 +39,82 @@ class _Purge:
     """One purge, and its state."""
 
     column: str
-    before: datetime
+    action: Action
     dry_run: bool
+    before: datetime | None = None
+    key: str | None = None
     hidden: str | None = None
-    expired: int = 0
-    deleted: int = 0
+    found: int = 0
+    removed: int = 0
+    refused: list[tuple[tuple[Any, ...], str]] = field(default_factory=list)
+    refused_count: int = 0
     seconds: float = 0.0
 
     def run(self, engine: Engine, chosen: ChosenColumn) -> None:
-        """Count the expired rows, and delete them."""
+        """Count the rows, and remove them."""
         started = time.monotonic()
         with connect(engine) as connection:
             column = chosen.in_table(connection)
             self.hidden = hidden_rows(connection, column.table)
-            has_expired = _expiry_of(column) <= self.before
-            count = select(func.count()).select_from(column.table).where(has_expired)
-            self.expired = connection.scalar(count) or 0
+            condition = self._condition(column)
+            count = select(func.count()).select_from(column.table).where(condition)
+            self.found = connection.scalar(count) or 0
         if not self.dry_run:
-            self._delete(engine, column)
+            self._remove(engine, column, condition)
         self.seconds = round(time.monotonic() - started, 3)
 
-    def _delete(self, engine: Engine, column: Column[Any]) -> None:
+    def _condition(self, column: Column[Any]) -> ColumnElement[bool]:
+        if self.key is not None:
+            return EncryptedComparator(column).key_id == self.key
+        return _expiry_of(column) <= self.before
+
+    @property
+    def done(self) -> str:
+        """The word for what was done to a row."""
+        return "deleted" if self.action == "delete" else "cleared"
+
+    @property
+    def which(self) -> str:
+        """The rows in words."""
+        if self.before is not None:
+            return f"expired by {self.before:%Y-%m-%d %H:%M:%S} UTC"
+        return f"under key {self.key}"
+
+    def _remove(self, engine: Engine, column: Column[Any], condition: ColumnElement[bool]) -> None:
         with shown_progress() as show:
 
-            def progress(deleted: int) -> None:
-                self.deleted = deleted
+            def progress(removed: int) -> None:
+                self.removed = removed
                 # Tokens go on expiring.
-                show(self.column, deleted, max(deleted, self.expired), "rows deleted")
+                show(self.column, removed, max(removed, self.found), f"rows {self.done}")
 
             try:
-                self.deleted = purge_expired(engine, column, before=self.before, progress=progress)
+                result = purge_rows(engine, column, condition, action=self.action, progress=progress)
             except DBAPIError as error:
                 reason = error_name(error)
             else:
+                self.removed, self.refused = int(result), result.refused
+                self.refused_count = result.refused_count
                 return
-        raise DatabaseError(
-            f"{self.column}: the database refused ({reason}); {counted(self.deleted, 'row', ('was', 'were'))} deleted"
-        )
+        number = counted(self.removed, "row", ("was", "were"))
+        raise DatabaseError(f"{self.column}: the database refused ({reason}); {number} {self.done}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the purge as JSON's types."""
-        done = asdict(self) | {"before": self.before.isoformat(), "row_security": self.hidden is not None}
-        del done["hidden"]
-        return done
+        return {
+            "column": self.column,
+            "before": None if self.before is None else self.before.isoformat(),
+            "key": self.key,
+            "action": self.action,
+            "dry_run": self.dry_run,
+            "found": self.found,
+            "expired": self.found if self.key is None else None,
+            "deleted": self.removed if self.action == "delete" else 0,
+            "cleared": self.removed if self.action == "null" else 0,
+            "refused": self.refused_count,
+            "seconds": self.seconds,
+            "row_security": self.hidden is not None,
+        }
 
 
 def purge(
@@ -92,37 +131,84 @@ def purge(
             "it, now.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the rows, and delete none.")] = False,
+    key: Annotated[
+        str | None,
+        option(
+            "--key",
+            metavar="KEY_ID",
+            help="In place of expired rows, those under this key, which nobody needs any more: it was destroyed, or "
+            "was a tenant's that has gone.",
+        ),
+    ] = None,
+    action: Annotated[
+        Action,
+        option("--action", help="Delete the rows, or only set the column to NULL.", show_default=True),
+    ] = "delete",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the rows, and remove none.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete expired rows; see :mod:`jwt_column.cli.app` for the help text."""
+    """Remove expired rows; see :mod:`jwt_column.cli.app` for the help text."""
+    if key is not None and before is not None:
+        raise ConfigurationError(
+            "--before is for expired rows, and --key takes all rows under the key; give one of them"
+        )
     # An envelope shows whether it has an expiry; only a model can say that the column exposes none.
     chosen = choose_column(ColumnOptions(**vars(name), expose_expiry=model is None), model)
-    work = _Purge(chosen.name, read_time(before), dry_run)
+    if key is not None:
+        _check_key(key, chosen)
+    work = _Purge(chosen.name, action, dry_run, None if key is not None else read_time(before), key)
     url = read_url(database)
 
     def stopped() -> str:
-        rows = f"{counted(work.deleted, 'row')} or more were" if work.deleted else "nothing was"
-        return f"stopped: {rows} deleted. The same command goes on from there."
+        rows = f"{counted(work.removed, 'row')} or more were" if work.removed else "nothing was"
+        return f"stopped: {rows} {work.done}. The same command goes on from there."
 
     with stoppable(stopped):
         with_engine(url, lambda engine: work.run(engine, chosen))
     if as_json:
         print_json(work.to_dict())
-        return
+    else:
+        _show(work)
+    if work.refused_count:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _show(work: _Purge) -> None:
     console = make_console()
     console.print(Text(printable(work.column), "bold"))
     console.print()
     if work.hidden is not None:
         indented(console, Text(f"Visible rows only: {work.hidden} to purge all of them.", "yellow"))
-    when = f"expired by {work.before:%Y-%m-%d %H:%M:%S} UTC"
-    if dry_run:
-        indented(
-            console, Text(f"Dry run: {counted(work.expired, 'row')} {when}. Nothing was deleted.", "bold")
-        )
+    if work.dry_run:
+        found = f"Dry run: {counted(work.found, 'row')} {work.which}. Nothing was {work.done}."
+        indented(console, Text(found, "bold"))
         return
-    done = f"{counted(work.deleted, 'row')} deleted that {when}."
-    indented(console, Text.assemble(mark(console, ok=True), " ", (done, "bold")))
+    for reason, count in Counter(reason for _, reason in work.refused).most_common():
+        keys = [key[0] if len(key) == 1 else key for key, why in work.refused if why == reason]
+        listed = f" ({reason}; primary keys {printable(listed_keys(keys[:_SHOWN], count, _SHOWN))})"
+        indented(console, Text.assemble("refused by the database  ", (f"{count:,}", "bold red"), listed))
+    verb = "" if work.before is None else "that "
+    done = f"{counted(work.removed, 'row')} {work.done} {verb}{work.which}."
+    indented(console, Text.assemble(mark(console, ok=not work.refused_count), " ", (done, "bold")))
+
+
+def _check_key(key_id: str, chosen: ChosenColumn) -> None:
+    """Refuse a key that new rows are written under, if the ring is here to tell.
+
+    Raises:
+        ConfigurationError: It is one.
+        KeyRingError: It is no key id.
+    """
+    parse_key_id(key_id)
+    try:
+        active = chosen.type_.ring().current_key_ids
+    except (ConfigurationError, KeyRingError):
+        return  # A host without keys.
+    if key_id in active:
+        raise ConfigurationError(
+            f"{key_id} is an active key, and new rows are written under it; make another key active first ('jwt-column "
+            "keys activate'), or remove the tenant's keys. Nothing was removed"
+        )
 
 
 def _expiry_of(column: Column[Any]) -> ColumnElement[Any]:

@@ -10,19 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import REAL, Double, Float, String, and_, or_, select, tuple_
+from sqlalchemy import REAL, Double, Float, String, and_, or_, select, tuple_, type_coerce
 from sqlalchemy.dialects.mysql import ENUM, SET
 from sqlalchemy.dialects.postgresql import DOMAIN
+from sqlalchemy.types import TypeDecorator
+
+from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, FromClause, Select
+    from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
     from sqlalchemy.types import TypeEngine
 
     Key = Sequence[Any]
 
-__all__ = ["KeyOrder", "KeyRange", "is_inexact", "key_type", "sampled", "sorts_as_it_compares"]
+__all__ = ["KeyOrder", "KeyRange", "is_inexact", "key_type", "paged_by", "sampled", "sorts_as_it_compares"]
 
 # SQLite before 3.32 takes 999 parameters in a statement. The rest is for the statement's other conditions.
 _KEY_PARAMETERS: Final = 900
@@ -165,6 +168,34 @@ def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
     if type_.precision is None:
         return dialect in ("mysql", "mariadb")
     return type_.precision <= _SINGLE_PRECISION
+
+
+def paged_by(table: Table, dialect: str) -> Sequence[ColumnElement[Any]]:
+    """Return the primary key of a table, to page by it.
+
+    Raises:
+        ConfigurationError: It has none, or one whose values may not equal themselves when they are sent back.
+    """
+    keys = []
+    for column in table.primary_key.columns:
+        type_ = plain_type(column.type, dialect)
+        exact = key_type(type_, dialect)
+        if is_inexact(exact, dialect) or not sorts_as_it_compares([type_]):
+            raise ConfigurationError(
+                f"{table.fullname} cannot be paged by {column.name}, of type {type_!r}: a value that was read need not "
+                "equal itself when it is sent back. Give the table a primary key of another type"
+            )
+        keys.append(column if exact is None or exact is type_ else type_coerce(column, exact))
+    if not keys:
+        raise ConfigurationError(f"{table.fullname} has no primary key to find its rows by")
+    return keys
+
+
+def plain_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any]:
+    """Return the type that stands behind decorators, and variants for a database."""
+    variants: Mapping[str, TypeEngine[Any]] = type_._variant_mapping  # noqa: SLF001 - with_variant() keeps them there
+    type_ = variants.get(dialect, type_)
+    return plain_type(type_.impl_instance, dialect) if isinstance(type_, TypeDecorator) else type_
 
 
 def sorts_as_it_compares(types: Iterable[TypeEngine[Any]]) -> bool:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from jwt_column.database.driver_errors import mysql_code
 from jwt_column.database.drivers import binary_results, send_commands, without_prepared_statements
@@ -29,46 +29,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row, Select, TableClause
 
-__all__ = ["RunConnection", "is_refusal_of_row", "is_retryable"]
+__all__ = ["RunConnection"]
 
-# serialization failure, deadlock, lock not available
-_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
-# lock wait time-out; deadlock, also Galera's certification conflict; record changed since last read; lock refused; a
-# Galera node that is not ready, or no longer; a server that is being stopped; a connection that was killed
-_MYSQL_CODES: Final = frozenset({1205, 1213, 1020, 3572, 1047, 1053, 1927})
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
 _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
-# Classes of SQLSTATE: triggered action, data exception, constraint, triggered data change, WITH CHECK OPTION, PL/pgSQL.
-_ROW_CLASSES: Final = frozenset({"09", "22", "23", "27", "44", "P0"})
-# SIGNAL in a trigger; CHECK constraints of MariaDB and MySQL
-_MYSQL_ROW_CODES: Final = frozenset({1644, 4025, 3819})
 # Seconds between two looks whether another run has ended.
 _ASK_INTERVAL: Final = 0.25
 # Milliseconds that a transaction may wait for this process.
 _LONGEST_PAUSE: Final = 600_000
-_SQLITE_MESSAGES: Final = ("database is locked", "database table is locked", "database is busy")
-
-
-def is_retryable(error: BaseException) -> bool:
-    """Return True if the same batch may succeed when it is done again."""
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or (error.orig is not None and is_retryable(error.orig))
-    # MySQL's drivers have an SQLSTATE too, but it says too little: a lock wait time-out is HY000, a general error.
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    if state in _SQLSTATES or mysql_code(error) in _MYSQL_CODES:
-        return True
-    return any(text in str(error) for text in _SQLITE_MESSAGES)
-
-
-def is_refusal_of_row(error: DBAPIError) -> bool:
-    """Return True if the database refused a statement because of one of its rows: a constraint, or a trigger."""
-    original = error.orig
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    if isinstance(state, str) and mysql_code(original) is None:
-        return state[:2] in _ROW_CLASSES
-    if error.connection_invalidated or is_retryable(error):
-        return False
-    return isinstance(error, IntegrityError | DataError) or mysql_code(original) in _MYSQL_ROW_CODES
 
 
 class RunConnection:

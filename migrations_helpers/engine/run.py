@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from jwt_column.database.driver_errors import error_name
+from jwt_column.database.driver_errors import error_name, is_refusal_of_row, is_retryable
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
 
-from .connection import RunConnection, is_refusal_of_row, is_retryable
 from .conversions import Reencryption, find_lost_fields
 from .integrity import TokenComparison
 from .report import ReencryptionReport, TokenReport
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Engine, Row, Select
 
+    from .connection import RunConnection
     from .conversions import Conversion, Recomputation
     from .expired import Expired
     from .table import RunTable

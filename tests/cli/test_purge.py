@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT
+from jwt_column import EncryptedJWT, KeyRing, generate_key
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.options import DATABASE_VARIABLE
 from tests.cli.test_audit import APP, invoke, stop_when
@@ -95,9 +95,14 @@ def test_a_time_is_given(sqlite: sa.Engine) -> None:
     assert content == {
         "column": "sessions.token",
         "before": before.isoformat(),
+        "key": None,
+        "action": "delete",
         "dry_run": False,
+        "found": 2,
         "expired": 2,
         "deleted": 2,
+        "cleared": 0,
+        "refused": 0,
         "row_security": False,
     }
     day = f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}"
@@ -149,17 +154,20 @@ def test_wrong_usage_ends_with_2(sqlite: sa.Engine, arguments: tuple[str, ...], 
     assert message in result.stderr
 
 
-def test_a_database_that_refuses_ends_with_3(sqlite: sa.Engine) -> None:
-    with sqlite.begin() as connection:
+def test_a_database_that_refuses_every_row_ends_with_3(sqlite_database: Database) -> None:
+    engine = sa.create_engine(sqlite_database.url())
+    fill(engine, [-1] * 1_100)
+    with engine.begin() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER kept BEFORE DELETE ON sessions BEGIN SELECT RAISE(ABORT, 'eyJ: kept'); END"
         )
-    result = invoke(sqlite.url, *TABLE, name="purge")
+    result = invoke(engine.url, *TABLE, name="purge")
     assert (result.exit_code, result.stdout) == (ExitCode.DATABASE, "")
     assert result.stderr == (
         "jwt-column: sessions.token: the database refused (IntegrityError SQLITE_CONSTRAINT_TRIGGER); "
         "0 rows were deleted\n"
     )
+    engine.dispose()
 
 
 def test_an_asynchronous_driver_will_do(sqlite: sa.Engine) -> None:
@@ -189,12 +197,12 @@ def test_a_purge_that_is_stopped_says_what_is_done(
     setup = (
         "import pathlib, time\n"
         "from jwt_column.cli import purge\n"
-        "real = purge.purge_expired\n"
+        "real = purge.purge_rows\n"
         f"def wait(): (pathlib.Path({str(started)!r}).touch(), time.sleep({PATIENCE}))\n"
         "def slow(*given, progress, **options):\n"
         f"    if {place!r} == 'start': wait()\n"
         "    return real(*given, progress=lambda deleted: (progress(deleted), wait()), **options)\n"
-        "purge.purge_expired = slow"
+        "purge.purge_rows = slow"
     )
     process = subprocess.Popen(
         command("purge", *TABLE, setup=setup),
@@ -207,3 +215,86 @@ def test_a_purge_that_is_stopped_says_what_is_done(
     assert (process.returncode, stdout) == (ExitCode.INTERRUPTED, "")
     assert stderr == f"jwt-column: stopped: {said}. The same command goes on from there.\n"
     assert len(left(sqlite)) == (5 if place == "progress" else 8)
+
+
+def test_tokens_are_cleared_and_their_rows_kept(engine: sa.Engine) -> None:
+    fill(engine, DAYS)
+    result = invoke(engine.url, *TABLE, "--action", "null", name="purge")
+    assert result.exit_code == ExitCode.OK
+    assert "  ✓ 3 rows cleared that expired by 20" in result.stdout
+    with engine.connect() as connection:
+        rows = sa.text("SELECT id FROM sessions WHERE token IS NULL ORDER BY id")
+        assert connection.scalars(rows).all() == [1, 2, 3, 7]
+    content = json.loads(invoke(engine.url, *TABLE, "--action", "null", "--json", name="purge").stdout)
+    assert (content["action"], content["cleared"], content["deleted"]) == ("null", 0, 0)
+
+
+def test_rows_that_the_database_keeps_are_listed(engine: sa.Engine) -> None:
+    fill(engine, DAYS)
+    url = engine.url
+    with engine.begin() as connection:
+        keeper = "CREATE TABLE keeper (id INTEGER REFERENCES sessions (id))"
+        if engine.dialect.name == "sqlite":
+            # Without a setting of the connection, SQLite checks no foreign keys.
+            raising = "WHEN OLD.id = 2 BEGIN SELECT RAISE(ABORT, 'kept'); END"
+            keeper = f"CREATE TRIGGER keeper BEFORE DELETE ON sessions {raising}"
+        elif engine.dialect.name != "postgresql":
+            keeper = "CREATE TABLE keeper (id INTEGER, FOREIGN KEY (id) REFERENCES sessions (id))"
+        connection.exec_driver_sql(keeper)
+        if engine.dialect.name != "sqlite":
+            connection.exec_driver_sql("INSERT INTO keeper VALUES (2)")
+    result = invoke(url, *TABLE, name="purge")
+    assert result.exit_code == ExitCode.FAILURE
+    assert "  refused by the database  1 (" in result.stdout
+    assert "primary keys 2)" in " ".join(result.stdout.split())
+    assert " 2 rows deleted that expired by 20" in result.stdout
+    assert left(engine) == [2, 4, 5, 6, 7, 8]
+    content = invoke(url, *TABLE, "--json", name="purge")
+    assert (content.exit_code, json.loads(content.stdout)["refused"]) == (ExitCode.FAILURE, 1)
+
+
+def test_rows_under_a_key_go(engine: sa.Engine) -> None:
+    """Expired or not; a host with the ring refuses the key that new rows are written under."""
+    fill(engine, DAYS)
+    old = ("--key", BEFORE.active)
+    assert (
+        f"Dry run: 1 row under key {BEFORE.active}."
+        in invoke(engine.url, *TABLE, *old, "--dry-run", name="purge").stdout
+    )
+    result = invoke(engine.url, *TABLE, *old, name="purge")
+    assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
+    assert f"  ✓ 1 row deleted under key {BEFORE.active}." in result.stdout
+    assert left(engine) == [1, 2, 3, 4, 5, 7, 8]
+    content = json.loads(invoke(engine.url, *TABLE, *old, "--json", name="purge").stdout)
+    assert (content["key"], content["before"], content["expired"], content["found"]) == (
+        BEFORE.active,
+        None,
+        None,
+        0,
+    )
+
+
+def test_an_active_key_is_refused_where_the_ring_is(
+    sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = generate_key()
+    active = KeyRing([key]).active
+    monkeypatch.setenv("JWT_COLUMN_KEYS", key)
+    result = invoke(sqlite.url, *TABLE, "--key", active, name="purge")
+    assert (result.exit_code, "is an active key" in result.stderr) == (ExitCode.USAGE, True)
+    assert len(left(sqlite)) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--key", "d2849e36", "--before", "2026-03-01"], "give one of them"),
+        (["--key", "x"], "key id"),
+        (["--action", "drop"], "--action"),
+    ],
+)
+def test_what_cannot_be_purged_is_refused(sqlite: sa.Engine, options: list[str], message: str) -> None:
+    result = invoke(sqlite.url, *TABLE, *options, name="purge")
+    assert result.exit_code == ExitCode.USAGE
+    assert message in result.stderr
+    assert len(left(sqlite)) == 8

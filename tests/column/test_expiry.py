@@ -267,7 +267,8 @@ def test_purge_works_in_bounded_batches(engine: sa.Engine, composite: bool) -> N
     seen: list[int] = []
 
     def note(*args: Any) -> None:
-        seen.append(len(args[3]))
+        if "SAVEPOINT" not in args[2]:
+            seen.append(len(args[3]))
 
     with engine.begin() as connection:
         connection.execute(table.insert(), made)
