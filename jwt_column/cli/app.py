@@ -63,6 +63,15 @@ _COMMANDS: Final = {
         "wrong usage or configuration, such as a column that does not expose the expiry; 3 the "
         "database cannot be reached, or refused; 130 stopped by Ctrl-C: the same command goes on from there.",
     ),
+    "rotate": Command(
+        "rotate:rotate",
+        "Rotate a key: add a new one, wait for every process, activate it, re-encrypt the rows, remove the old one.\n\n"
+        "Can be stopped at any step; the same command goes on from there, by the ring's file, the table of the fleet "
+        "and the rows.",
+        "Exit codes: 0 done; 1 processes are behind, rows are left or cannot be read, or --ship failed; 2 wrong usage, "
+        "configuration or key ring; 3 the database, or the system that holds the KEK, cannot be reached; 130 stopped "
+        "by Ctrl-C. The same command goes on from there.",
+    ),
     "doctor": Command(
         "doctor:doctor",
         "Check that an application is ready: its key ring, its columns in the database, the clock.\n\n"

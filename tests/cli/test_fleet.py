@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from jwt_column import KeyRing, generate_key
 from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
+from jwt_column.cli.keys import fleets
 from jwt_column.cli.options import DATABASE_VARIABLE
 from jwt_column.fleet import Fleet
 from jwt_column.providers import write_key_file
@@ -40,6 +41,12 @@ def shown(*arguments: str) -> dict[str, Any]:
     assert result.stderr == ""
     value: dict[str, Any] = json.loads(result.stdout)
     return value
+
+
+@pytest.fixture(autouse=True)
+def processes_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the rings of this process count; a command leaves out the process that it runs in."""
+    monkeypatch.setattr(fleets, "_here", lambda: ("", 0))
 
 
 @pytest.fixture
@@ -168,6 +175,15 @@ def test_a_fleet_is_listed(path: Path, fleet: Fleet, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(fleet.table.delete())
     assert "0 live processes" in keys("fleet").stdout
+
+
+def test_a_command_is_no_process_of_the_fleet(
+    path: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = process(path, fleet)
+    assert shown("fleet")["live"] == 1
+    monkeypatch.setattr(fleets, "_here", lambda: (ring.report().host, ring.report().pid))
+    assert shown("fleet")["live"] == 0
 
 
 def test_a_fleet_needs_a_database_with_its_table(

@@ -2,6 +2,7 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from ...keys.keks import variable_line
 from ...keys.ring import DataKey, generate_key
 from ...keys.ring_file import changes as _changes
 from ...keys.ring_file.format import KeyState, check_name, check_uri
+from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import rewrap as wrap_anew
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_wrapper
@@ -20,7 +22,7 @@ from .fleets import FleetOptions, await_fleet, key_everywhere
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 
-__all__ = ["KeyIdArgument", "activate", "add", "compromise", "rewrap"]
+__all__ = ["KeyIdArgument", "activate", "activate_key", "add", "add_key", "compromise", "rewrap"]
 
 KeyIdArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, 8 hex digits.")]
 
@@ -48,7 +50,32 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Add a key; see :mod:`jwt_column.cli.keys` for the help text."""
-    ring = open_ring(file)
+    ring, key = add_key(open_ring(file), wrapped_by, tenant)
+    is_active = not isinstance(ring, PlainFile) and ring.file.active_of(tenant).id == key.id
+    state = KeyState.ACTIVE if is_active else KeyState.PRE_ACTIVATION
+    hints = [
+        "Bring the file to every host, and reload or restart every process; then run: "
+        f"jwt-column keys activate {key.id}"
+    ]
+    if state is KeyState.ACTIVE:
+        hints = [f"It encrypts inside 'with ring.using(ring.tenants[{tenant!r}])'."]
+    show_changed(ring, f"Added key {key.id} ({state.value}).", hints, as_json=as_json, added=key.id)
+
+
+def add_key(
+    ring: StoredRing | PlainFile, wrapped_by: str | None = None, tenant: str | None = None
+) -> tuple[StoredRing | PlainFile, DataKey]:
+    """Add a new key to a ring, and return the ring as it was written, with the key.
+
+    Args:
+        ring: The ring.
+        wrapped_by: The KEK of the new key; None for that of the active key.
+        tenant: The tenant of the new key, or None.
+
+    Raises:
+        ConfigurationError: A file of plain keys has neither a KEK nor tenants.
+        KeyRingError: The ring cannot be authenticated, or the key cannot be wrapped.
+    """
     key = DataKey(generate_key(), tenant=None if tenant is None else check_name(tenant, "tenant (--tenant)"))
     if isinstance(ring, PlainFile):
         if wrapped_by is not None or tenant is not None:
@@ -57,22 +84,39 @@ def add(
                 "--tenant out, or make a key-ring file with 'jwt-column keys init'"
             )
         ring.keys.append(key)
-        ring.write()
-        state = KeyState.PRE_ACTIVATION
-    else:
-        keys = ring.unwrap()
-        wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
-        (wrapped,) = wrap(wrapper, ring.file.name, [key])
-        changed = _changes.added(ring.file, key.id, check_uri(wrapper.uri), wrapped, now(), tenant=key.tenant)
-        ring = ring.write(changed, {**keys, key.id: key})
-        state = next(entry.state for entry in ring.file.keys if entry.id == key.id)
-    hints = [
-        "Bring the file to every host, and reload or restart every process; then run: "
-        f"jwt-column keys activate {key.id}"
-    ]
-    if state is KeyState.ACTIVE:
-        hints = [f"It encrypts inside 'with ring.using(ring.tenants[{tenant!r}])'."]
-    show_changed(ring, f"Added key {key.id} ({state.value}).", hints, as_json=as_json, added=key.id)
+        return ring.write(), key
+    keys = ring.unwrap()
+    wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
+    (wrapped,) = wrap(wrapper, ring.file.name, [key])
+    changed = _changes.added(ring.file, key.id, check_uri(wrapper.uri), wrapped, now(), tenant=key.tenant)
+    return ring.write(changed, {**keys, key.id: key}), key
+
+
+def activate_key(
+    ring: StoredRing | PlainFile,
+    key_id: str,
+    before: Callable[[Callable[[], Iterable[DataKey]]], object] = lambda _: None,
+) -> StoredRing | PlainFile:
+    """Activate a key of a ring, and return the ring as it was written.
+
+    Args:
+        ring: The ring.
+        key_id: The key's id.
+        before: Called before the file is written, and after it is known that it can be; with a function that returns
+            the keys of the ring.
+
+    Raises:
+        KeyRingError: The ring has no such key, or it is active, or compromised; or the ring cannot be authenticated.
+    """
+    if isinstance(ring, PlainFile):
+        ring.activate(key_id)
+        plain = ring.keys
+        before(lambda: plain)
+        return ring.write()
+    keys = ring.unwrap()
+    _changes.activated(ring.file, key_id, now())
+    before(keys.values)
+    return ring.write(_changes.activated(ring.file, key_id, now()), keys)
 
 
 def activate(
@@ -84,19 +128,8 @@ def activate(
     as_json: JsonOption = False,
 ) -> None:
     """Activate a key; see :mod:`jwt_column.cli.keys` for the help text."""
-    ring = open_ring(file)
     urls, need = given_databases(databases), key_everywhere(key_id)
-    # In both cases an impossible change is refused before a database is asked.
-    if isinstance(ring, PlainFile):
-        ring.activate(key_id)
-        plain = ring.keys
-        await_fleet(urls, fleet, lambda: plain, need)
-        ring.write()
-    else:
-        keys = ring.unwrap()
-        _changes.activated(ring.file, key_id, now())
-        await_fleet(urls, fleet, keys.values, need)
-        ring = ring.write(_changes.activated(ring.file, key_id, now()), keys)
+    ring = activate_key(open_ring(file), key_id, lambda keys: await_fleet(urls, fleet, keys, need))
     hints = [
         "Bring the file to every host, and reload or restart every process; then re-encrypt: "
         "op.reencrypt_jwt_column, or 'jwt-column reencrypt'."

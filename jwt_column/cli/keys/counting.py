@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...census import history_usage, key_usage
 from ...database.row_security import hidden_rows
@@ -17,12 +17,12 @@ from ..options import ColumnName, ColumnOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Column, Connection, Engine
 
     from ..columns import ChosenColumn
     from ..options import RowsToCount
 
-__all__ = ["columns_to_count", "count_rows"]
+__all__ = ["columns_to_count", "count_column", "count_rows"]
 
 # The census says of each row whether it is under this key; here only the key ids matter.
 _NO_KEY = "00000000"
@@ -71,11 +71,21 @@ def _count(
     with connect(engine) as connection:
         for column in columns:
             found = column.counted_in(connection)
-            typed = found.typed()
-            hidden = hidden_rows(connection, typed.table)
-            if hidden is not None:
-                raise DatabaseError(f"{found.name}: {hidden}")
-            history += history_usage(connection, typed)
-            for row in connection.execute(key_usage(typed, active=_NO_KEY)):
-                if row.key_id is not None:
-                    counted[row.key_id] += row.rows
+            count_column(connection, found.typed(), counted, history)
+
+
+def count_column(
+    connection: Connection, column: Column[Any], counted: Counter[str], history: Counter[str | None]
+) -> None:
+    """Add the rows of a column under each key id, and the old values that its table keeps.
+
+    Raises:
+        DatabaseError: Row-level security may hide rows.
+    """
+    hidden = hidden_rows(connection, column.table)
+    if hidden is not None:
+        raise DatabaseError(f"{column.table.fullname}.{column.name}: {hidden}")
+    history += history_usage(connection, column)
+    for row in connection.execute(key_usage(column, active=_NO_KEY)):
+        if row.key_id is not None:
+            counted[row.key_id] += row.rows

@@ -2,6 +2,8 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
+import os
+import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ __all__ = [
     "FleetError",
     "FleetOptions",
     "Need",
+    "PatientFleetOptions",
     "await_fleet",
     "fleet",
     "key_everywhere",
@@ -117,6 +120,22 @@ class FleetOptions:
     ] = False
 
 
+@dataclass(frozen=True)
+class PatientFleetOptions(FleetOptions):
+    """The options of a command that waits for the fleet."""
+
+    timeout: Annotated[
+        float,
+        _fleet_option(
+            "--timeout",
+            metavar="SECONDS",
+            min=0,
+            help="Seconds to wait at each step until every live process has what it needs.",
+            show_default=True,
+        ),
+    ] = 600
+
+
 def await_fleet(
     databases: Sequence[str],
     options: FleetOptions,
@@ -187,11 +206,17 @@ def _read(
                 has_any = True
                 # Once, because a KMS may have to unwrap them.
                 held.extend([] if held else keys())
-                processes.extend(read_processes(connection, found, held))
+                rows = read_processes(connection, found, held)
+                processes.extend(one for one in rows if (one.host, one.pid) != _here())
 
     for url in databases:
         with_engine(read_url(url), read)
     return processes if has_any else None
+
+
+def _here() -> tuple[str, int]:
+    """Return this process: no part of the fleet, but it may report where it has imported the application's models."""
+    return platform.node(), os.getpid()
 
 
 def _problem(processes: "Sequence[FleetProcess]", expect: int | None, need: Need) -> str | None:

@@ -24,7 +24,7 @@ from .fleets import FleetOptions, await_fleet, nothing_written_under
 from .rings import PlainFile, open_ring
 from .showing import show_changed
 
-__all__ = ["remove"]
+__all__ = ["KeyInUseError", "held_keys", "removal", "remove"]
 
 
 class KeyInUseError(JWTColumnError):
@@ -67,11 +67,11 @@ def remove(
     ring = open_ring(file)
     key_ids = list(dict.fromkeys(key_ids))
     # An impossible removal is refused before a database is asked or a key id has to be typed.
-    write = _removal(ring, key_ids, force=force, keep_previous=not no_previous)
+    write = removal(ring, key_ids, force=force, keep_previous=not no_previous)
     urls, need = given_databases(which.databases), nothing_written_under(key_ids)
     columns_to_count(which)
     # Before the rows are counted: none comes after that.
-    await_fleet(urls, fleet, lambda: _held(ring), need)
+    await_fleet(urls, fleet, lambda: held_keys(ring), need)
     history: Counter[str | None] = Counter()
     rows = count_rows(which, history)
     in_use = {key_id: rows[key_id] for key_id in key_ids if rows is not None and rows.get(key_id)}
@@ -105,12 +105,12 @@ def remove(
     show_changed(ring, f"Removed {noun} {', '.join(key_ids)}.", hints, as_json=as_json, removed=key_ids)
 
 
-def _held(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
+def held_keys(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
     """Return the keys of a ring that unwrap."""
     return ring.keys if isinstance(ring, PlainFile) else try_unwrap(ring.file).keys.values()
 
 
-def _removal(
+def removal(
     ring: StoredRing | PlainFile, key_ids: Sequence[str], *, force: bool, keep_previous: bool
 ) -> Callable[[], StoredRing | PlainFile]:
     """Return the function that removes the keys; raise if they cannot be removed."""
