@@ -24,7 +24,8 @@ from sqlalchemy.pool import Pool
 
 from .column.cipher import report_decryptions
 from .column.types import EncryptedJWT
-from .errors import ConfigurationError, MissingExtraError
+from .errors import ConfigurationError
+from .meters import meter_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,13 +151,7 @@ def opentelemetry_sink(meter_provider: MeterProvider | None = None) -> Callable[
     Raises:
         MissingExtraError: OpenTelemetry's API is not installed.
     """
-    try:
-        from opentelemetry.metrics import get_meter
-    except ImportError:
-        raise MissingExtraError(
-            "the OpenTelemetry sink needs its API: pip install 'jwt-column[opentelemetry]'"
-        ) from None
-    counter = get_meter("jwt_column", meter_provider=meter_provider).create_counter(
+    counter = meter_of(meter_provider).create_counter(
         "jwt_column.decryptions", unit="{token}", description="Tokens decrypted"
     )
 

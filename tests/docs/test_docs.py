@@ -41,6 +41,7 @@ from jwt_column import (
     fleet,
     generate_key,
     key_usage,
+    metrics,
     providers,
     set_default_keyring,
     testing,
@@ -385,7 +386,15 @@ def test_the_site_shows_the_docstring_of_every_public_name() -> None:
         for page in REFERENCE.glob("*.md")
         for name in re.findall(r"^<!-- autodoc: ([\w.]+) -->$", text_of(page), re.MULTILINE)
     }
-    modules_with_docs = (jwt_column, migrations_helpers, access_trail, fleet, providers, testing)
+    modules_with_docs = (
+        jwt_column,
+        migrations_helpers,
+        access_trail,
+        fleet,
+        metrics,
+        providers,
+        testing,
+    )
     public = {
         f"{module.__name__}.{name}"
         for module in modules_with_docs

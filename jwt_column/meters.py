@@ -1,0 +1,27 @@
+"""The OpenTelemetry meter of this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter, MeterProvider
+
+__all__ = ["meter_of"]
+
+
+def meter_of(provider: MeterProvider | None) -> Meter:
+    """Return the meter of a provider; None means the global one.
+
+    Raises:
+        MissingExtraError: OpenTelemetry's API is not installed.
+    """
+    try:
+        from opentelemetry.metrics import get_meter
+    except ImportError:
+        raise MissingExtraError(
+            "metrics need OpenTelemetry's API: pip install 'jwt-column[opentelemetry]'"
+        ) from None
+    return get_meter("jwt_column", meter_provider=provider)
