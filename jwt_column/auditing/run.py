@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import __version__ as sqlalchemy_version
 from sqlalchemy.exc import DBAPIError
 
-from ..database.driver_errors import error_name
+from ..database.error_sentences import explained
 from ..database.reading import connected, rolled_back
 from ..database.row_security import hidden_rows
 from ..database.server import server_of
@@ -290,7 +290,7 @@ class _ColumnRun:
                 raise
             # The message of the database may hold values of a row.
             self.findings.append(
-                KINDS["refused"].found(self.column.name, f"The database refused ({error_name(error)}).")
+                KINDS["refused"].found(self.column.name, f"The database refused ({explained(error)}).")
             )
 
     def _ask(self, connection: Connection) -> None:

@@ -25,7 +25,7 @@ from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.tenants import schema_names
 
 from ..census import key_usage
-from ..database.driver_errors import error_name
+from ..database.error_sentences import explained
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .console import DatabaseError, counted, make_console, print_json, print_problem
 from .databases import connect, connect_arguments, is_async, read_url, sync_drivername, with_engine
@@ -144,7 +144,7 @@ class _Run:
                 failure = DatabaseError(str(error)) if error.reason == "database" else error
             except DBAPIError as error:
                 # While it was connecting, or between two batches; its text may hold values of a row.
-                failure = DatabaseError(f"{column.name}: the database refused ({error_name(error)})")
+                failure = DatabaseError(f"{column.name}: the database refused ({explained(error)})")
             self._interruptions.check()
             # A database that has just refused is not asked again.
             if before is not None and not options.dry_run and not isinstance(failure, DatabaseError):

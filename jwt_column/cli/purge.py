@@ -14,7 +14,7 @@ from sqlalchemy import Column, ColumnElement, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from ..column.comparator import EncryptedComparator
-from ..database.driver_errors import error_name
+from ..database.error_sentences import explained
 from ..database.printable import printable
 from ..database.row_security import hidden_rows
 from ..errors import ConfigurationError, KeyRingError, UnsupportedComparisonError
@@ -91,7 +91,7 @@ class _Purge:
             try:
                 result = purge_rows(engine, column, condition, action=self.action, progress=progress)
             except DBAPIError as error:
-                reason = error_name(error)
+                reason = explained(error)
             else:
                 self.removed, self.refused = int(result), result.refused
                 self.refused_count = result.refused_count

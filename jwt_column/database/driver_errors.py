@@ -6,13 +6,14 @@ from typing import Final
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-__all__ = ["error_name", "is_null_refused", "is_refusal_of_row", "is_retryable", "mysql_code"]
+__all__ = ["error_code", "error_name", "is_null_refused", "is_refusal_of_row", "is_retryable", "mysql_code"]
 
 # serialization failure, deadlock, lock not available
 _SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
 # lock wait time-out; deadlock, also Galera's certification conflict; record changed since last read; lock refused; a
-# Galera node that is not ready, or no longer; a server that is being stopped; a connection that was killed
-_MYSQL_CODES: Final = frozenset({1205, 1213, 1020, 3572, 1047, 1053, 1927})
+# Galera node that is not ready, or no longer; a server that is being stopped; a connection that was killed; a packet
+# that is too large, and a statement that took too long (MariaDB, MySQL): both are smaller the next time
+_MYSQL_CODES: Final = frozenset({1205, 1213, 1020, 3572, 1047, 1053, 1927, 1153, 1969, 3024})
 # Classes of SQLSTATE: triggered action, data exception, constraint, triggered data change, WITH CHECK OPTION, PL/pgSQL.
 _ROW_CLASSES: Final = frozenset({"09", "22", "23", "27", "44", "P0"})
 # SIGNAL in a trigger; CHECK constraints of MariaDB and MySQL
@@ -20,14 +21,20 @@ _MYSQL_ROW_CODES: Final = frozenset({1644, 4025, 3819})
 _SQLITE_MESSAGES: Final = ("database is locked", "database table is locked", "database is busy")
 
 
-def error_name(error: Exception) -> str:
+def error_name(error: BaseException) -> str:
     """Return the class of a driver's error and the database's code for it: ``InsufficientPrivilege 42501``."""
+    code = error_code(error)
+    name = type(getattr(error, "orig", None) or error).__name__
+    return f"{name} {code}" if code else name
+
+
+def error_code(error: BaseException) -> object:
+    """Return the database's code for a driver's error: an SQLSTATE, MySQL's number or SQLite's name; None for none."""
     original = getattr(error, "orig", None) or error
     code: object = mysql_code(original)
     for attribute in ("sqlstate", "pgcode", "sqlite_errorname"):
         code = code or getattr(original, attribute, None)
-    name = type(original).__name__
-    return f"{name} {code}" if code else name
+    return code
 
 
 def mysql_code(error: BaseException | None) -> int | None:

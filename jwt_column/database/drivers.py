@@ -1,4 +1,4 @@
-"""Drivers of PostgreSQL, beyond what SQLAlchemy shows: prepared statements, plain commands, binary results."""
+"""Drivers, beyond what SQLAlchemy shows: connecting, prepared statements, plain commands, binary results."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
-__all__ = ["binary_results", "send_commands", "without_prepared_statements"]
+__all__ = [
+    "binary_results",
+    "open_connection",
+    "send_commands",
+    "without_prepared_statements",
+    "wrapped_errors",
+]
 
 
 @contextmanager
@@ -38,6 +45,44 @@ def without_prepared_statements(connection: Connection) -> Iterator[None]:
     finally:
         for owner, name, value in before:
             setattr(owner, name, value)
+
+
+def open_connection(engine: Engine) -> Connection:
+    """Return a connection of an engine.
+
+    Raises:
+        DBAPIError: There is none: also where an asynchronous driver, or the pool, has errors of its own.
+    """
+    try:
+        return engine.connect()
+    except (OSError, PoolTimeoutError) as error:
+        raise OperationalError("", None, error, hide_parameters=True) from None
+
+
+@contextmanager
+def wrapped_errors(connection: Connection) -> Iterator[None]:
+    """Make a DBAPIError of an error that the driver raises within the block, past SQLAlchemy.
+
+    Raises:
+        DBAPIError: The driver raised one.
+    """
+    dialect: Any = connection.dialect
+    driver_connection: Any = connection.connection
+    try:
+        yield
+    except dialect.dbapi.Error as error:
+        is_lost = dialect.is_disconnect(error, driver_connection, None)
+        if is_lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None,
+            None,
+            error,
+            dialect.dbapi.Error,
+            hide_parameters=True,
+            connection_invalidated=is_lost,
+            dialect=dialect,
+        ) from error
 
 
 def send_commands(connection: Connection, commands: str) -> None:

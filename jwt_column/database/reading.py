@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine
 from ..errors import ConfigurationError
 from .drivers import without_prepared_statements
 from .row_security import raise_for_hidden_rows
+from .time_limits import lifted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,18 +47,24 @@ def rolled_back(connection: Connection) -> Iterator[None]:
     """Run a block in a transaction that is rolled back; in one that the caller has begun, in a savepoint.
 
     After a statement that failed, PostgreSQL refuses every other one in its transaction. Where row-level security would
-    hide rows from the block, its statements fail.
+    hide rows from the block, its statements fail. No time-out of the server ends them.
     """
     if not connection.in_transaction():
         transaction: Any = connection.begin()
     elif connection.dialect.name == "postgresql" and not is_autocommit(connection):
         transaction = connection.begin_nested()
-    else:
+    elif connection.dialect.name == "postgresql":
+        # Without a transaction, settings would stay.
         yield
+        return
+    else:
+        with lifted(connection):
+            yield
         return
     try:
         raise_for_hidden_rows(connection)
-        yield
+        with lifted(connection):
+            yield
     finally:
         if not connection.invalidated:
             transaction.rollback()

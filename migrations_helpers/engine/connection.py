@@ -18,7 +18,14 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from jwt_column.database.driver_errors import mysql_code
-from jwt_column.database.drivers import binary_results, send_commands, without_prepared_statements
+from jwt_column.database.drivers import (
+    binary_results,
+    open_connection,
+    send_commands,
+    without_prepared_statements,
+    wrapped_errors,
+)
+from jwt_column.database.time_limits import SESSION_LIMITS, transaction_limits
 from jwt_column.errors import ConfigurationError, ReencryptionError
 
 from .lease import Lease
@@ -33,10 +40,24 @@ __all__ = ["RunConnection"]
 
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
 _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
+_MYSQL_LIMITS: Final = frozenset(
+    {"idle_transaction_timeout", "idle_write_transaction_timeout", *SESSION_LIMITS}
+)
+_MYSQL_VARIABLES: Final = (
+    "idle_transaction_timeout",
+    "idle_write_transaction_timeout",
+    "innodb_lock_wait_timeout",
+    "max_allowed_packet",
+    "sql_mode",
+    "transaction_isolation",
+    "tx_isolation",
+    "wsrep_on",
+    "wsrep_sync_wait",
+)
+# Statements grow no larger than this, a fourth of what MySQL's max_allowed_packet is unless set otherwise.
+_STATEMENT_BYTES: Final = 4 * 1024 * 1024
 # Seconds between two looks whether another run has ended.
 _ASK_INTERVAL: Final = 0.25
-# Milliseconds that a transaction may wait for this process.
-_LONGEST_PAUSE: Final = 600_000
 
 
 class RunConnection:
@@ -80,6 +101,8 @@ class RunConnection:
         self._translations: Any = None
         #: The schema that the table's name means for this connection, as every other connection finds it.
         self.schema: str | None = None
+        #: Bytes of new values that one statement may carry.
+        self.statement_bytes: int = _STATEMENT_BYTES
         self._lock_timeout = lock_timeout
         self._wait = wait
         self._role = role
@@ -103,13 +126,18 @@ class RunConnection:
         return "mysql" if name == "mariadb" else name
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the connection is gone: also when the error that told it was not the first one."""
+        return self.sqlalchemy.invalidated
+
+    @property
     def can_reopen(self) -> bool:
         """Whether a lost connection can be replaced."""
         return self._engine is not None
 
     def _open(self) -> None:
         if self._engine is not None:
-            self.sqlalchemy = self._engine.connect()
+            self.sqlalchemy = open_connection(self._engine)
         else:
             assert self._given is not None  # noqa: S101 - one of the two is there
             self.sqlalchemy = self._given
@@ -123,9 +151,10 @@ class RunConnection:
         try:
             self._driver_state.enter_context(without_prepared_statements(self.sqlalchemy))
             if not self._is_autocommit:
-                if self._given is not None and self._old_isolation is None:
-                    self._old_isolation = self.sqlalchemy.get_isolation_level()
-                self.sqlalchemy = self.sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
+                with wrapped_errors(self.sqlalchemy):
+                    if self._given is not None and self._old_isolation is None:
+                        self._old_isolation = self.sqlalchemy.get_isolation_level()
+                    self.sqlalchemy = self.sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
             self._find_schema()
             self._configure()
             self._take_lock()
@@ -144,43 +173,37 @@ class RunConnection:
 
         None on PostgreSQL, where they are set in each transaction.
         """
-        if self.dialect == "mysql":
-            name = self._isolation_variable()
-            old_wait, old_mode, old_level = self.sqlalchemy.exec_driver_sql(
-                f"SELECT @@innodb_lock_wait_timeout, @@sql_mode, @@{name}"
-            ).one()
-            seconds = max(1, round(self._lock_timeout))
-            self.sqlalchemy.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {seconds}")
+        if self.dialect != "mysql":
+            return
+        names = ", ".join(f"'{name}'" for name in (*_MYSQL_VARIABLES, *SESSION_LIMITS))
+        found = self.sqlalchemy.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({names})")
+        old = {str(name).lower(): str(value) for name, value in found}
+        # Escaping may double a value, and the statement has other parts.
+        self.statement_bytes = min(self.statement_bytes, int(old["max_allowed_packet"]) // 2)
+        # The name before MySQL 8 and MariaDB 11.1.
+        level = "transaction_isolation" if "transaction_isolation" in old else "tx_isolation"
+        new = {
+            "innodb_lock_wait_timeout": str(max(1, round(self._lock_timeout))),
             # Under REPEATABLE READ a batch sees old rows, and MariaDB's snapshot isolation refuses its writes.
-            self.sqlalchemy.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            level: "'READ-COMMITTED'",
             # Outside strict mode a value that is too long for its column is cut off, and only a warning says so.
-            self.sqlalchemy.exec_driver_sql("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
-            level = str(old_level).replace("-", " ")
-            self._restore += [
-                f"SET SESSION sql_mode = '{old_mode}'",
-                f"SET SESSION innodb_lock_wait_timeout = {old_wait}",
-                f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
-            ]
-            self._read_from_all_nodes()
-
-    def _isolation_variable(self) -> str:
-        """Return transaction_isolation, or the older name tx_isolation (before MySQL 8 and MariaDB 11.1)."""
-        found = self.sqlalchemy.exec_driver_sql("SHOW VARIABLES LIKE 'transaction_isolation'").first()
-        return "transaction_isolation" if found else "tx_isolation"
-
-    def _read_from_all_nodes(self) -> None:
-        """Let a node of a Galera cluster answer from all that was committed before on any node.
-
-        A node that lags would count no stale rows where another one has just written some.
-        """
-        found = self.sqlalchemy.exec_driver_sql(
-            "SHOW VARIABLES WHERE variable_name IN ('wsrep_on', 'wsrep_sync_wait')"
-        )
-        variables = {str(name).lower(): str(value) for name, value in found}
-        if variables.get("wsrep_on") == "ON":
-            old = int(variables["wsrep_sync_wait"])
-            self.sqlalchemy.exec_driver_sql(f"SET SESSION wsrep_sync_wait = {old | 1}")
-            self._restore.append(f"SET SESSION wsrep_sync_wait = {old}")
+            "sql_mode": "CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
+            # Seconds that a transaction may wait for this process.
+            "idle_transaction_timeout": "600",
+            "idle_write_transaction_timeout": "600",
+        }
+        new |= dict.fromkeys(SESSION_LIMITS, "0")
+        if old.get("wsrep_on") == "ON":
+            # A node of a Galera cluster answers from all that was committed before on any node. One that lags would
+            # count no stale rows where another one has just written some.
+            new["wsrep_sync_wait"] = str(int(old["wsrep_sync_wait"]) | 1)
+        for name, value in new.items():
+            # A limit of 0 is none.
+            if name not in old or (name in _MYSQL_LIMITS and not float(old[name])):
+                continue
+            self.sqlalchemy.exec_driver_sql(f"SET SESSION {name} = {value}")
+            quote = "'" if name in (level, "sql_mode") else ""
+            self._restore.append(f"SET SESSION {name} = {quote}{old[name]}{quote}")
 
     def _find_schema(self) -> None:
         """Work out the schema once, and translate no name from then on."""
@@ -247,16 +270,9 @@ class RunConnection:
 
     def _beginning(self) -> str:
         """Return the commands that begin a transaction on PostgreSQL, and set what holds in it."""
-        settings = {
-            # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
-            "lock_timeout": max(1, round(self._lock_timeout * 1000)),
-            # To count the rows takes as long as the table is large. Locks are waited for no longer than above.
-            "statement_timeout": 0,
-            # While a key server or a function of the application's converts. A process that hangs is cut off at last.
-            "idle_in_transaction_session_timeout": _LONGEST_PAUSE,
-        }
-        if (self.sqlalchemy.dialect.server_version_info or ()) >= (17,):
-            settings["transaction_timeout"] = 0
+        # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
+        settings = {"lock_timeout": max(1, round(self._lock_timeout * 1000))}
+        settings |= transaction_limits(self.sqlalchemy.dialect)
         commands = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
         if self._role is not None:
             commands.append(
@@ -313,25 +329,12 @@ class RunConnection:
         Raises:
             DBAPIError: The database refused one, and of the others takes none.
         """
-        dialect: Any = self.sqlalchemy.dialect
         driver_connection: Any = self.sqlalchemy.connection
         cursor = driver_connection.cursor()
         try:
-            cursor.executemany(statement, parameters)
+            with wrapped_errors(self.sqlalchemy):
+                cursor.executemany(statement, parameters)
             return int(cursor.rowcount)
-        except dialect.dbapi.Error as error:
-            is_lost = dialect.is_disconnect(error, driver_connection, cursor)
-            if is_lost:
-                self.sqlalchemy.invalidate(error)
-            raise DBAPIError.instance(
-                statement,
-                None,
-                error,
-                dialect.dbapi.Error,
-                hide_parameters=True,
-                connection_invalidated=is_lost,
-                dialect=dialect,
-            ) from error
         finally:
             cursor.close()
 
@@ -369,7 +372,9 @@ class RunConnection:
         if self._engine is not None:
             self.sqlalchemy.close()
         elif not self._is_autocommit and not self.sqlalchemy.invalidated:
-            self.sqlalchemy.commit()
-            self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
+            # Its owner meets the error of a connection that is lost.
+            with suppress(SQLAlchemyError), wrapped_errors(self.sqlalchemy):
+                self.sqlalchemy.commit()
+                self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
         if self._given is not None and self._translations:
             self.sqlalchemy.execution_options(schema_translate_map=self._translations)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from jwt_column.database.drivers import without_prepared_statements
+from jwt_column.database.drivers import open_connection, without_prepared_statements
+from jwt_column.database.time_limits import transaction_limits
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -50,13 +51,12 @@ class Lease:
         """
         self._let_go()
         # Whatever the engine says: without a transaction the lock would be gone at once.
-        connection = self._engine.connect().execution_options(isolation_level="READ COMMITTED")
+        connection = open_connection(self._engine).execution_options(isolation_level="READ COMMITTED")
         self._connection = connection
         with without_prepared_statements(connection):
-            settings = ["idle_in_transaction_session_timeout", "statement_timeout"]
-            if (connection.dialect.server_version_info or ()) >= (17,):
-                settings.append("transaction_timeout")
-            unlimited = ", ".join(f"set_config('{name}', '0', true)" for name in settings)
+            unlimited = ", ".join(
+                f"set_config('{name}', '0', true)" for name in transaction_limits(connection.dialect)
+            )
             connection.exec_driver_sql(f"SELECT {unlimited}")
             taken = bool(
                 connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({self._number})").scalar()

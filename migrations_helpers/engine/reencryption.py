@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from jwt_column.column.types import EncryptedJWT
 from jwt_column.database.key_order import KeyRange
 from jwt_column.database.row_history import keeps_history
@@ -24,7 +26,7 @@ from .expired import choose_expired
 from .layouts import check_drop
 from .reflection import find_table
 from .report import ReencryptionReport
-from .run import Options, Run, check_options
+from .run import Options, Run, check_options, database_failure
 from .shards import work_in_shards
 from .tenants import schema_names, work_in_schemas
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from .conversions import Conversion
     from .expired import Expired, ExpiredChoice
+    from .table import RunTable
 
 __all__ = ["convert_column", "in_column", "reencrypt"]
 
@@ -162,45 +165,66 @@ def convert_column(
         )
     if expired is not None:
         make_conversion = partial(make_conversion, expired=expired)
+    shown = f"{schema}.{table}" if schema else table
+    report = ReencryptionReport(table=shown, column=column, dry_run=options.dry_run)
     lock = None if options.dry_run else f"{table}.{column}"
-    connection = RunConnection(
-        bind, lock_name=lock, table=table, schema=schema, lock_timeout=options.lock_timeout, wait=options.wait
-    )
     try:
-        with connection.reading() as transaction:
-            run_table = find_table(
-                transaction,
-                table,
-                column,
-                type_,
-                schema=connection.schema,
-                shown=f"{schema}.{table}" if schema else table,
-                key_columns=options.key_columns,
-                preserve=options.preserve,
+        with closing(
+            RunConnection(
+                bind,
+                lock_name=lock,
+                table=table,
+                schema=schema,
+                lock_timeout=options.lock_timeout,
+                wait=options.wait,
             )
-            if expired is not None:
-                expired.check_column(f"{run_table.name}.{column}", is_nullable=run_table.is_nullable)
-            if transaction.execute(run_table.any_row()).first() is None:
-                return ReencryptionReport(
-                    table=run_table.name, column=column, dry_run=options.dry_run, finished=True
+        ) as connection:
+            with connection.reading() as transaction:
+                run_table = find_table(
+                    transaction,
+                    table,
+                    column,
+                    type_,
+                    schema=connection.schema,
+                    shown=shown,
+                    key_columns=options.key_columns,
+                    preserve=options.preserve,
                 )
-            capacity = find_capacity(transaction, run_table, type_, make_conversion)
-            has_history = keeps_history(transaction, run_table.clause)
-        make_fitting = partial(make_conversion, capacity=capacity)
-        run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
-        run.report.keeps_history = has_history
-        with closing(run):
-            run.survey()
-            run.refuse_lost_fields()
-            run.remember_tokens()
-            if options.shards > 1 and not options.dry_run:
-                work_in_shards(connection, run_table, run, type_, make_fitting, expired)
-                run.sweep()
-            else:
-                run.work(KeyRange())
-            if options.recompute:
-                run.recompute(Recomputation(type_, run_table.value, capacity=capacity))
-            run.conclude()
-    finally:
-        connection.close()
-    return run.report
+                if expired is not None:
+                    expired.check_column(f"{run_table.name}.{column}", is_nullable=run_table.is_nullable)
+                if transaction.execute(run_table.any_row()).first() is None:
+                    report.finished = True
+                    return report
+                capacity = find_capacity(transaction, run_table, type_, make_conversion)
+                has_history = keeps_history(transaction, run_table.clause)
+            make_fitting = partial(make_conversion, capacity=capacity)
+            run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
+            report = run.report
+            report.keeps_history = has_history
+            with closing(run):
+                _work(run, connection, run_table, type_, make_fitting, expired)
+                if options.recompute:
+                    run.recompute(Recomputation(type_, run_table.value, capacity=capacity))
+                run.conclude()
+    except SQLAlchemyError as error:
+        raise database_failure(report, error) from None
+    return report
+
+
+def _work(
+    run: Run,
+    connection: RunConnection,
+    table: RunTable,
+    type_: EncryptedJWT,
+    make_conversion: Callable[..., Conversion],
+    expired: Expired | None,
+) -> None:
+    """Do everything that a run can do, in shards if there are to be any."""
+    run.survey()
+    run.refuse_lost_fields()
+    run.remember_tokens()
+    if run.options.shards > 1 and not run.options.dry_run:
+        work_in_shards(connection, table, run, type_, make_conversion, expired)
+        run.sweep()
+    else:
+        run.work(KeyRange())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from jwt_column.database.driver_errors import error_name, is_refusal_of_row, is_retryable
+from jwt_column.database.error_sentences import explained
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .table import RunTable
     from .tenants import Schemas
 
-__all__ = ["Options", "Run", "check_options"]
+__all__ = ["Options", "Run", "check_options", "database_failure"]
 
 _Result = TypeVar("_Result")
 
@@ -389,7 +390,7 @@ class Run:
         """
         report, reason = self.report, error_name(error)
         if report.unwritable_count >= _REFUSED_AT_FIRST and not report.reencrypted + report.expired:
-            raise self._failed(error) from None
+            raise database_failure(self.report, error) from None
         statement = self._table.keys_of(condition, window, 1)
         if self._connection.dialect != "sqlite":
             # The row that the batch took: those that are locked were left out.
@@ -415,19 +416,19 @@ class Run:
                 if is_refusal_of_row(error) and self.options.on_row_error == "list":
                     raise
                 if not is_retryable(error) or attempt >= self.options.max_retries:
-                    raise self._failed(error) from None
+                    raise database_failure(self.report, error) from None
                 self.report.retries += 1
                 logger.info(
                     "%s.%s: batch put off (%s)", self.report.table, self.report.column, error_name(error)
                 )
-                if error.connection_invalidated:
+                # A lock is a matter of whose turn it is: half the batch next time, down to a single row, because an
+                # application that writes to few rows all the time always holds one of many. And a server that
+                # takes no packet of this size closes the connection.
+                self._limit = max(1, self._limit // 2)
+                if error.connection_invalidated or self._connection.is_lost:
                     if not self._connection.can_reopen:
-                        raise self._failed(error) from None
+                        raise database_failure(self.report, error) from None
                     self._reopen()
-                else:
-                    # A lock is a matter of whose turn it is: half the batch next time, down to a single row, because an
-                    # application that writes to few rows all the time always holds one of many.
-                    self._limit = max(1, self._limit // 2)
             # Two runs do not take the same pause.
             time.sleep(min(0.01 * 2**attempt, 1.0) * (0.5 + random.random()))  # noqa: S311 - jitter, no secret
             attempt += 1
@@ -444,21 +445,9 @@ class Run:
                 return self._connection.reopen()
             except (DBAPIError, ReencryptionError) as error:
                 if attempt >= self.options.max_retries:
-                    raise self._failed(error) from None
+                    raise database_failure(self.report, error) from None
                 time.sleep(min(0.1 * 2**attempt, 5.0))
                 attempt += 1
-
-    def _failed(self, error: DBAPIError | ReencryptionError) -> ReencryptionError:
-        """Return the error that ends the run: the database's own may show a statement's parameters."""
-        report = self.report
-        # An upper bound: the rows were not counted since.
-        report.remaining = max(0, report.total - report.reencrypted - report.expired)
-        return ReencryptionError(
-            f"{self.report.table}.{self.report.column}: the database refused a batch ({error_name(error)}); "
-            f"{self.report.reencrypted} rows were rewritten before, and a new run goes on from there",
-            reason="database",
-            report=self.report,
-        )
 
     def _account(self, batch: Batch) -> None:
         report = self.report
@@ -528,6 +517,21 @@ class Run:
         self.report.seconds = time.monotonic() - self._started
         if self.options.progress is not None:
             self.options.progress(self.report)
+
+
+def database_failure(report: ReencryptionReport, error: Exception) -> ReencryptionError:
+    """Return the error that ends a run: the database's own may show a statement's parameters."""
+    # An upper bound: the rows were not counted since.
+    report.remaining = max(0, report.total - report.reencrypted - report.expired)
+    where, reason = f"{report.table}.{report.column}", explained(error)
+    if not report.scanned and not report.total:
+        text = f"{where}: the database refused before the first batch ({reason}); nothing was done"
+    else:
+        text = (
+            f"{where}: the database refused a batch ({reason}); {report.reencrypted} rows were rewritten before, and "
+            "a new run goes on from there"
+        )
+    return ReencryptionError(text, reason="database", report=report)
 
 
 def _explain(report: ReencryptionReport, protected: int) -> str:

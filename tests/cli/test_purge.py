@@ -164,8 +164,8 @@ def test_a_database_that_refuses_every_row_ends_with_3(sqlite_database: Database
     result = invoke(engine.url, *TABLE, name="purge")
     assert (result.exit_code, result.stdout) == (ExitCode.DATABASE, "")
     assert result.stderr == (
-        "jwt-column: sessions.token: the database refused (IntegrityError SQLITE_CONSTRAINT_TRIGGER); "
-        "0 rows were deleted\n"
+        "jwt-column: sessions.token: the database refused (IntegrityError SQLITE_CONSTRAINT_TRIGGER: a trigger "
+        "refuses the change: change the trigger, or this row); 0 rows were deleted\n"
     )
     engine.dispose()
 

@@ -15,7 +15,7 @@ from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.shards import Shard
-from migrations_helpers.engine.strategies.base import Changes, in_chunks
+from migrations_helpers.engine.strategies.base import _ROW_BYTES, Changes, in_chunks
 from tests.support.tokens import compact
 from tests.support.workload import after, create_sessions, engine_on, seal, token
 
@@ -78,12 +78,11 @@ def test_postgresql_waits_for_a_lock_no_longer_than_it_was_told(postgresql: sa.E
 
 
 @pytest.mark.parametrize(("with_old", "statements"), [(False, [4]), (True, [2, 2])])
-def test_old_values_count_towards_the_bytes_of_a_statement(
-    with_old: bool, statements: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("migrations_helpers.engine.strategies.base._MAX_STATEMENT_BYTES", 40)
-    changes = Changes(rows=[(number, b"o" * 10) for number in range(4)], new=[b"n" * 10] * 4)
-    assert [len(chunk) for chunk in in_chunks(changes, with_old=with_old)] == statements
+def test_old_values_count_towards_the_bytes_of_a_statement(with_old: bool, statements: list[int]) -> None:
+    changes = Changes(rows=[(number, b"o" * (10 + _ROW_BYTES)) for number in range(4)], new=[b"n" * 10] * 4)
+    assert [
+        len(chunk) for chunk in in_chunks(changes, 4 * (10 + _ROW_BYTES), with_old=with_old)
+    ] == statements
 
 
 def test_a_row_that_was_superseded_is_no_foreign_one(memory: sa.Engine) -> None:

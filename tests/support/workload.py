@@ -237,15 +237,17 @@ class Sessions:
         """Return the column's type."""
         return column_type(ring, **self.options)
 
-    def reencrypt(self, engine: AnyEngine, ring: KeyRing | None = None, **options: Any) -> ReencryptionReport:
-        """Re-encrypt the table: through an engine, or as an asynchronous program does it."""
+    def reencrypt(
+        self, engine: AnyEngine | sa.Connection, ring: KeyRing | None = None, **options: Any
+    ) -> ReencryptionReport:
+        """Re-encrypt the table: through an engine or a connection, or as an asynchronous program does it."""
         arguments: dict[str, Any] = {
             "type_": self.type_(ring),
             "schema": self.table.schema,
             "batch_size": 100,
         }
         arguments |= options
-        if isinstance(engine, sa.Engine):
+        if isinstance(engine, sa.Engine | sa.Connection):
             return reencrypt(engine, self.table.name, "token", **arguments)
         return run(engine, lambda c: reencrypt(c, self.table.name, "token", **arguments), begin=False)
 

@@ -40,8 +40,8 @@ __all__ = [
 #: Why a row was not written that the database took without an error.
 KEPT: Final = "the database kept the old value, as a trigger can"
 
-# A statement stays under MySQL's max_allowed_packet (16 MiB unless set otherwise), even if escaping doubles it.
-_MAX_STATEMENT_BYTES = 4 * 1024 * 1024
+# Bytes of a statement for each row beside its values: its key, and the words around it.
+_ROW_BYTES: Final = 256
 
 
 class AlteredError(Exception):
@@ -248,14 +248,14 @@ def _is_same_token(
         return False
 
 
-def in_chunks(changes: Changes, *, with_old: bool) -> Iterator[Changes]:
-    """Cut changes so that no statement grows larger than a server takes."""
-    sizes = list(map(len, changes.new))
+def in_chunks(changes: Changes, most: int, *, with_old: bool) -> Iterator[Changes]:
+    """Cut changes so that no statement grows larger than *most* bytes, unless it has a single row."""
+    sizes = [len(new) + _ROW_BYTES for new in changes.new]
     if with_old:
         sizes = [new + len(old) for new, old in zip(sizes, changes.old, strict=True)]
     start = 0
     while start < len(sizes):
-        within = bisect_right(list(accumulate(sizes[start:])), _MAX_STATEMENT_BYTES)
+        within = bisect_right(list(accumulate(sizes[start:])), most)
         end = start + max(1, within)
         yield Changes(changes.rows[start:end], changes.new[start:end])
         start = end

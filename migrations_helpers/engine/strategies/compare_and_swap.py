@@ -52,7 +52,7 @@ class CompareAndSwap:
             return batch
         write = self._write_locked if self._can_lock else self._write_compared
         with connection.transaction() as transaction:
-            for chunk in in_chunks(changes, with_old=True):
+            for chunk in in_chunks(changes, connection.statement_bytes, with_old=True):
                 write(transaction, table, conversion, chunk, batch, confirm=confirm)
         return batch
 

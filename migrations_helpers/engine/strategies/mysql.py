@@ -61,9 +61,8 @@ class MySQLSkipLocked:
             rows = transaction.execute(select).all()
             batch = Batch.of(table, rows, limit)
             changes = convert_rows(table, conversion, rows, batch)
-            rowcount = sum(
-                self._write(transaction, table, chunk) for chunk in in_chunks(changes, with_old=False)
-            )
+            chunks = in_chunks(changes, connection.statement_bytes, with_old=False)
+            rowcount = sum(self._write(transaction, table, chunk) for chunk in chunks)
             count_written(transaction, table, conversion, changes, batch, rowcount, confirm=confirm)
         return batch
 

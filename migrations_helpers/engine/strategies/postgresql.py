@@ -61,16 +61,16 @@ class PostgreSQLSkipLocked:
             self._to_driver = [
                 key.type.dialect_impl(self._dialect).bind_processor(self._dialect) for key in table.keys
             ]
-        statement = self._statement
+        statement, most = self._statement, connection.statement_bytes
         with connection.transaction(binary=table.has_binary_form) as transaction:
             rows = transaction.execute(select).all()
             batch = Batch.of(table, rows, limit)
             changes = Changes()
             if self._can_pipeline and not conversion.calls_out:
-                parts = self._convert(table, conversion, rows, batch, changes, _ROWS_UNDER_WAY)
+                parts = self._convert(table, conversion, rows, batch, changes, _ROWS_UNDER_WAY, most)
                 rowcount = connection.execute_pipelined(statement, parts)
             else:
-                parts = self._convert(table, conversion, rows, batch, changes, limit)
+                parts = self._convert(table, conversion, rows, batch, changes, limit, most)
                 rowcount = sum(transaction.exec_driver_sql(statement, part).rowcount for part in parts)
             count_written(transaction, table, conversion, changes, batch, rowcount, confirm=confirm)
         return batch
@@ -83,15 +83,16 @@ class PostgreSQLSkipLocked:
         batch: Batch,
         made: Changes,
         size: int,
+        most: int,
     ) -> Iterator[Columns]:
         """Yield the parameters of the UPDATEs, each part of *size* rows converted when it is asked for.
 
-        The changes are added to *made*.
+        None has more than *most* bytes. The changes are added to *made*.
         """
         for start in range(0, len(rows), size):
             changes = convert_rows(table, conversion, rows[start : start + size], batch)
             made.add(changes)
-            for chunk in in_chunks(changes, with_old=False):
+            for chunk in in_chunks(changes, most, with_old=False):
                 yield self._columns(table, chunk)
 
     def _columns(self, table: RunTable, changes: Changes) -> Columns:
