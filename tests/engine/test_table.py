@@ -659,7 +659,7 @@ def test_a_column_that_is_too_short_is_refused_where_the_server_would_cut_off(ma
         ({"batch_seconds": 0}, "batch_seconds and lock_timeout are more than 0 seconds"),
         ({"lock_timeout": 0}, "batch_seconds and lock_timeout are more than 0 seconds"),
         ({"nice": -1}, "nice is not negative"),
-        ({"verify": "none"}, "verify is 'stamp' or 'decrypt'"),
+        ({"verify": "none"}, "verify is 'stamp', 'decrypt' or 'tokens'"),
         ({"max_retries": -1}, "max_retries"),
         ({"max_passes": 0}, "max_passes"),
         ({"colour": "blue"}, "there is no option colour; there are batch_seconds, batch_size"),
