@@ -126,6 +126,21 @@ def _kinds() -> Mapping[str, Kind]:
                 critical,
                 "Make the system that holds the keys reachable, and check again.",
             ),
+            Kind(
+                "kek-not-allowed",
+                critical,
+                "If it is your KEK, add it to JWT_COLUMN_KEKS or keks=; else find out who changed the file.",
+            ),
+            Kind(
+                "ring-failing",
+                warning,
+                "Mend the cause before the next restart: this process goes on with the keys that it has loaded.",
+            ),
+            Kind(
+                "refresh-without-threads",
+                warning,
+                "Start uWSGI with --enable-threads, or call ring.reload() yourself and leave refresh= out.",
+            ),
             Kind("key-old", warning, "Rotate: jwt-column keys add."),
             Kind("key-compromised", critical, "Re-encrypt its rows, and remove it: jwt-column keys remove."),
             Kind("clock-differs", warning, "Synchronize the clocks: expiry is compared with both."),

@@ -13,6 +13,8 @@ from sqlalchemy import Engine
 
 from ..database.clock import CLOCKS, database_time
 from ..errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from ..keys.keks import KEKRefusedError, check_allowed
+from ..keys.process import is_uwsgi_without_threads
 from .columns import columns_of
 from .declaration import declaration_findings, schema_findings, sharing_findings
 from .kinds import KINDS
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..keys.ring import KeyRing
+    from ..keys.ring_file.format import KeyEntry
     from .columns import AuditedColumn
     from .report import Finding
 
@@ -52,9 +55,9 @@ class Check(NamedTuple):
 def check_ready(metadata: Any, engine: Engine | Connection) -> list[Finding]:
     """Return the reasons why an application is not ready; an empty list if it is.
 
-    Checks that each key ring loads and its active key is not older than 90 days, that the database has each encrypted
-    column and declared index as the models do, that no column still reads or writes plaintext, and that the clocks of
-    process and database agree. Reads no row.
+    Checks that each key ring loads, that its KEKs are allowed, that its refresh works under this server and its active
+    key is not older than 90 days, that the database has each encrypted column and declared index as the models do, that
+    no column still reads or writes plaintext, and that the clocks of process and database agree. Reads no row.
 
     Args:
         metadata: The models' ``MetaData``, or any other target of :func:`audit`.
@@ -71,7 +74,7 @@ def check_ready(metadata: Any, engine: Engine | Connection) -> list[Finding]:
 def checks_of(connection: Connection, columns: Sequence[AuditedColumn]) -> Iterator[Check]:
     """Yield every check: rings, columns, clock."""
     for name, column in {_ring_name(column): column for column in columns}.items():
-        yield _ring_check(name, column)
+        yield from _ring_checks(name, column)
     shared: dict[str, list[Finding]] = {}
     for finding in sharing_findings(columns):
         shared.setdefault(finding.column, []).append(finding)
@@ -93,23 +96,38 @@ def _ring_name(column: AuditedColumn) -> str:
     return "the default ring" if ring is None else f"the ring of {column.name}"
 
 
-def _ring_check(name: str, column: AuditedColumn) -> Check:
+def _ring_checks(name: str, column: AuditedColumn) -> Iterator[Check]:
+    """Yield the checks of a ring: it loads, it goes on loading, and what its file says of KEKs and ages."""
     try:
         ring = column.type_.ring()
         active = ring.active
+    except KEKRefusedError as error:
+        yield Check(name, "", [KINDS["kek-not-allowed"].found(name, f"The key ring is refused: {error}.")])
+        return
     except (ConfigurationError, KeyRingError) as error:
         kind = "ring-unreachable" if isinstance(error, KeyUnavailableError) else "ring-not-loaded"
-        return Check(name, "", [KINDS[kind].found(name, f"The key ring cannot be loaded: {error}.")])
+        yield Check(name, "", [KINDS[kind].found(name, f"The key ring cannot be loaded: {error}.")])
+        return
     count = len(ring.key_ids)
     keys = f"{count} key{'' if count == 1 else 's'}"
-    return Check(name, f"it loads with {keys}, active key {active}", list(_age_findings(name, ring)))
+    yield Check(name, f"it loads with {keys}, active key {active}", list(_refresh_findings(name, ring)))
+    yield from _file_checks(name, ring)
 
 
-def _age_findings(name: str, ring: KeyRing) -> Iterator[Finding]:
-    """Yield the findings about the ages of keys; only a key-ring file has them."""
+def _refresh_findings(name: str, ring: KeyRing) -> Iterator[Finding]:
+    error = ring.status.error
+    if error is not None:
+        yield KINDS["ring-failing"].found(name, f"The last load of the key ring failed: {error}.")
+    if ring.refresh_interval is not None and is_uwsgi_without_threads():
+        yield KINDS["refresh-without-threads"].found(
+            name, "The ring has refresh=, and this uWSGI runs no thread of Python between requests."
+        )
+
+
+def _file_checks(name: str, ring: KeyRing) -> Iterator[Check]:
+    """Yield the checks of a key-ring file; no other ring has KEKs and ages."""
     # Here, because a ring in the environment needs no file.
     from ..keys.providers.file import path_of
-    from ..keys.ring_file.format import KeyState
     from ..keys.ring_file.store import StoredRing
 
     scheme, _, path = (ring.uri or "").partition(":")
@@ -119,14 +137,35 @@ def _age_findings(name: str, ring: KeyRing) -> Iterator[Finding]:
         entries = StoredRing.read(path_of(path)).file.keys
     except KeyRingError:
         return  # A file of plain keys.
+    keks = list(dict.fromkeys(entry.wrapped_by for entry in entries))
+    try:
+        check_allowed(keks, ring.keks)
+    except KEKRefusedError as error:
+        # The ring was loaded before the file or the configuration changed.
+        found = [KINDS["kek-not-allowed"].found(name, f"The next load will be refused: {error}.")]
+    else:
+        found = []
+    yield Check(name, f"allowed to be wrapped by {', '.join(keks)}", found)
+    yield _age_check(name, entries)
+
+
+def _age_check(name: str, entries: Sequence[KeyEntry]) -> Check:
+    from ..keys.ring_file.format import KeyState
+
+    findings, days = [], 0
     for entry in entries:
         age = datetime.now(UTC) - (entry.activated or datetime.now(UTC))
+        if entry.state is KeyState.ACTIVE:
+            days = max(days, age.days)
         if entry.state is KeyState.ACTIVE and age > timedelta(days=MAX_KEY_AGE):
-            yield KINDS["key-old"].found(name, f"Key {entry.id} has been active for {age.days} days.")
-        elif entry.state is KeyState.COMPROMISED:
-            yield KINDS["key-compromised"].found(
-                name, f"Key {entry.id} is compromised and still in the ring."
+            findings.append(
+                KINDS["key-old"].found(name, f"Key {entry.id} has been active for {age.days} days.")
             )
+        elif entry.state is KeyState.COMPROMISED:
+            findings.append(
+                KINDS["key-compromised"].found(name, f"Key {entry.id} is compromised and still in the ring.")
+            )
+    return Check(name, f"active for {days} day{'' if days == 1 else 's'}, of {MAX_KEY_AGE} at most", findings)
 
 
 def _clock_check(time: float) -> Check:

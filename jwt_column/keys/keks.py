@@ -19,13 +19,24 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["VARIABLE", "canonical_kek", "check_allowed", "configured_keks", "variable_line"]
+__all__ = [
+    "VARIABLE",
+    "KEKRefusedError",
+    "canonical_kek",
+    "check_allowed",
+    "configured_keks",
+    "variable_line",
+]
 
 #: The environment variable: URIs with white space between them. White space in a URI is percent-encoded.
 VARIABLE: Final = "JWT_COLUMN_KEKS"
 
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
+
+
+class KEKRefusedError(ConfigurationError):
+    """A key-ring file names a KEK that the configuration does not allow."""
 
 
 def configured_keks() -> tuple[str, ...]:
@@ -59,7 +70,7 @@ def check_allowed(named: Iterable[str], allowed: Iterable[str] | None) -> None:
         allowed: The KEK URIs that the application allows; None for those of the environment variable.
 
     Raises:
-        ConfigurationError: A KEK is not allowed. The message prints the setting that would allow it.
+        KEKRefusedError: A KEK is not allowed. The message prints the setting that would allow it.
     """
     configured = configured_keks() if allowed is None else tuple(allowed)
     known = {canonical_kek(uri) for uri in configured}
@@ -68,7 +79,7 @@ def check_allowed(named: Iterable[str], allowed: Iterable[str] | None) -> None:
         setting = (
             variable_line(*configured, *missing) if allowed is None else f"keks={[*configured, *missing]!r}"
         )
-        raise ConfigurationError(
+        raise KEKRefusedError(
             f"the file names the KEK {missing[0]}, which this application does not allow; nothing was read from it or "
             f"sent to it. If it is your KEK, and not that of someone who changed the file, set: {setting}"
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PerProcess", "on_event_loop"]
+__all__ = ["PerProcess", "is_uwsgi_without_threads", "on_event_loop"]
 
 Value = TypeVar("Value")
 
@@ -39,6 +39,16 @@ class PerProcess(Generic[Value]):
         except KeyError:
             # Atomic, so that all threads of a child agree on one lock.
             return self._values.setdefault(process, self._make())
+
+
+def is_uwsgi_without_threads() -> bool:
+    """Return True in a uWSGI that runs no thread of Python between requests: neither a refresh nor a report."""
+    # A module of this name exists inside the server only.
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if options is None:
+        return False
+    names = {name.decode() if isinstance(name, bytes) else str(name) for name in options}
+    return names.isdisjoint({"enable-threads", "threads"})
 
 
 def on_event_loop() -> bool:

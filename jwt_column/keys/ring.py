@@ -317,6 +317,11 @@ class KeyRing:
         self._missing = tuple(sorted(stored.difference(self.key_ids)))
 
     @property
+    def refresh_interval(self) -> Interval | None:
+        """The *refresh* that :meth:`from_uri` was given; None for a ring that is loaded on request only."""
+        return None if self._refresher is None else self._refresher.interval
+
+    @property
     def uri(self) -> str | None:
         """The URI that another process can load the ring from; None for a ring that was made from given keys."""
         source = self._loader.source
@@ -427,9 +432,8 @@ class KeyRing:
             UnknownKeyError: The ring does not hold it.
             KeyRingError: It is the key of a tenant.
         """
-        refresh = None if self._refresher is None else self._refresher.interval
         keys, loader = index_keys(self.keys, key_id), self._loader.with_active(key_id)
-        return self._of(keys, loader, refresh, self._report_to)
+        return self._of(keys, loader, self.refresh_interval, self._report_to)
 
     @hides_locals
     def with_key(self, key: bytes | str) -> KeyRing:

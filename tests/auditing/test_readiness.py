@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,7 @@ from jwt_column import (
     EncryptedJWT,
     FingerprintIndex,
     KeyRing,
+    KeyRingError,
     check_ready,
     generate_key,
     set_default_keyring,
@@ -101,6 +104,69 @@ def test_old_and_compromised_keys_are_findings(
     monkeypatch.setattr(readiness, "MAX_KEY_AGE", -1)
     assert codes(engine, table) == ["key-old"]
     monkeypatch.undo()
+
+
+@pytest.fixture
+def ring_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A key-ring file whose KEK is allowed."""
+    kek, path = tmp_path / "kek.key", tmp_path / "ring.json"
+    write_key_file(kek, [generate_key()])
+    monkeypatch.setenv("JWT_COLUMN_KEKS", f"file:{kek}")
+    monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{path}")
+    assert CliRunner().invoke(app, ["keys", "init", "--wrapped-by", f"file:{kek}"]).exit_code == ExitCode.OK
+    return path
+
+
+@pytest.mark.usefixtures("listed_keks")
+def test_a_kek_that_is_not_allowed_is_a_finding(
+    ring_file: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = table_of(keyring=KeyRing.from_uri(f"file:{ring_file}"))
+    assert codes(engine, loaded) == []
+    monkeypatch.setenv("JWT_COLUMN_KEKS", "file:/elsewhere")
+    assert codes(engine, loaded) == ["kek-not-allowed"]
+    set_default_keyring(None)
+    (finding,) = check_ready(table_of().metadata, engine)
+    assert finding.code == "kek-not-allowed"
+    assert "set: JWT_COLUMN_KEKS=" in finding.message
+
+
+def test_a_load_that_failed_is_a_finding(ring_file: Path, engine: sa.Engine) -> None:
+    ring = KeyRing.from_uri(f"file:{ring_file}")
+    good = ring_file.read_bytes()
+    ring_file.write_bytes(b"{")
+    with pytest.raises(KeyRingError):
+        ring.reload()
+    assert codes(engine, table_of(keyring=ring)) == ["ring-failing"]
+    ring_file.write_bytes(good)
+    ring.reload()
+    assert codes(engine, table_of(keyring=ring)) == []
+
+
+def test_a_refresh_under_uwsgi_needs_threads(
+    ring_file: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the module that exists inside uWSGI only; tests/keys/test_uwsgi.py has a real one."""
+    refreshed = table_of(keyring=KeyRing.from_uri(f"file:{ring_file}", refresh="watch"))
+    by_request = table_of(keyring=KeyRing.from_uri(f"file:{ring_file}"))
+    assert codes(engine, refreshed) == []
+    for options, expected in (
+        ({b"processes": b"4"}, ["refresh-without-threads"]),
+        ({"processes": "4"}, ["refresh-without-threads"]),
+        ({b"enable-threads": True}, []),
+        ({"threads": "2"}, []),
+    ):
+        monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+        assert codes(engine, refreshed) == expected
+        assert codes(engine, by_request) == []
+
+
+def test_a_key_ring_file_has_lines_of_its_own(ring_file: Path, engine: sa.Engine) -> None:
+    set_default_keyring(None)
+    arguments = ["doctor", "--table", "sessions", "--column", "token"]
+    done = CliRunner().invoke(app, arguments, env={DATABASE_VARIABLE: str(engine.url)})
+    lines = [line.removeprefix("✓ the default ring: ").split(" ")[:3] for line in done.stdout.splitlines()]
+    assert lines[:3] == [["it", "loads", "with"], ["allowed", "to", "be"], ["active", "for", "0"]]
 
 
 def test_clocks_that_differ_are_a_finding(database: Database) -> None:

@@ -31,7 +31,10 @@ pytestmark = [
 
 @pytest.fixture
 def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Start four workers that refresh their ring every so many seconds; return a function that sends a request."""
+    """Start four workers that refresh their ring every so many seconds; return a function that sends a request.
+
+    A negative number starts them without threads.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     providers.write_key_file(tmp_path / "keys", [generate_key()])
@@ -48,14 +51,15 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[st
                 "--need-app",
                 "--die-on-term",
             ),
-            *("--module", "tests.keys.uwsgi_application", "--disable-logging", "--enable-threads"),
+            *("--module", "tests.keys.uwsgi_application", "--disable-logging"),
+            *(["--enable-threads"] if request.param > 0 else []),
             *(["--virtualenv", sys.prefix] if sys.prefix != sys.base_prefix else []),
         ],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "RING": f"file:{tmp_path / 'keys'}",
-            "REFRESH": str(request.param),
+            "REFRESH": str(abs(request.param)),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -106,3 +110,12 @@ def test_workers_go_on_refreshing(ask: Callable[[str], dict[str, Any]], tmp_path
             break
     assert all(answer["key_ids"] != old for answer in answers)
     assert all(answer["error"] is None for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("ask", "expected"), [(60, []), (-60, ["refresh-without-threads"])], indirect=["ask"]
+)
+def test_readiness_knows_whether_threads_run(
+    ask: Callable[[str], dict[str, Any]], expected: list[str]
+) -> None:
+    assert together(ask, 1, "a")[0]["findings"] == expected

@@ -7,13 +7,24 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from jwt_column import KeyRing, encrypt_token
+import sqlalchemy as sa
+
+from jwt_column import EncryptedJWT, KeyRing, check_ready, encrypt_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 RING = KeyRing.from_uri(os.environ["RING"], refresh=float(os.environ["REFRESH"]))
 encrypt_token("eyJhbGciOiJIUzI1NiJ9.e30.AAAA", RING, context="c")
+
+TABLE = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("token", EncryptedJWT(RING)))
+
+
+def findings() -> list[str]:
+    """Return the findings of a worker that starts."""
+    engine = sa.create_engine("sqlite://")
+    TABLE.create(engine)
+    return [finding.code for finding in check_ready(TABLE, engine)]
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -29,5 +40,6 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         "nonce": stored[6:30].hex(),
         "key_ids": RING.key_ids,
         "error": RING.status.error,
+        "findings": findings(),
     }
     return [json.dumps(body).encode()]
