@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from migrations_helpers.engine.expired import choose_expired
 from migrations_helpers.engine.progress import line_progress, progress_bar
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
+from migrations_helpers.engine.run import Options, explain
 from migrations_helpers.engine.tenants import schema_names
 
 from ..census import key_usage
@@ -30,7 +30,7 @@ from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .console import DatabaseError, counted, make_console, print_json, print_problem
 from .databases import connect, connect_arguments, is_async, read_url, sync_drivername, with_engine
 from .progress import terminal
-from .signals import Interruptions
+from .signals import Interruptions, Pauses, ignore_pauses
 from .summary import Summary, listed_keys, print_summary
 from .verbosity import is_quiet
 
@@ -74,8 +74,10 @@ def convert(
             f"--shards needs a synchronous driver, and {url.drivername}:// is an asynchronous one; write "
             f"{sync_drivername(url)}:// in the URL, or leave --shards out"
         )
-    with Interruptions() as interruptions:
-        run = _Run(column, options, make_conversion, words, expired, interruptions, recompute=recompute)
+    with Interruptions() as interruptions, Pauses() as pauses:
+        run = _Run(
+            column, options, make_conversion, words, expired, interruptions, pauses, recompute=recompute
+        )
         try:
             with_engine(url, run.run)
         except (Exception, KeyboardInterrupt):
@@ -99,6 +101,7 @@ class _Run:
         words: Words,
         expired: ExpiredChoice,
         interruptions: Interruptions,
+        pauses: Pauses,
         *,
         recompute: bool,
     ) -> None:
@@ -110,6 +113,7 @@ class _Run:
         self._expired = expired
         self._interruptions = interruptions
         self._recompute = recompute
+        self._pauses = pauses
         self._report: ReencryptionReport | None = None
         # A report shows the rows of shards now and then, and counts them when a shard ends.
         self._rows_seen = 0
@@ -154,8 +158,11 @@ class _Run:
             print_json(report.to_dict())
         elif report is not None and before is not None and not isinstance(failure, DatabaseError):
             column = column if schemas is None else replace(column, schema=None)
-            summary = Summary(column, report, before, after, failure is None, self._expired)
+            is_done = failure is None and (report.dry_run or report.is_complete)
+            summary = Summary(column, report, before, after, is_done, self._expired)
             print_summary(make_console(), summary, self._words)
+        if failure is None and report is not None and not report.dry_run and not report.is_complete:
+            failure = ReencryptionError(explain(report), reason="rows", report=report)
         if failure is None and report is not None and report.dry_run and report.left:
             # The engine fails where it would have written.
             failure = ReencryptionError(
@@ -216,6 +223,13 @@ class _Run:
             preserve=self._preserve,
             on_row_error=options.on_row_error,
             schemas=schemas,
+            until=options.until,
+            window=options.window,
+            throttle=None if options.throttle_query is None else text(options.throttle_query),
+            max_latency=options.max_latency,
+            max_replica_lag=options.max_replica_lag,
+            replicas=options.replicas,
+            is_paused=self._pauses.is_paused,
             recompute=self._recompute,
             wait=options.wait,
             make_engine=partial(_shard_engine, url),
@@ -288,4 +302,5 @@ def _shard_engine(url: URL) -> Engine:
     if threading.current_thread() is threading.main_thread():
         # Ctrl-C reaches every process of a terminal. A shard ends at once and prints nothing, as its parent expects.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        ignore_pauses()
     return create_engine(url, hide_parameters=True, connect_args=connect_arguments(url))

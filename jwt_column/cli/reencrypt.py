@@ -2,7 +2,7 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -17,6 +17,7 @@ from .summary import Words
 __all__ = ["encrypt", "reencrypt"]
 
 _run_option = partial(option, rich_help_panel="The run")
+_pace_option = partial(option, rich_help_panel="The pace of the run")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,58 @@ class RunOptions:
             "--schemas-query",
             metavar="SQL",
             help="A query whose first column has the names of the schemas, in place of --schemas.",
+        ),
+    ] = None
+    until: Annotated[
+        str | None,
+        _pace_option(
+            "--until",
+            metavar="TIME",
+            help="Stop then: a time of the day, as 05:00, or a date and a time. What is left, another run does.",
+        ),
+    ] = None
+    window: Annotated[
+        str | None,
+        _pace_option(
+            "--window",
+            metavar="HH:MM-HH:MM",
+            help="Work in these hours only, as 22:00-05:00, in local time, and wait in between.",
+        ),
+    ] = None
+    max_replica_lag: Annotated[
+        float | None,
+        _pace_option(
+            "--max-replica-lag",
+            metavar="SECONDS",
+            min=0,
+            help="Wait while a replica is further behind than this.",
+        ),
+    ] = None
+    replicas: Annotated[
+        list[str],
+        _pace_option(
+            "--replica",
+            metavar="URL",
+            help="A replica to ask for its lag; once for each. MySQL and MariaDB need it. PostgreSQL's primary knows "
+            "its replicas, if the role has pg_monitor.",
+        ),
+    ] = field(default_factory=list)
+    throttle_query: Annotated[
+        str | None,
+        _pace_option(
+            "--throttle-query",
+            metavar="SQL",
+            help="A query that is sent after each batch and returns seconds to sleep; with --max-latency, the latency "
+            "of the application.",
+        ),
+    ] = None
+    max_latency: Annotated[
+        float | None,
+        _pace_option(
+            "--max-latency",
+            metavar="SECONDS",
+            min=0,
+            help="Slow down while --throttle-query returns more than this.",
         ),
     ] = None
     as_json: JsonOption = False

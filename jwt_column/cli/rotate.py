@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from migrations_helpers.engine.conversions import Reencryption
 from migrations_helpers.engine.progress import line_progress
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
+from migrations_helpers.engine.run import Options, require_complete
 
 from ..auditing.columns import AuditedColumn, columns_of
 from ..database.driver_errors import error_name
@@ -347,7 +347,7 @@ class _Work:
     def _convert(self, engine: Engine, column: AuditedColumn) -> "ReencryptionReport":
         show = (lambda _: None) if is_quiet() else partial(typer.echo, err=True)
         try:
-            return convert_column(
+            report = convert_column(
                 engine,
                 column.table.name,
                 column.column.name,
@@ -356,6 +356,7 @@ class _Work:
                 Options(progress=line_progress(show)),
                 schema=column.table.schema,
             )
+            return require_complete(report)
         except ReencryptionError as error:
             failure = DatabaseError(str(error)) if error.reason == "database" else error
         except DBAPIError as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command stops at once, and says how to go on."""
+"""Ctrl-C and SIGTERM: a command stops at once, and says how to go on. SIGUSR1 and SIGUSR2: it pauses, and resumes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import multiprocessing
 import signal
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import typer
@@ -16,9 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
 
-__all__ = ["Interruptions", "stoppable"]
+__all__ = ["Interruptions", "Pauses", "ignore_pauses", "stoppable"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+# Windows has neither.
+_PAUSING: Final[tuple[int, ...]] = tuple(
+    getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 class Interruptions:
@@ -64,6 +71,60 @@ class Interruptions:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class Pauses:
+    """Within the block, SIGUSR1 pauses a run after its batch, and SIGUSR2 resumes it.
+
+    SIGTSTP (Ctrl-Z) and SIGSTOP stop a process wherever it is, in a transaction that holds locks too. The state is a
+    file, which the processes of shards see, those that start later among them.
+
+    Attributes:
+        is_paused: Whether the run is to wait; it can travel to another process.
+    """
+
+    def __init__(self) -> None:
+        self._directory = TemporaryDirectory(prefix="jwt-column-")
+        self.is_paused: IsPaused = IsPaused(Path(self._directory.name) / "paused")
+        self._before: dict[int, Any] = {}
+
+    def _pause(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.is_paused.file.touch()
+
+    def _resume(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.is_paused.file.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            handlers = zip(_PAUSING, (self._pause, self._resume), strict=False)
+            self._before = {number: signal.signal(number, handler) for number, handler in handlers}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._directory.cleanup()
+
+
+@dataclass(frozen=True)
+class IsPaused:
+    """A function that returns True while a file exists."""
+
+    file: Path
+
+    def __call__(self) -> bool:
+        """Return True if the run is to wait."""
+        return self.file.exists()
+
+
+def ignore_pauses() -> None:
+    """Let a shard's process survive the signals when they go to a whole group of processes."""
+    for number in _PAUSING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from .schemas import effective_schema
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import Row, Select, TableClause
+    from sqlalchemy import Executable, Row, TableClause
 
 __all__ = ["RunConnection"]
 
@@ -294,7 +294,7 @@ class RunConnection:
         with self.transaction() as transaction:
             yield transaction
 
-    def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+    def read(self, statement: Executable) -> Sequence[Row[Any]]:
         """Return the rows of a query, read without locks."""
         with self.reading() as transaction:
             return transaction.execute(statement).all()

@@ -147,7 +147,7 @@ def progress_bar(name: str, console: Console, *, transient: bool = False) -> Ite
             elif report.verified:
                 show(where, report.verified, _rows_to_verify(report), "opened", f"opening {where}")
             else:
-                words = f"rows, {report.rows_per_second:,.0f} rows/s"
+                words = f"rows, {_WAITING.get(report.waiting or '', f'{report.rows_per_second:,.0f} rows/s')}"
                 show(where, *_rows_done(report), words, f"writing {where}")
 
         yield show_report
@@ -161,14 +161,15 @@ def log_progress() -> Progress:
 def line_progress(write: Callable[[str], None]) -> Progress:
     """Return a function that writes the state of a run as a line: at its begin, now and then, and at its end."""
     last = float("-inf")
-    last_state: tuple[int, ...] = ()
+    last_state: tuple[object, ...] = ()
 
     def show(report: ReencryptionReport) -> None:
         nonlocal last, last_state
         now = time.monotonic()
-        state = (report.reencrypted, report.expired, report.left, report.verified)
+        state = (report.reencrypted, report.expired, report.left, report.verified, report.waiting)
         # Before its end a run may have dealt with every row more than once: it goes over them again.
-        if state == last_state or (not report.finished and now - last < _LINE_INTERVAL):
+        is_news = report.finished or bool(last_state and report.waiting != last_state[-1])
+        if state == last_state or (not is_news and now - last < _LINE_INTERVAL):
             return
         last, last_state = now, state
         under = "in the clear" if report.key_id is None else f"under key {report.key_id}"
@@ -184,11 +185,32 @@ def line_progress(write: Callable[[str], None]) -> Progress:
         )
         line = (
             f"{report.table}.{report.column}: {report.reencrypted} of {report.total} rows {under}{others}, "
-            f"{report.rows_per_second:.0f} rows/s"
+            f"{report.rows_per_second:.0f} rows/s{_time_left(report)}"
         )
         write(printable(line))
 
     return show
+
+
+_WAITING: Final = {
+    "paused": "paused",
+    "window": "waiting for its window",
+    "replicas": "waiting for replicas",
+    "throttle": "waiting, as the throttle says",
+}
+
+
+def _time_left(report: ReencryptionReport) -> str:
+    """Return what a run waits for, or how long it takes, behind a comma."""
+    if report.waiting is not None:
+        return f", {_WAITING[report.waiting]}"
+    seconds = report.seconds_left
+    if report.finished or not seconds:
+        return ""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return ", less than a minute left"
+    return f", about {minutes} min left" if minutes < 90 else f", about {minutes / 60:.0f} h left"
 
 
 def _rows_done(report: ReencryptionReport) -> tuple[int, int]:

@@ -97,14 +97,18 @@ def reencrypt(
             same URL with SQLAlchemy's defaults), ``preserve`` (columns that the database updates by itself, and
             must not; MySQL's are found without it), ``on_row_error`` (``"list"`` goes on without a row that the
             database refuses, ``"fail"`` ends the run), ``schemas`` (in place of *schema*: names, a query or a function
-            that returns them; the run goes through all of them, and a schema that fails does not stop the others).
+            that returns them; the run goes through all of them, and a schema that fails does not stop the others);
+            and those of the pace: ``until`` (ends then), ``window`` (works in these hours only, ``"22:00-05:00"``),
+            ``throttle`` (a function or a query that returns seconds to sleep after a batch), ``max_latency``
+            (``throttle`` returns the application's latency, which is kept below this), ``max_replica_lag`` and
+            ``replicas`` (waits for replicas), ``is_paused`` (a function; waits while it returns True).
 
     Returns:
-        The report. No stale row is left, unless ``dry_run``.
+        The report. If ``is_complete``, no stale row is left; else ``reason`` says why another run is needed.
 
     Raises:
         ReencryptionError: No such table or column, no key to page by, another run is at work, or rows are left that
-            are stale or cannot be read; ``report`` says which. Rewritten rows stay rewritten.
+            cannot be read or written; ``report`` says which. Rewritten rows stay rewritten.
         ConfigurationError: A parameter has a value that it cannot have, or there is no key ring; or *expired* needs a
             readable expiry, or a nullable column, and there is none; or
             *type_* does not make an index field that rows have, and *drop* does not name it.

@@ -99,7 +99,11 @@ class ReencryptionReport:
         seconds: Wall-clock time.
         keeps_history: Whether the table is system-versioned (MariaDB): its history keeps the old values under their
             keys, which no run rewrites.
+        seconds_left: Seconds that the rest will take, by the rows of the last minute; None if that is not known.
+        waiting: What the run waits for: ``"paused"``, ``"window"``, ``"replicas"``, ``"throttle"`` or None.
         finished: Whether the run came to its end; the counts say which rows it left.
+        reason: Why rows are left that another run can do: ``"until"``, the time was over; ``"locks"``, the application
+            held locks on them; ``"writers"``, processes went on writing under another key or layout. Else None.
         schemas: The report of each schema, with ``schemas=``. The counts of this report are then their sums, and the
             primary keys that it lists are pairs of schema and key.
         failures: Why schemas were not finished, by their names.
@@ -130,7 +134,10 @@ class ReencryptionReport:
     tokens: TokenReport | None = None
     seconds: float = 0.0
     keeps_history: bool = False
+    seconds_left: float | None = None
+    waiting: str | None = None
     finished: bool = False
+    reason: str | None = None
     schemas: dict[str, ReencryptionReport] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -148,7 +155,8 @@ class ReencryptionReport:
     def is_complete(self) -> bool:
         """Whether the run came to its end, left no row, and found no token in another row than before."""
         is_damaged = self.tokens is not None and self.tokens.misplaced_count
-        return self.finished and not (self.remaining or self.left or is_damaged or self.failures)
+        is_all = not (self.remaining or self.left or self.failures or self.reason)
+        return self.finished and is_all and not is_damaged
 
     def add_undecryptable(self, key: tuple[Any, ...]) -> None:
         """Count a row that could not be read, and list it while there is room."""
@@ -197,6 +205,7 @@ class ReencryptionReport:
         }
         self.absorb(replace(other, **named))
         self.key_id = self.key_id or other.key_id
+        self.reason = self.reason or other.reason
         for count in (
             "total",
             "scanned",

@@ -6,9 +6,11 @@ import logging
 import math
 import random
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
+from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError
 
 from jwt_column.database.driver_errors import error_name, is_refusal_of_row, is_retryable
@@ -17,7 +19,9 @@ from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
 
 from .conversions import Reencryption, find_lost_fields
+from .hours import Window, moment, window
 from .integrity import TokenComparison
+from .pace import Pace
 from .report import ReencryptionReport, TokenReport
 from .strategies import AlteredError, Batch, Strategy, choose_removal, choose_strategy, read_batch
 from .tenants import check_schemas
@@ -25,16 +29,20 @@ from .tenants import check_schemas
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
+    from datetime import datetime
+    from datetime import time as time_of_day
 
-    from sqlalchemy import ColumnElement, Engine, Row, Select
+    from sqlalchemy import ColumnElement, Engine, Row
 
     from .connection import RunConnection
     from .conversions import Conversion, Recomputation
     from .expired import Expired
+    from .pace import Throttle
+    from .replicas import Replica
     from .table import RunTable
     from .tenants import Schemas
 
-__all__ = ["Options", "Run", "check_options", "database_failure"]
+__all__ = ["Options", "Run", "check_options", "database_failure", "explain", "require_complete"]
 
 _Result = TypeVar("_Result")
 
@@ -51,6 +59,12 @@ _VACUUM_SHARE: Final = 0.1
 _VACUUM_ROWS: Final = 20_000
 # Rows that the database may refuse before it has taken one. Then it is no fault of the rows.
 _REFUSED_AT_FIRST: Final = 1_000
+_WHY_LEFT: Final = {
+    "locks": "because the application holds locks on them",
+    "writers": "because processes of the application go on writing under another key or layout",
+}
+# Seconds of the last progress that tell how long the rest will take.
+_RECENT: Final = 60.0
 # Rows that verification holds in memory at once.
 _LARGEST_VERIFIED: Final = 500
 
@@ -78,6 +92,13 @@ class Options:
     on_row_error: Literal["list", "fail"] = "list"
     recompute: bool = False
     schemas: Schemas | None = field(default=None, compare=False)
+    until: datetime | time_of_day | str | None = None
+    window: Window | Sequence[time_of_day | str] | str | None = None
+    throttle: Throttle | None = field(default=None, compare=False)
+    max_latency: float | None = None
+    max_replica_lag: float | None = None
+    replicas: Sequence[Replica] = ()
+    is_paused: Callable[[], bool] | None = field(default=None, compare=False)
     progress: Callable[[ReencryptionReport], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +118,33 @@ class Options:
             raise ConfigurationError("on_row_error is 'list' or 'fail'")
         if self.schemas is not None:
             check_schemas(self.schemas)
+        self._check_pace()
+
+    def _check_pace(self) -> None:
+        """Check the options of the pace; a moment and a window then mean the same in every process."""
+        # A dataclass that is frozen is set by the way around.
+        if self.until is not None:
+            object.__setattr__(self, "until", moment(self.until))
+        if self.window is not None:
+            object.__setattr__(self, "window", window(self.window))
+        if isinstance(self.replicas, str):
+            raise ConfigurationError("replicas is a list of URLs; put the URL in brackets")
+        object.__setattr__(self, "replicas", tuple(self.replicas))
+        if self.replicas and self.max_replica_lag is None:
+            raise ConfigurationError("replicas (--replica) goes with max_replica_lag (--max-replica-lag)")
+        if self.max_latency is not None and self.throttle is None:
+            raise ConfigurationError(
+                "max_latency (--max-latency) needs throttle (--throttle-query), which returns the latency in seconds"
+            )
+        limits = {"max_latency": self.max_latency, "max_replica_lag": self.max_replica_lag}
+        for name, limit in limits.items():
+            if limit is not None and limit <= 0:
+                raise ConfigurationError(f"{name} is more than 0 seconds")
+        for name, function in {"throttle": self.throttle, "is_paused": self.is_paused}.items():
+            if function is not None and not callable(function) and not isinstance(function, Executable):
+                raise ConfigurationError(
+                    f"{name} is a function, not {type(function).__name__}; a query as throttle is sqlalchemy.text(...)"
+                )
 
 
 def check_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -151,8 +199,6 @@ class Run:
         self._removal: Strategy | None = None
         if expired is not None and expired.removes:
             self._removal = choose_removal(connection.sqlalchemy, self._strategy, expired)
-        default_nice = 1.0 if connection.dialect == "sqlite" else 0.0
-        self._nice = default_nice if options.nice is None else options.nice
         self._limit = options.batch_size
         self._row_seconds: float | None = None
         self._dead_rows = 0
@@ -165,6 +211,12 @@ class Run:
         self.report: ReencryptionReport = ReencryptionReport(
             table=table.name, column=table.value.name, key_id=conversion.key_id, dry_run=options.dry_run
         )
+        default_nice = 1.0 if connection.dialect == "sqlite" else 0.0
+        nice = default_nice if options.nice is None else options.nice
+        #: When the run waits, and when it ends early.
+        self.pace: Pace = Pace(options, nice, self.read, connection.dialect, self.report, self.tell)
+        # Moments of the last minute, and the rows that were done then.
+        self._progress: deque[tuple[float, int]] = deque()
 
     def survey(self) -> None:
         """Count the rows that need work."""
@@ -189,7 +241,7 @@ class Run:
         self.look_seconds = time.monotonic() - began
         return found
 
-    def read(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+    def read(self, statement: Executable) -> Sequence[Row[Any]]:
         """Return the rows of a query, asked again where the database put it off or the connection was lost."""
         return self._retry(lambda: self._connection.read(statement))
 
@@ -223,6 +275,7 @@ class Run:
 
     def close(self) -> None:
         """Remove what a run keeps outside of its memory."""
+        self.pace.close()
         if self._tokens is not None:
             self._tokens.close()
 
@@ -234,11 +287,16 @@ class Run:
             before = report.reencrypted + report.expired
             self._pass_over(keys)
             self._count_left(keys)
+            report.reason = None
             if self.options.dry_run or self.left_in(self._end) <= report.left:
                 return
             # The rest is locked by the application, or was written by an old process meanwhile. Give a
             # transaction that holds locks a moment, unless this pass still got somewhere.
-            if report.reencrypted + report.expired == before:
+            is_stuck = report.reencrypted + report.expired == before
+            report.reason = "until" if self.pace.is_over else "locks" if is_stuck else "writers"
+            if self.pace.is_over:
+                return
+            if is_stuck:
                 time.sleep(min(0.05 * 2**number, 2.0))
 
     def sweep(self) -> None:
@@ -256,10 +314,11 @@ class Run:
         self.report.plaintext = found.plaintext
 
     def conclude(self) -> None:
-        """Verify, and fail if anything is left.
+        """Verify, and fail if something is wrong; ``report.reason`` says why rows are left that only need another run.
 
         Raises:
-            ReencryptionError: Rows are left that are stale or cannot be read.
+            ReencryptionError: Rows are left that cannot be read or written, or would lose index fields; or tokens are
+                in other rows than before.
         """
         report = self.report
         if self._removal is None:
@@ -267,16 +326,19 @@ class Run:
         self._count_scanned()
         if not report.dry_run:
             report.superseded = max(0, report.total - report.reencrypted - report.expired - report.remaining)
-            if self.options.verify == "decrypt":
+            if report.reason == "until":
+                # Nor has the time to verify.
+                pass
+            elif self.options.verify == "decrypt":
                 self._open_finished_rows()
             elif self._tokens is not None:
                 self._tokens.compare()
         report.finished = True
         self.tell()
-        if not report.dry_run and not report.is_complete:
-            is_damaged = report.tokens is not None and report.tokens.misplaced_count
+        is_damaged = report.tokens is not None and report.tokens.misplaced_count
+        if not report.dry_run and (is_damaged or report.left or self._end.protected):
             reason = "tokens" if is_damaged else "rows"
-            raise ReencryptionError(_explain(report, self._end.protected), reason=reason, report=report)
+            raise ReencryptionError(explain(report, self._end.protected), reason=reason, report=report)
 
     def _count_scanned(self) -> None:
         report = self.report
@@ -311,6 +373,8 @@ class Run:
             if end:
                 window = KeyRange(None, tuple(end[0]))
                 self._batches(self._run_converting, window, conversion.rows.pending, confirm=False)
+            if self.pace.is_over:
+                self.report.reason = "until"
         finally:
             self.conversion, self._table = own, table
             self.report.recomputed = self.report.reencrypted - before
@@ -325,7 +389,7 @@ class Run:
         confirm: bool = True,
     ) -> None:
         # In the first batch of a pass are the rows that an earlier pass wrote in vain.
-        while True:
+        while self.pace.may_go_on():
             began = time.monotonic()
             batch = self._run_batch(run_batch, window, condition, confirm=confirm)
             confirm = self._table.has_triggers or (confirm and bool(batch.refused))
@@ -334,10 +398,10 @@ class Run:
             self._adapt(batch.read, duration)
             self.tell()
             self._vacuum()
+            if batch.read:
+                self.pace.rest(duration, is_last=batch.at_end)
             if batch.at_end:
                 return
-            if self._nice:
-                time.sleep(self._nice * duration)
             window = replace(window, after=batch.last_key)
 
     def _run_batch(
@@ -512,9 +576,26 @@ class Run:
             self.tell()
             window = KeyRange(after=self._table.key_of(rows[-1]))
 
+    def _estimate(self) -> None:
+        """Work out the time that is left from the last minute: the start of a run tells little of a busy evening."""
+        report, now = self.report, time.monotonic()
+        if report.waiting:
+            # The time until a window opens says nothing about the rows.
+            self._progress.clear()
+            return
+        done = report.reencrypted + report.expired + report.left
+        if not self._progress or now - self._progress[-1][0] >= 1.0:
+            self._progress.append((now, done))
+        while now - self._progress[0][0] > _RECENT and len(self._progress) > 1:
+            self._progress.popleft()
+        then, done_then = self._progress[0]
+        if done > done_then and now > then:
+            report.seconds_left = max(0, report.total - done) * (now - then) / (done - done_then)
+
     def tell(self) -> None:
         """Bring the report up to date and pass it to ``progress``."""
         self.report.seconds = time.monotonic() - self._started
+        self._estimate()
         if self.options.progress is not None:
             self.options.progress(self.report)
 
@@ -534,7 +615,18 @@ def database_failure(report: ReencryptionReport, error: Exception) -> Reencrypti
     return ReencryptionError(text, reason="database", report=report)
 
 
-def _explain(report: ReencryptionReport, protected: int) -> str:
+def require_complete(report: ReencryptionReport) -> ReencryptionReport:
+    """Return the report of a run on whose end the next step relies.
+
+    Raises:
+        ReencryptionError: Rows are left, if only because the application held locks on them.
+    """
+    if not report.is_complete:
+        raise ReencryptionError(explain(report), reason="rows", report=report)
+    return report
+
+
+def explain(report: ReencryptionReport, protected: int = 0) -> str:
     """Explain in a few words why a run did not finish."""
     where = f"{report.table}.{report.column}"
     done = f"{report.reencrypted} rows were rewritten"
@@ -563,10 +655,14 @@ def _explain(report: ReencryptionReport, protected: int) -> str:
             f"{where}: {protected} rows were written during the run with fingerprints or an expiry that its type_ does "
             f"not make, by another release of the application; {done}. Run again with the type of that release"
         )
-    return (
-        f"{where}: {report.remaining} rows still need work after {report.passes} passes, because the application "
-        f"holds locks on them or goes on writing the old way; {done}. Run again"
+    if report.failures:
+        return f"{where}: schemas were not finished: {', '.join(report.failures)}"
+    if report.reason == "until":
+        return f"{where}: {report.remaining} rows still need work, and until= (--until) is over; {done}. Run again"
+    why = _WHY_LEFT.get(
+        report.reason or "", "because the application holds locks on them or writes the old way"
     )
+    return f"{where}: {report.remaining} rows still need work after {report.passes} passes, {why}; {done}. Run again"
 
 
 def _unwritable(report: ReencryptionReport) -> str:

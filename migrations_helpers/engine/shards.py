@@ -12,12 +12,12 @@ import pickle
 import time
 import uuid
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, ReencryptionError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
     from jwt_column.column.types import EncryptedJWT
 
@@ -128,10 +128,10 @@ class Shard:
                         reason="table",
                     )
                 conversion = self.make_conversion(type_, table.value)
-                run = Run(connection, table, conversion, self.options, self.expired)
-                run.report.total = self.rows
-                run.work(self.keys)
-                return run.report
+                with closing(Run(connection, table, conversion, self.options, self.expired)) as run:
+                    run.report.total = self.rows
+                    run.work(self.keys)
+                    return run.report
             finally:
                 connection.close()
         finally:
@@ -211,7 +211,14 @@ def work_in_shards(
         key_id=run.conversion.key_id,
         make_conversion=make_conversion,
         expired=expired,
-        options=replace(options, shards=1, executor=None, make_engine=None, progress=None),
+        options=replace(
+            options,
+            shards=1,
+            executor=None,
+            make_engine=None,
+            progress=None,
+            replicas=[one.url if isinstance(one, Engine) else one for one in options.replicas],
+        ),
     )
     rows = run.left_in(run.begin)
     shards: list[Shard] | None = None
@@ -369,7 +376,8 @@ class _Watch:
         """Count the rows that are left, and show the number."""
         found = self._run.look(KeyRange())
         left = self._run.left_in(found)
-        if left < self._left:
+        # Shards that are paused, or wait for their window, are not lost.
+        if left < self._left or self._run.pace.is_closed:
             self._left, self._moved = left, time.monotonic()
         report = self._run.report
         reported = report.reencrypted, report.expired

@@ -23,7 +23,7 @@ from ..engine.reencryption import convert_column
 from ..engine.reflection import find_table
 from ..engine.rendering import render_type
 from ..engine.report import ReencryptionReport
-from ..engine.run import Options, check_options
+from ..engine.run import Options, check_options, require_complete
 from ..engine.schemas import effective_schema
 from ..engine.tenants import check_schemas, schema_names
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
@@ -84,7 +84,7 @@ def _convert(
             except (AssertionError, AttributeError):
                 # Alembic expects to have begun the transaction itself.
                 return _in_transaction_of_others(operations, operation)
-            return convert_column(
+            report = convert_column(
                 operations.get_bind(),
                 operation.table,
                 operation.column,
@@ -94,6 +94,8 @@ def _convert(
                 schema=operation.schema,
                 expired=expired,
             )
+    # Applied, the revision would be done for good.
+    return require_complete(report)
 
 
 def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> ReencryptionReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import io
 import json
@@ -15,6 +16,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from threading import Timer
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 import pytest
@@ -234,7 +236,7 @@ def test_options_reach_the_engine(sqlite: sa.Engine, monkeypatch: pytest.MonkeyP
     def convert_column(*arguments: Any, schema: str | None, expired: object) -> ReencryptionReport:
         given.extend([*arguments, schema])
         assert expired is None
-        return ReencryptionReport("sessions", "token")
+        return ReencryptionReport("sessions", "token", finished=True)
 
     monkeypatch.setattr("jwt_column.cli.conversion.convert_column", convert_column)
     arguments = ["--batch-size", "7", "--nice", "2.5", "--shards", "3", "--verify", "--schema", "main"]
@@ -414,7 +416,7 @@ def test_what_the_application_did_meanwhile_is_told(
     sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def convert_column(*_: Any, **__: Any) -> ReencryptionReport:
-        return report_of(1234, superseded=56, retries=7)
+        return report_of(1234, superseded=56, retries=7, finished=True)
 
     monkeypatch.setattr("jwt_column.cli.conversion.convert_column", convert_column)
     done = invoke(sqlite.url, *TABLE)
@@ -1057,6 +1059,87 @@ def test_ctrl_c_ends_shards_too(postgresql_database: Database) -> None:
     assert invoke(engine.url, *TABLE).exit_code == ExitCode.OK
     assert_done(sessions, engine, 2_000)
     engine.dispose()
+
+
+# -- the pace of a run ------------------------------------------------------------------------------------------------
+
+
+def test_signals_pause_a_run_and_resume_it(
+    sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr("jwt_column.cli.reencrypt.Reencryption", stop_at(10, signal.SIGUSR1))
+    resume = Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+    resume.start()
+    began = time.monotonic()
+    done = invoke(sqlite.url, *TABLE, "--batch-size", "20")
+    resume.join()
+    assert done.exit_code == ExitCode.OK
+    assert time.monotonic() - began > 1
+    assert re.search(r"rows/s, paused\n", done.stderr)
+    assert signal.getsignal(signal.SIGUSR1) is handler
+    assert_done(sessions, sqlite)
+
+
+@pytest.mark.processes
+def test_shards_pause_too(postgresql_database: Database) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    sessions = create_sessions(engine, 2_000)
+    process = subprocess.Popen(
+        command("reencrypt", *TABLE, "--shards", "2", "--batch-size", "50", "--nice", "20"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment({DATABASE_VARIABLE: text_of(engine.url)}),
+        start_new_session=True,
+    )
+
+    def done() -> int:
+        return sessions.census(engine).get((NEW, "current"), 0)
+
+    patience = time.monotonic() + PATIENCE
+    while done() < 100:
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    # The shards get it too, and it ends none of them.
+    os.killpg(process.pid, signal.SIGUSR1)
+    time.sleep(3)
+    paused = done()
+    time.sleep(2)
+    assert paused == done() < 2_000
+    os.killpg(process.pid, signal.SIGUSR2)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert_done(sessions, engine, 2_000)
+    engine.dispose()
+
+
+def test_until_ends_with_1_and_says_what_is_left(sessions: Sessions, sqlite: sa.Engine) -> None:
+    done = invoke(sqlite.url, *TABLE, "--until", "2020-01-01T00:00")
+    assert done.exit_code == ExitCode.FAILURE
+    assert f"{ROWS} rows still need work, and until= (--until) is over" in done.stderr.replace("\n", " ")
+    assert "✓" not in done.stdout
+    report = json.loads(invoke(sqlite.url, *TABLE, "--until", "2020-01-01T00:00", "--json").stdout)
+    assert (report["reason"], report["remaining"], report["finished"]) == ("until", ROWS, True)
+
+
+def test_options_of_the_pace_reach_the_engine(sessions: Sessions, sqlite: sa.Engine) -> None:
+    now = dt.datetime.now()
+    hours = f"{now - dt.timedelta(hours=1):%H:%M}-{now + dt.timedelta(hours=1):%H:%M}"
+    query = ("--throttle-query", "SELECT 0.01")
+    done = invoke(sqlite.url, *TABLE, "--window", hours, *query, "--max-latency", "1", "--batch-size", "50")
+    assert done.exit_code == ExitCode.OK
+    assert_done(sessions, sqlite)
+    for arguments, said in (
+        (("--window", "night"), "22:00-05:00"),
+        (("--until", "soon"), "a time of the day"),
+        (("--max-latency", "1"), "--throttle-query"),
+        (("--max-replica-lag", "1"), "--replica"),
+        (("--replica", "sqlite://"), "--max-replica-lag"),
+    ):
+        refused = invoke(sqlite.url, *TABLE, *arguments)
+        assert refused.exit_code == ExitCode.USAGE, arguments
+        assert said in refused.stderr.replace("\n", " ")
 
 
 # -- encrypt ----------------------------------------------------------------------------------------------------------

@@ -240,10 +240,8 @@ def test_a_row_that_somebody_else_has_locked_is_not_waited_for(
         run(driver_engine, lambda connection: connection.execute(gone))
         held = sa.update(sessions.table).where(*sessions.at(kind.value(4)))
         holder.execute(held.values(token=seal(token(4), after())))
-        with pytest.raises(ReencryptionError, match="1 rows still need work after 1 passes") as caught:
-            sessions.reencrypt(driver_engine, max_passes=1)
+        report = sessions.reencrypt(driver_engine, max_passes=1)
         holder.rollback()
-    report: Any = caught.value.report
     assert (report.reencrypted, report.retries, report.remaining) == (3, 0, 1)
 
 

@@ -692,8 +692,8 @@ def start_private_postgresql(settings: Mapping[str, str] | None = None) -> Serve
         )
 
 
-def start_private_mariadb() -> Server:
-    """Start a MariaDB of our own."""
+def start_private_mariadb(*options: str) -> Server:
+    """Start a MariaDB of our own with *options* beside the defaults."""
     install, mariadbd = _which("mariadb-install-db", "mysql_install_db"), _which("mariadbd", "mysqld")
     if install is None or mariadbd is None:
         raise Unavailable(
@@ -739,6 +739,7 @@ def start_private_mariadb() -> Server:
                 "--debug-no-sync",
                 "--innodb-use-native-aio=0",
                 "--character-set-server=utf8mb4",
+                *options,
             ],
             url,
         )

@@ -1,0 +1,200 @@
+"""The pace of a run: how long it waits between two batches, and when it ends before the table does."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Executable, select
+
+from jwt_column.errors import ConfigurationError
+
+from .calling import call
+from .replicas import ReplicaLag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sqlalchemy import Row
+
+    from .report import ReencryptionReport
+    from .run import Options
+
+    #: A function that returns seconds, and may take the report; or a query that does.
+    Throttle = Callable[..., float | None] | Executable
+
+__all__ = ["Pace"]
+
+logger: logging.Logger = logging.getLogger("migrations_helpers")
+
+# Seconds between two looks at what a run waits for, and between two at the lag of replicas.
+_LOOK_INTERVAL: Final = 1.0
+# Seconds of waiting after which the connection is used: idle ones are closed by many a proxy.
+_KEEP_INTERVAL: Final = 20.0
+# The pause for a latency that is too high, as a multiple of a batch's duration: first, at most, and how it shrinks.
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 50.0
+_SHRINKING: Final = 0.8
+_SMALLEST_PAUSE: Final = 0.05
+
+
+class Pace:
+    """Waits between batches for what the options ask for.
+
+    Args:
+        options: Of the run.
+        nice: Sleep this times a batch's duration.
+        read: Executes a statement on the run's connection.
+        dialect: Of the database.
+        report: Says what the run waits for.
+        tell: Called while the run waits.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        nice: float,
+        read: Callable[[Executable], Sequence[Row[Any]]],
+        dialect: str,
+        report: ReencryptionReport,
+        tell: Callable[[], None],
+    ) -> None:
+        self._options = options
+        self._nice = nice
+        self._read = read
+        self._report = report
+        self._tell = tell
+        self._lag: ReplicaLag | None = None
+        self._lag_seen = float("-inf")
+        self._pause = 0.0
+        if options.max_replica_lag is not None:
+            self._lag = ReplicaLag(read, dialect, options.replicas)
+
+    def close(self) -> None:
+        """Close connections to replicas."""
+        if self._lag is not None:
+            self._lag.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time of the run is over."""
+        return self._seconds_until_over() <= 0
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether every part of the run waits: for its window, or because it is paused."""
+        return self._seconds_until_open() > 0 or self._is_paused()
+
+    def _seconds_until_open(self) -> float:
+        window: Any = self._options.window
+        # The hours of a window are local, and change with the clocks of summer.
+        return 0.0 if window is None else window.seconds_until_open(datetime.now())
+
+    def _is_paused(self) -> bool:
+        return self._options.is_paused is not None and bool(self._options.is_paused())
+
+    def may_go_on(self) -> bool:
+        """Wait until the next batch may begin, and return False if the time of the run is over before."""
+        kept = time.monotonic()
+        try:
+            for reason in self._reasons_to_wait():
+                if self.is_over:
+                    return False
+                self._note(reason)
+                self._tell()
+                time.sleep(min(_LOOK_INTERVAL, self._seconds_until_over()))
+                if time.monotonic() - kept > _KEEP_INTERVAL:
+                    kept = time.monotonic()
+                    self._keep_connection()
+        finally:
+            self._report.waiting = None
+        return not self.is_over
+
+    def _reasons_to_wait(self) -> Iterator[str]:
+        """Yield what the next batch waits for, as long as there is something."""
+        while True:
+            if self._is_paused():
+                yield "paused"
+            elif self._seconds_until_open() > 0:
+                yield "window"
+            elif self._is_lagging():
+                yield "replicas"
+            else:
+                return
+
+    def _is_lagging(self) -> bool:
+        limit = self._options.max_replica_lag
+        if self._lag is None or limit is None:
+            return False
+        if time.monotonic() - self._lag_seen < min(_LOOK_INTERVAL, limit / 2):
+            return False
+        lag = self._lag.seconds()
+        if lag > limit:
+            # Looked at again before the next batch, however soon that is.
+            self._lag_seen = float("-inf")
+            return True
+        self._lag_seen = time.monotonic()
+        return False
+
+    def rest(self, duration: float, *, is_last: bool) -> None:
+        """Sleep after a batch, as ``nice`` and ``throttle`` say.
+
+        Args:
+            duration: Of the batch, in seconds.
+            is_last: Whether no batch follows it at once.
+        """
+        asked = self._asked()
+        if self._options.max_latency is not None:
+            self._adapt(asked)
+            asked = self._pause * duration
+        seconds = min(max(asked, 0.0 if is_last else self._nice * duration), self._seconds_until_over())
+        if seconds <= 0:
+            return
+        if seconds > _LOOK_INTERVAL:
+            self._note("throttle")
+            self._tell()
+        time.sleep(seconds)
+        self._report.waiting = None
+
+    def _asked(self) -> float:
+        """Return what ``throttle`` says, in seconds."""
+        throttle = self._options.throttle
+        if throttle is None:
+            return 0.0
+        if isinstance(throttle, Executable):
+            rows = self._read(throttle)
+            value: Any = rows[0][0] if rows else None
+        else:
+            value = call(throttle, self._report)
+        try:
+            return 0.0 if value is None else float(value)
+        except (TypeError, ValueError):
+            raise ConfigurationError(
+                f"throttle (--throttle-query) returns seconds, and returned {type(value).__name__}"
+            ) from None
+
+    def _adapt(self, latency: float) -> None:
+        """Pause twice as long while the latency is too high, and a fifth less while it is not."""
+        limit = self._options.max_latency
+        if limit is not None and latency > limit:
+            self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+        else:
+            self._pause *= _SHRINKING
+            if self._pause < _SMALLEST_PAUSE:
+                self._pause = 0.0
+
+    def _seconds_until_over(self) -> float:
+        """Return how long the run may still work."""
+        until: Any = self._options.until
+        return math.inf if until is None else max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+    def _note(self, reason: str) -> None:
+        if self._report.waiting != reason:
+            self._report.waiting = reason
+            logger.info("%s.%s: waiting (%s)", self._report.table, self._report.column, reason)
+
+    def _keep_connection(self) -> None:
+        self._read(select(1))

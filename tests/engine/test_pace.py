@@ -1,0 +1,323 @@
+"""When a run waits, and when it ends before its table does."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+from jwt_column.errors import ConfigurationError, ReencryptionError
+from migrations_helpers.engine.hours import Window, moment, window
+from tests.support.replicas import Replicated, replicated
+from tests.support.workload import column_type, create_sessions, engine_on, every_server, seal, token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from migrations_helpers import ReencryptionReport
+    from tests.support.workload import Sessions
+
+
+# -- hours ---------------------------------------------------------------------------------------------------------
+
+
+def test_windows_of_the_day() -> None:
+    day = datetime(2026, 11, 28)
+    night = window("22:00-05:00")
+    assert night == window(("22:00", time_of_day(5))) == window(" 22:00 \u2013 5:00 ")
+    assert str(night) == "22:00-05:00"
+    for hour, minutes, expected in ((22, 0, 0), (23, 59, 0), (0, 0, 0), (4, 59, 0), (5, 0, 17), (21, 0, 1)):
+        now = day + timedelta(hours=hour, minutes=minutes)
+        assert night.seconds_until_open(now) == expected * 3600, now
+    noon = window("12:00-13:00")
+    for hour, expected in ((11, 1), (12, 0), (13, 23), (23, 13)):
+        assert noon.seconds_until_open(day + timedelta(hours=hour)) == expected * 3600
+    for bad in ("22:00", "22:00-22:00", "25:00-26:00", "22-5", 5, ("22:00",), None, ("a", "b")):
+        with pytest.raises(ConfigurationError, match="--window"):
+            window(bad)
+
+
+def test_moments() -> None:
+    now = datetime(2026, 11, 28, 23, 30)
+    local = now.astimezone().tzinfo
+    assert moment("05:00", now) == moment(time_of_day(5), now) == datetime(2026, 11, 29, 5, tzinfo=local)
+    assert moment("23:45", now) == datetime(2026, 11, 28, 23, 45, tzinfo=local)
+    assert moment("2026-11-30T05:00") == datetime(2026, 11, 30, 5, tzinfo=local)
+    assert moment("2026-11-30T05:00+00:00") == datetime(2026, 11, 30, 5, tzinfo=UTC)
+    assert moment(moment("05:00", now)) == moment("05:00", now)
+    for bad in ("soon", "25:00", 5, timedelta(1)):
+        with pytest.raises(ConfigurationError, match="--until"):
+            moment(bad)
+
+
+def soon(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+# -- the end of a run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verify", ["stamp", "tokens"])
+def test_until_leaves_the_rest_to_another_run(engine: sa.Engine, verify: str) -> None:
+    sessions = create_sessions(engine, 60)
+    # Each batch is followed by a pause that outlasts the time.
+    report = sessions.reencrypt(engine, batch_size=10, throttle=lambda: 100, until=soon(0.5), verify=verify)
+    assert report.reason == "until"
+    assert report.finished
+    assert not report.is_complete
+    assert (report.reencrypted, report.remaining) == (10, 50)
+    assert report.seconds < 30
+    assert sessions.reencrypt(engine).is_complete
+
+
+def test_until_is_over_at_once(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 20)
+    report = sessions.reencrypt(engine, until=soon(-1))
+    assert (report.reencrypted, report.remaining, report.reason) == (0, 20, "until")
+    recomputed = sessions.reencrypt(engine, until=soon(-1), recompute=True)
+    assert recomputed.reason == "until"
+    sessions.reencrypt(engine)
+    # Nothing is left, so nothing was cut short.
+    assert sessions.reencrypt(engine, until=soon(-1)).is_complete
+
+
+def old_writer(engine: sa.Engine, sessions: Sessions) -> Callable[[ReencryptionReport], None]:
+    """Return an application that writes under the old key for as long as the run goes on."""
+
+    def progress(report: ReencryptionReport) -> None:
+        if report.reencrypted:
+            number = 1_000 + report.reencrypted
+            sessions.put(engine, (1,), seal(token(number)))
+
+    return progress
+
+
+def test_writers_of_the_old_key_are_reported_and_no_error(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 20)
+    report = sessions.reencrypt(engine, batch_size=10, max_passes=4, progress=old_writer(engine, sessions))
+    assert (report.reason, report.remaining, report.passes) == ("writers", 1, 4)
+    assert report.finished
+    assert not report.is_complete
+
+
+def test_a_revision_waits_for_rows_that_writers_leave(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 20)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"transaction_per_migration": True})
+        op: Any = Operations(context)
+        other = sa.create_engine(engine.url)
+        try:
+            with (
+                pytest.raises(ReencryptionError, match="go on writing under another key") as caught,
+                context.begin_transaction(_per_migration=True),
+            ):
+                op.reencrypt_jwt_column(
+                    "sessions",
+                    "token",
+                    type_=column_type(),
+                    batch_size=10,
+                    max_passes=2,
+                    progress=old_writer(other, sessions),
+                )
+        finally:
+            other.dispose()
+    report: Any = caught.value.report
+    assert report.reason == "writers"
+
+
+# -- pauses --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_waits_for_its_window(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 20)
+    now = datetime.now()
+    opens, closes = (now + timedelta(seconds=1.5)).time(), (now + timedelta(hours=1)).time()
+    waiting: set[str | None] = set()
+    report = sessions.reencrypt(
+        engine, window=(opens, closes), progress=lambda report: waiting.add(report.waiting)
+    )
+    assert report.is_complete
+    assert report.seconds > 1
+    assert waiting == {None, "window"}
+    closed = Window(closes, opens)
+    report = sessions.reencrypt(engine, sessions.type_().ring(), window=closed, until=soon(0.2), dry_run=True)
+    assert report.seconds < 60
+
+
+def test_a_closed_window_and_until_end_a_run(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 20)
+    now = datetime.now()
+    later = ((now + timedelta(hours=1)).time(), (now + timedelta(hours=2)).time())
+    report = sessions.reencrypt(engine, window=later, until=soon(0.3))
+    assert (report.reencrypted, report.remaining, report.reason) == (0, 20, "until")
+
+
+def test_a_throttle_is_asked_after_each_batch(engine: sa.Engine) -> None:
+    for number, (throttle, calls) in enumerate(throttles()):
+        sessions = create_sessions(engine, 40, name=f"sessions_{number}")
+        report = sessions.reencrypt(engine, batch_size=10, batch_seconds=0.001, nice=0, throttle=throttle)
+        assert report.is_complete
+        assert report.seconds > 0.2
+        assert calls == [] or len(calls) >= 2
+
+
+def throttles() -> list[tuple[Any, list[Any]]]:
+    """Return functions and a query that return seconds to sleep, each with the calls that it notes."""
+    calls: list[list[Any]] = [[], []]
+
+    def with_report(report: ReencryptionReport) -> float | None:
+        calls[0].append(report.reencrypted)
+        return 0.1 if len(calls[0]) < 4 else None
+
+    def without() -> float:
+        calls[1].append(1)
+        return 0.1
+
+    return [
+        (with_report, calls[0]),
+        (without, calls[1]),
+        (sa.text("SELECT 0.1"), []),
+    ]
+
+
+def test_latency_above_its_limit_slows_a_run_down(engine: sa.Engine) -> None:
+    def seconds(latency: float) -> float:
+        sessions = create_sessions(engine, 200, name=f"sessions_{round(latency * 100)}")
+        report = sessions.reencrypt(
+            engine, batch_size=20, batch_seconds=0.02, nice=0, throttle=lambda: latency, max_latency=0.02
+        )
+        assert report.is_complete
+        return report.seconds
+
+    assert seconds(0.05) > 2 * seconds(0.01)
+
+
+def test_a_paused_run_waits_between_batches(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 40)
+    answers = iter([False, True])
+    waiting: list[str | None] = []
+    began = time.monotonic()
+    report = sessions.reencrypt(
+        engine,
+        batch_size=10,
+        is_paused=lambda: next(answers, False),
+        progress=lambda report: waiting.append(report.waiting),
+    )
+    assert report.is_complete
+    assert report.waiting is None
+    assert waiting.count("paused") == 1
+    assert time.monotonic() - began >= 1
+
+
+def test_options_of_the_pace_are_checked(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 3)
+    for options, message in (
+        ({"max_latency": 0.1}, "--throttle-query"),
+        ({"max_latency": 0, "throttle": lambda: 0}, "max_latency is more than 0"),
+        ({"max_replica_lag": -1}, "max_replica_lag is more than 0"),
+        ({"replicas": ["sqlite://"]}, "--max-replica-lag"),
+        ({"replicas": "sqlite://", "max_replica_lag": 1}, "a list of URLs"),
+        ({"throttle": "SELECT 1"}, "sqlalchemy.text"),
+        ({"is_paused": True}, "is_paused is a function"),
+        ({"throttle": lambda: "soon"}, "returned str"),
+        ({"until": "soon"}, "--until"),
+        ({"window": "night"}, "--window"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            sessions.reencrypt(engine, **options)
+
+
+@every_server
+def test_replicas_that_are_none_are_refused(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 3)
+    own = engine.url.render_as_string(hide_password=False)
+    with pytest.raises(ConfigurationError, match=r"no replica streams|needs the replicas"):
+        sessions.reencrypt(engine, max_replica_lag=1)
+    with pytest.raises(ConfigurationError, match=r"replica 1 .* is no replica"):
+        sessions.reencrypt(engine, max_replica_lag=1, replicas=[own])
+    with pytest.raises(ConfigurationError, match="cannot be used") as caught:
+        sessions.reencrypt(engine, max_replica_lag=1, replicas=["nothing:secret@host"])
+    assert "secret" not in str(caught.value)
+    lost = engine.url.set(port=1)
+    with pytest.raises(ConfigurationError, match="cannot be asked"):
+        sessions.reencrypt(engine, max_replica_lag=1, replicas=[lost])
+    assert len(sessions.census(engine)) == 1
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+def test_a_run_waits_for_replicas_that_lag(name: str) -> None:
+    with replicated(name) as pair, engine_on(pair.url) as server:
+        with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("CREATE DATABASE app")
+        url = pair.url.set(database="app")
+        named = [pair.replica.render_as_string(hide_password=False)]
+        with engine_on(url) as engine:
+            for number, replicas in enumerate([named, []] if name == "postgresql" else [named]):
+                sessions = create_sessions(engine, 60, name=f"sessions_{number}")
+                waits_for(engine, sessions, pair, replicas)
+            if name == "postgresql":
+                refused_without_a_right(engine)
+
+
+def waits_for(engine: sa.Engine, sessions: Sessions, pair: Replicated, replicas: list[str]) -> None:
+    waited: list[int] = []
+
+    def progress(report: ReencryptionReport) -> None:
+        if report.reencrypted == 10 and not waited and report.waiting is None:
+            pair.tell(pair.stop)
+        if report.waiting == "replicas":
+            waited.append(report.reencrypted)
+            if len(waited) == 2:
+                pair.tell(pair.go_on)
+
+    report = sessions.reencrypt(
+        engine,
+        batch_size=10,
+        batch_seconds=1e-9,
+        throttle=lambda: 0.4,
+        max_replica_lag=0.5,
+        replicas=replicas,
+        progress=progress,
+    )
+    assert report.is_complete
+    assert len(waited) >= 2
+    # Batches that fall between two looks are done.
+    assert waited[0] < 60
+
+
+def refused_without_a_right(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE ROLE app LOGIN PASSWORD 'app' IN ROLE pg_read_all_data, pg_write_all_data"
+        )
+    sessions = create_sessions(engine, 3, name="of_the_application")
+    with engine_on(engine.url.set(username="app", password="app")) as other:
+        with pytest.raises(ConfigurationError, match="pg_monitor"):
+            sessions.reencrypt(other, max_replica_lag=1)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("GRANT pg_monitor TO app")
+        assert sessions.reencrypt(other, max_replica_lag=5).is_complete
+
+
+def test_time_left_is_that_of_the_last_minute(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 200)
+    seen: list[float | None] = []
+    sessions.reencrypt(
+        engine,
+        batch_size=20,
+        batch_seconds=0.01,
+        nice=0,
+        throttle=lambda: 0.2,
+        progress=lambda report: seen.append(report.seconds_left),
+    )
+    known = [seconds for seconds in seen if seconds is not None]
+    assert known
+    assert known[-1] == 0
+    assert max(known) < 60
