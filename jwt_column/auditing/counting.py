@@ -12,6 +12,7 @@ from ..census import current_stamps, history_usage, key_usage
 from ..column.comparator import EncryptedComparator
 from ..format.envelope import HEADER_LENGTHS
 from ..format.readable import without_tokens
+from ..wording import counted
 from .days import ExpiryDay, day_of
 from .kinds import KINDS
 from .report import ExpiryCount, KeyCount
@@ -118,7 +119,9 @@ def row_findings(
 
     def found(code: str, message: str, rows: int, condition: ColumnElement[bool]) -> Finding:
         examples = _first_keys(connection, column, condition)
-        return KINDS[code].found(column.name, f"{_rows(rows)} {message}.", rows, examples)
+        return KINDS[code].found(
+            column.name, f"{counted(rows, 'row', ('is', 'are'))} {message}.", rows, examples
+        )
 
     for key_id in retired:
         if by_key[key_id]:
@@ -190,8 +193,7 @@ def _search_findings(connection: Connection, column: AuditedColumn) -> Iterator[
         condition = and_(header.is_envelope(), condition)
         rows = connection.scalar(select(func.count()).select_from(column.table).where(condition)) or 0
         if rows:
-            number = "1 row" if rows == 1 else f"{rows:,} rows"
-            message = f"{number} cannot be found {missing}: re-encrypt {'it' if rows == 1 else 'them'}."
+            message = f"{counted(rows, 'row')} cannot be found {missing}: re-encrypt {'it' if rows == 1 else 'them'}."
             examples = _first_keys(connection, column, condition)
             yield KINDS["not-searchable"].found(column.name, message, rows, examples)
 
@@ -241,10 +243,6 @@ def _first_keys(connection: Connection, column: AuditedColumn, condition: Column
         return ()
     statement = select(*column.keys).where(condition).order_by(*column.keys).limit(EXAMPLES)
     return [key for row in connection.execute(statement) if (key := without_tokens(row)) is not None]
-
-
-def _rows(rows: int) -> str:
-    return "1 row is" if rows == 1 else f"{rows:,} rows are"
 
 
 def _keys(key_ids: Sequence[str]) -> str:

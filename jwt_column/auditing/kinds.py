@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ..wording import counted
 from .report import Finding, Severity
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class Kind:
 
     def message(self, count: int) -> str:
         """Return the first part of the message about this many rows."""
-        one, many = self.rows
-        return f"1 row {one}" if count == 1 else f"{count:,} rows {many}"
+        return counted(count, "row", self.rows)
 
     def found(
         self, column: str, message: str, count: int = 0, primary_keys: Sequence[tuple[Any, ...]] = ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..database.json_report import json_dict
 from ..errors import AuditError, ConfigurationError
+from ..wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,7 +161,8 @@ class AuditReport:
         found = self.findings_from(Severity(severity))
         if found:
             listed = "; ".join(
-                f"{finding.column}: {finding.code}" + (f" ({_rows(finding.count)})" if finding.count else "")
+                f"{finding.column}: {finding.code}"
+                + (f" ({counted(finding.count, 'row')})" if finding.count else "")
                 for finding in found
             )
             raise AuditError(f"the audit of {self.database} is not ok: {listed}", report=self)
@@ -201,10 +203,6 @@ class AuditReport:
         raise ConfigurationError(
             "this is no report of an audit; give the output of audit --json or of to_dict()"
         )
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _known(class_: Any, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _COMMANDS: Final = {
         "Report the state of the encrypted columns of a database.\n\n"
         "By SQL alone and without keys: rows per key, rows that are stale, in the clear or unreadable, missing "
         "indexes. With --deep, the tokens themselves too.",
-        "Exit codes: 0 no finding of the severity of --fail-on or worse; 1 there is one; 2 wrong usage or "
+        "Exit codes: 0 no finding that --fail-on names; 1 there is one; 2 wrong usage or "
         "configuration; 3 the database cannot be reached, or refused; 130 stopped by Ctrl-C, which is how --watch "
         "ends with 0.",
     ),

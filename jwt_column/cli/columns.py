@@ -222,7 +222,7 @@ def choose_column(options: ColumnOptions, model: str | None) -> ChosenColumn:
             raise ConfigurationError(
                 f"which column? {MODEL_VARIABLE} names several; give --model with one of them"
             )
-        return _mapped_column(configured[0])
+        return _mapped_column(configured[0], MODEL_VARIABLE)
     if not options.table or not options.column:
         raise ConfigurationError("which column? Give --model MODULE:CLASS.ATTR, or --table and --column")
     return ChosenColumn(
@@ -268,14 +268,14 @@ def _type_of(options: ColumnOptions) -> EncryptedJWT:
     return in_column(class_(**options.type_parameters), options.table or "", options.column or "")
 
 
-def _mapped_column(model: str) -> ChosenColumn:
+def _mapped_column(model: str, source: str = "--model") -> ChosenColumn:
     attribute = _find(model)
     # A mapped attribute stands for its column; a Core column stands for itself.
     found: Any = attribute if isinstance(attribute, Column) else getattr(attribute, "expression", None)
     table, type_ = getattr(found, "table", None), getattr(found, "type", None)
     if not isinstance(table, Table) or not isinstance(type_, EncryptedJWT):
         raise ConfigurationError(
-            f"--model: {model} is no encrypted column of a table; name one, as in app.models:Session.token"
+            f"{source}: {model} is no encrypted column of a table; give --model with one, such as app:Session.token"
         )
     name = f"--model {shlex.quote(model)}"
     return ChosenColumn(table.name, found.name, table.schema, type_, name, mapped=table.c[found.key])

@@ -31,10 +31,25 @@ class Command(NamedTuple):
     exit_codes: str | None = None
 
 
+class _PlainFlags:
+    """Options without a value show none in a help text; Typer gives each the type ``<bool>``."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False) and param.metavar is None:
+                param.metavar = ""
+        return params
+
+
+class _Command(_PlainFlags, TyperCommand):
+    """A command that is loaded."""
+
+
 def group_of(commands: Mapping[str, Command]) -> type[TyperGroup]:
     """Return the class of a group of these commands, for ``typer.Typer(cls=...)``."""
 
-    class Group(TyperGroup):
+    class Group(_PlainFlags, TyperGroup):
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)
             for name, command in commands.items():
@@ -60,9 +75,10 @@ class Unloaded(TyperCommand):
         found = getattr(import_module(f".{module}", __package__), name)
         if not isinstance(found, typer.Typer):
             app = typer.Typer(add_completion=False)
-            app.command(self.name, help=self._command.help, epilog=self._command.exit_codes)(
-                with_options(found)
+            declare = app.command(
+                self.name, cls=_Command, help=self._command.help, epilog=self._command.exit_codes
             )
+            declare(with_options(found))
             found = app
         return typer.main.get_command(found)
 

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from ..database.printable import printable
 from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
+from ..wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -74,12 +75,6 @@ class ExitCode(IntEnum):
     #: The system that holds the keys, or the key that wraps them; the same number, because the cure is the same.
     UNREACHABLE = 3
     INTERRUPTED = 130
-
-
-def counted(number: int, noun: str, verb: tuple[str, str] | None = None) -> str:
-    """Return a number with its noun, which takes an "s" in the plural, and with its verb if it has one."""
-    text = f"{number:,} {noun}{'' if number == 1 else 's'}"
-    return text if verb is None else f"{text} {verb[number != 1]}"
 
 
 class DatabaseError(JWTColumnError):

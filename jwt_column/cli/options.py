@@ -125,7 +125,8 @@ class ColumnOptions(StoredColumn):
         _type_option(
             "--context",
             metavar="TEXT",
-            help="The context of the envelopes, if the model names one. Without it, TABLE.COLUMN.",
+            help="The context, if the model names one: the text that stored tokens are bound to, so that they open in "
+            "their own column only. Without it, TABLE.COLUMN.",
         ),
     ] = None
     fingerprints: Annotated[

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from ..census import key_usage
 from ..keys.default import resolve_keyring
+from ..wording import counted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,8 +46,10 @@ def assert_encrypted(bind: Engine | Connection | Session, column: Any, *, at_lea
     encrypted = sum(counts.pop(state, 0) for state in _ENCRYPTED)
     others = ", ".join(f"{rows} {state}" for state, rows in sorted(counts.items()))
     if others:
-        raise AssertionError(f"{column}: {encrypted} rows are encrypted; not so: {others}")
+        raise AssertionError(
+            f"{column}: {counted(encrypted, 'row', ('is', 'are'))} encrypted; not so: {others}"
+        )
     if encrypted < at_least:
         raise AssertionError(
-            f"{column}: {encrypted} rows are encrypted, and the test expects {at_least} or more"
+            f"{column}: {counted(encrypted, 'row', ('is', 'are'))} encrypted, and the test expects {at_least} or more"
         )

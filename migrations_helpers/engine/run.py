@@ -17,6 +17,7 @@ from jwt_column.database.driver_errors import error_name, is_refusal_of_row, is_
 from jwt_column.database.error_sentences import explained
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
+from jwt_column.wording import counted
 
 from .conversions import Reencryption, find_lost_fields
 from .hours import Window, moment, window
@@ -440,8 +441,8 @@ class Run:
             tokens.add_misplaced(key)
         return ReencryptionError(
             f"{report.table}.{report.column}: the database stored other tokens than the run wrote, as a trigger can "
-            f"({_listed(tokens.misplaced, tokens.misplaced_count)}); that batch was undone, {report.reencrypted} rows "
-            "were rewritten before. Change or disable the triggers of the table, and run again",
+            f"({_listed(tokens.misplaced, tokens.misplaced_count)}); that batch was undone, {_rewritten(report)} "
+            "before. Change or disable the triggers of the table, and run again",
             reason="tokens",
             report=report,
         )
@@ -609,7 +610,7 @@ def database_failure(report: ReencryptionReport, error: Exception) -> Reencrypti
         text = f"{where}: the database refused before the first batch ({reason}); nothing was done"
     else:
         text = (
-            f"{where}: the database refused a batch ({reason}); {report.reencrypted} rows were rewritten before, and "
+            f"{where}: the database refused a batch ({reason}); {_rewritten(report)} before, and "
             "a new run goes on from there"
         )
     return ReencryptionError(text, reason="database", report=report)
@@ -629,17 +630,19 @@ def require_complete(report: ReencryptionReport) -> ReencryptionReport:
 def explain(report: ReencryptionReport, protected: int = 0) -> str:
     """Explain in a few words why a run did not finish."""
     where = f"{report.table}.{report.column}"
-    done = f"{report.reencrypted} rows were rewritten"
+    done = _rewritten(report)
     tokens = report.tokens
     if tokens is not None and tokens.misplaced_count:
         return (
-            f"{where}: {tokens.misplaced_count} rows hold a token that another row held when the run began "
+            f"{where}: {counted(tokens.misplaced_count, 'row', ('holds', 'hold'))} a token that another row held when "
+            "the run began "
             f"({_listed(tokens.misplaced, tokens.misplaced_count)}); {done}. Look for triggers and programs that move "
             "tokens between rows, and restore these rows from a backup"
         )
     if report.undecryptable_count:
+        verbs = ("cannot be read and was left as it is", "cannot be read and were left as they are")
         return (
-            f"{where}: {report.undecryptable_count} rows cannot be read and were left as they are "
+            f"{where}: {counted(report.undecryptable_count, 'row', verbs)} "
             f"({_listed(report.undecryptable, report.undecryptable_count)}){_and_unwritable(report)}; {done}. Rows "
             "of a renamed table or column need its old name as context (--context), tokens that are no JWT need "
             "allow_opaque (--allow-opaque), JSON objects an EncryptedJSON (--type json), others a key that the ring "
@@ -652,28 +655,43 @@ def explain(report: ReencryptionReport, protected: int = 0) -> str:
         )
     if protected:
         return (
-            f"{where}: {protected} rows were written during the run with fingerprints or an expiry that its type_ does "
-            f"not make, by another release of the application; {done}. Run again with the type of that release"
+            f"{where}: {counted(protected, 'row', ('was', 'were'))} written during the run with fingerprints or an "
+            f"expiry that its type_ does not make, by another release of the application; {done}. "
+            "Run again with the type of that release"
         )
     if report.failures:
         return f"{where}: schemas were not finished: {', '.join(report.failures)}"
+    left = counted(report.remaining, "row", ("still needs", "still need"))
     if report.reason == "until":
-        return f"{where}: {report.remaining} rows still need work, and until= (--until) is over; {done}. Run again"
+        return f"{where}: {left} work, and until= (--until) is over; {done}. Run again"
     why = _WHY_LEFT.get(
         report.reason or "", "because the application holds locks on them or writes the old way"
     )
-    return f"{where}: {report.remaining} rows still need work after {report.passes} passes, {why}; {done}. Run again"
+    passes = "1 pass" if report.passes == 1 else f"{report.passes} passes"
+    return f"{where}: {left} work after {passes}, {why}; {done}. Run again"
+
+
+def _rewritten(report: ReencryptionReport) -> str:
+    return f"{counted(report.reencrypted, 'row', ('was', 'were'))} rewritten"
 
 
 def _unwritable(report: ReencryptionReport) -> str:
     if report.refused and len(report.refused) == len(report.unwritable):
         reasons = ", ".join(dict.fromkeys(reason for _, reason in report.refused))
+        verbs = (
+            "was refused by the database and left as it was",
+            "were refused by the database and left as they were",
+        )
         return (
-            f"{report.unwritable_count} rows were refused by the database and left as they were "
+            f"{counted(report.unwritable_count, 'row', verbs)} "
             f"({_listed(report.unwritable, report.unwritable_count)}: {reasons})"
         )
+    verbs = (
+        "can be read, but does not fit the column or its type, and was left as it is",
+        "can be read, but do not fit the column or its type, and were left as they are",
+    )
     return (
-        f"{report.unwritable_count} rows can be read, but do not fit the column or its type, and were left as they are "
+        f"{counted(report.unwritable_count, 'row', verbs)} "
         f"({_listed(report.unwritable, report.unwritable_count)})"
     )
 

@@ -14,6 +14,7 @@ from jwt_column.census import current_stamps
 from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.database.row_security import hidden_rows
 from jwt_column.errors import ConfigurationError, ReencryptionError
+from jwt_column.wording import counted
 
 from ..engine.conversions import Adoption, Decryption, Reencryption, find_lost_fields
 from ..engine.expired import choose_expired
@@ -187,12 +188,13 @@ def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
         lost = find_lost_fields(connection.execute, table, conversion, is_any_protected=True)
         if lost is not None:
             raise ReencryptionError(
-                f"{behind} rows are stale or in the clear. {lost} in this operation and in op.reencrypt_jwt_column",
+                f"{counted(behind, 'row', ('is', 'are'))} stale or in the clear. {lost} in this operation and in "
+                "op.reencrypt_jwt_column",
                 reason="rows",
                 context=type_.context,
             )
         raise ReencryptionError(
-            f"{table.name}.{operation.column}: {behind} rows are stale or in the clear; run "
+            f"{table.name}.{operation.column}: {counted(behind, 'row', ('is', 'are'))} stale or in the clear; run "
             f'op.reencrypt_jwt_column("{operation.table}", "{operation.column}", type_={render_type(type_)}) '
             "(or op.encrypt_jwt_column for plaintext) first",
             reason="rows",

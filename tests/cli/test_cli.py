@@ -14,7 +14,7 @@ import sys
 import termios
 import zipfile
 from contextlib import closing
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -143,7 +143,7 @@ def test_the_console_script_is_main() -> None:
 
 def test_version() -> None:
     done = run("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"jwt-column {version('jwt-column')}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"jwt-column {__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [(), ("keys",)])
@@ -220,7 +220,7 @@ def test_main_runs_the_command_line(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == ExitCode.OK
-    assert capsys.readouterr().out == f"jwt-column {version('jwt-column')}\n"
+    assert capsys.readouterr().out == f"jwt-column {__version__}\n"
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
@@ -341,6 +341,32 @@ def test_python_runs_the_package_and_finds_its_version_in_a_zip(tmp_path: Path) 
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"jwt-column {__version__}\n", "")
+
+
+def test_the_html_report_finds_its_templates_in_a_zip(tmp_path: Path) -> None:
+    """By a path with dots in it too, where Jinja2's own loader finds none."""
+    path = tmp_path / "real" / "packages.zip"
+    path.parent.mkdir()
+    root = Path(__file__).parents[2]
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (
+            one for one in (root / "jwt_column").rglob("*") if one.suffix in (".py", ".html", ".css")
+        ):
+            archive.write(file, file.relative_to(root))
+    program = (
+        "from datetime import UTC, datetime\n"
+        "from jwt_column.auditing import AuditReport\n"
+        "from jwt_column.auditing.html import render_html\n"
+        "print(render_html(AuditReport(datetime.now(UTC), 'sqlite://', False, None, 0.0, (), ()))[:15])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment({"PYTHONPATH": str(tmp_path / "real" / ".." / "real" / "packages.zip")}),
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("<!doctype html>\n", "")
 
 
 def test_help_survives_the_removal_of_docstrings() -> None:

@@ -709,7 +709,7 @@ def test_bound_rows_stay_bound(sqlite: sa.Engine) -> None:
         ((*TABLE, "--nice", "-1"), "--nice"),
         ((*TABLE, "--storage", "xml"), "--storage"),
         (("--model", "app"), "has the form MODULE:NAME"),
-        (("--model", "json:JSONDecoder"), "is no encrypted column of a table; name one"),
+        (("--model", "json:JSONDecoder"), "is no encrypted column of a table; give --model"),
         (("--model", "no_such_module:Session.token"), "there is no module no_such_module"),
         (("--model", "json:JSONDecoder.token"), "has no JSONDecoder.token"),
         (("--model", "json:JSONDecoder.decode"), "is no encrypted column of a table"),

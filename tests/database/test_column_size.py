@@ -50,6 +50,6 @@ def test_value_that_would_be_cut_off_is_listed_and_left(
         runs[way]()
     report: Any = caught.value.report
     assert (report.unwritable, report.undecryptable, report.unwritable_count) == ([1], [], 1)
-    assert "1 rows can be read, but do not fit the column or its type" in str(caught.value)
+    assert "1 row can be read, but does not fit the column or its type" in str(caught.value)
     with engine.connect() as connection:
         assert connection.execute(select(table.c.token)).scalar_one() == stored

@@ -241,7 +241,7 @@ def test_expired_rows_that_nobody_can_read_are_ended_too(engine: sa.Engine, end:
     sessions = create_expiring(engine, 9)
     sessions.put(engine, (4,), seal(expiring(4, PAST), KeyRing([LOST_KEY]), expose_expiry=True))
     sessions.put(engine, (6,), seal(expiring(6, FUTURE), KeyRing([LOST_KEY]), expose_expiry=True))
-    with pytest.raises(ReencryptionError, match="1 rows cannot be read") as caught:
+    with pytest.raises(ReencryptionError, match="1 row cannot be read") as caught:
         sessions.reencrypt(engine, expired=end)
     report: Any = caught.value.report
     assert (report.expired, report.reencrypted, report.undecryptable, report.remaining) == (6, 2, [6], 1)
@@ -438,7 +438,7 @@ def test_a_row_that_another_table_needs_is_listed_and_kept(engine: sa.Engine) ->
     fill(engine, sessions, create=False)
     run(engine, requests.create)
     run(engine, lambda connection: connection.execute(sa.insert(requests).values(session=2)))
-    with pytest.raises(ReencryptionError, match="1 rows were refused by the database") as caught:
+    with pytest.raises(ReencryptionError, match="1 row was refused by the database") as caught:
         sessions.reencrypt(engine, expired="delete")
     report: Any = caught.value.report
     assert (caught.value.reason, report.expired, report.unwritable) == ("rows", 3, [2])

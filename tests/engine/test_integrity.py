@@ -189,7 +189,7 @@ def test_a_busy_application_is_no_damage(engine: sa.Engine) -> None:
 def test_rows_that_cannot_be_read_are_compared_as_they_are(engine: sa.Engine) -> None:
     sessions = create_sessions(engine, 30)
     sessions.put(engine, (7,), seal(token(7))[:-1])
-    with pytest.raises(ReencryptionError, match="1 rows cannot be read") as caught:
+    with pytest.raises(ReencryptionError, match="1 row cannot be read") as caught:
         sessions.reencrypt(engine, verify="tokens", batch_size=10)
     report: Any = caught.value.report
     assert report.tokens.is_same

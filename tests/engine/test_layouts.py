@@ -113,7 +113,7 @@ def test_rows_that_another_release_writes_meanwhile_keep_their_fields(memory: sa
             sessions.put(memory, (300,), seal(token(300), after(), **RICH))
 
     with pytest.raises(
-        ReencryptionError, match="1 rows were written during the run with fingerprints"
+        ReencryptionError, match="1 row was written during the run with fingerprints"
     ) as failure:
         sessions.reencrypt(
             memory, type_=column_type(), progress=write, batch_size=50, batch_seconds=9, nice=0

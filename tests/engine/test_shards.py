@@ -747,7 +747,7 @@ def test_rows_that_the_application_mends_behind_a_shard_are_not_listed(engine: s
     assert (report.undecryptable, report.undecryptable_count, report.superseded) == ([], 0, 1)
     # The control: who looks before, finds it.
     sessions.put(engine, (5,), seal(sessions.tokens[5,], KeyRing([LOST_KEY])))
-    with pytest.raises(ReencryptionError, match="1 rows cannot be read"):
+    with pytest.raises(ReencryptionError, match="1 row cannot be read"):
         sessions.reencrypt(engine, shards=2, executor=Inline())
 
 

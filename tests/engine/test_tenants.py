@@ -123,7 +123,7 @@ def test_a_tenant_that_fails_stops_no_other(tenants: Tenants) -> None:
     assert caught.value.reason == "schemas"
     assert set(report.failures) == {second, third}
     assert f"there is no table {second}.sessions" in report.failures[second]
-    assert "1 rows cannot be read" in report.failures[third]
+    assert "1 row cannot be read" in report.failures[third]
     assert report.undecryptable == [(third, 5)]
     assert (report.reencrypted, report.remaining) == (ROWS + ROWS + 1, 1)
     assert not report.is_complete

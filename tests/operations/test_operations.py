@@ -323,7 +323,7 @@ def test_rows_that_cannot_be_read_leave_the_revision_unapplied(
     project.upgrade("r1")
     sessions = inserted(engine)
     sessions.put(engine, (7,), b"foreign")
-    with pytest.raises(ReencryptionError, match=r"1 rows cannot be read .* \(primary keys 7\)"):
+    with pytest.raises(ReencryptionError, match=r"1 row cannot be read .* \(primary keys 7\)"):
         project.upgrade()
     assert project.version == "r1"
     assert sessions.census(engine) == {(NEW, "current"): 59, (None, "unreadable"): 1}
@@ -371,10 +371,8 @@ def test_a_gate_holds_while_a_row_is_stale_or_in_the_clear(
     sessions = inserted(engine, 3)
     sessions.put(engine, (2,), token(2).encode())
     sessions.put(engine, (3,), None)
-    for behind in (2, 1):
-        with pytest.raises(
-            ReencryptionError, match=f"sessions.token: {behind} rows are stale or in the clear"
-        ):
+    for behind, rows in ((2, "2 rows are"), (1, "1 row is")):
+        with pytest.raises(ReencryptionError, match=f"sessions.token: {rows} stale or in the clear"):
             project.upgrade()
         assert project.version == "r1"
         sessions.put(engine, (behind,), seal(token(behind), after()))
@@ -554,7 +552,7 @@ def test_adoption_and_removal_are_tried_and_verified_like_a_rotation(engine: sa.
     assert (tried.total, tried.reencrypted, tried.undecryptable) == (30, 29, [3])
     assert (tried.by_key_id, tried.plaintext) == ({"plaintext": 29}, 29)
     assert clear | {(3,): foreign} == sessions.stored(engine)
-    with pytest.raises(ReencryptionError, match="1 rows cannot be read") as caught:
+    with pytest.raises(ReencryptionError, match="1 row cannot be read") as caught:
         convert(Adoption, verify="decrypt", batch_size=7)
     report: Any = caught.value.report
     assert (report.by_key_id, report.plaintext, report.remaining) == ({"plaintext": 29}, 0, 1)
@@ -576,7 +574,7 @@ def test_verification_after_a_removal_finds_an_envelope_that_is_left(engine: sa.
     newer: Any = b"\x02" + bytes(60) if storage == "binary" else f"jc02{'00' * 5}.{'A' * 60}"
     sessions.put(engine, (3,), newer)
     type_ = sessions.type_()
-    with pytest.raises(ReencryptionError, match="1 rows cannot be read") as caught:
+    with pytest.raises(ReencryptionError, match="1 row cannot be read") as caught:
         convert_column(engine, "sessions", "token", type_, Decryption, Options(verify="decrypt"))
     report: Any = caught.value.report
     assert (report.reencrypted, report.undecryptable) == (4, [3])

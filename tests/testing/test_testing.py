@@ -60,7 +60,7 @@ def test_encrypted_rows_pass(engine: sa.Engine, jwt_column_keyring: KeyRing) -> 
         assert_encrypted(session.connection(), Login.__table__.c.token)
         session.commit()
     assert_encrypted(engine, Login.token)
-    with pytest.raises(AssertionError, match="1 rows are encrypted, and the test expects 2"):
+    with pytest.raises(AssertionError, match="1 row is encrypted, and the test expects 2"):
         assert_encrypted(engine, Login.token, at_least=2)
 
 

@@ -90,7 +90,7 @@ def _shared_configuration(report: AuditReport) -> dict[str, str]:
 def _environment() -> Environment:
     try:
         # Here, because the package installs without it.
-        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
     except ModuleNotFoundError:
         raise MissingExtraError('the HTML report needs Jinja2; run: pip install "jwt-column[cli]"') from None
     from markupsafe import Markup
@@ -99,14 +99,14 @@ def _environment() -> Environment:
         return value if isinstance(value, Markup | int | float) else printable(str(value))
 
     environment = Environment(
-        loader=PackageLoader(__package__, _TEMPLATES),
+        loader=FunctionLoader(_read),  # a PackageLoader does not find the files of every zip
         autoescape=True,
         undefined=StrictUndefined,
         finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = (files(__package__) / _TEMPLATES / _STYLE).read_text(encoding="utf-8")
+    style = _read(_STYLE)
     environment.filters.update(
         key_text=key_text, name_parts=name_parts, number=number, share=share, signed=signed, utc=utc
     )
@@ -127,6 +127,10 @@ def _environment() -> Environment:
         tokens=tokens,
     )
     return environment
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / _TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _hash(style: str) -> str:

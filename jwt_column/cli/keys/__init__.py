@@ -73,7 +73,11 @@ app: typer.Typer = typer.Typer(
 )
 
 
-@app.callback(help="Make and keep the keys that encrypt the tokens.")
+@app.callback(
+    help="Make and keep the keys that encrypt the tokens.\n\n"
+    "A key ring is a set of data keys, one of them active: it encrypts, and all decrypt. In a key-ring file each data "
+    "key is wrapped (encrypted) by a key-encryption key (KEK), which stays in an HSM, Vault or a cloud KMS."
+)
 def keys(context: typer.Context) -> None:
     """Show the help if no command is named."""
     if context.invoked_subcommand is None:

@@ -99,8 +99,8 @@ def init(
         typer.Option(
             "--wrapped-by",
             metavar="URI",
-            help="The key that wraps the data keys, such as vault-transit:..., pkcs11:... or, for development, "
-            "file:kek.key. Never a PIN or token itself.",
+            help="The key-encryption key (KEK), which wraps the data keys: vault-transit:..., pkcs11:... or, for "
+            "development, file:kek.key. Never a PIN or token itself.",
             show_default=False,
         ),
     ],
