@@ -42,8 +42,10 @@ def key_usage(
     """Return the census of a column as a statement: ``key_id``, ``state`` and ``rows`` per key and state.
 
     ``state`` is ``"current"`` (stamped as the column would write today), ``"stale"`` (another key or layout),
-    ``"plaintext"``, or ``"unreadable"`` (neither). ``key_id`` is NULL for the last two. Rows without a token, NULL or
-    an empty value, are not counted. On PostgreSQL the statement fails where row-level security would hide rows from it.
+    ``"plaintext"``, or ``"unreadable"`` (neither); and ``"destroyed"`` (under a key that the ring's file marks as
+    destroyed, where the ring is asked). ``key_id`` is NULL for plaintext and what is unreadable. Rows without a token,
+    NULL or an empty value, are not counted. On PostgreSQL the statement fails where row-level security would hide rows
+    from it.
 
     Args:
         column: A mapped attribute such as ``Session.token``, or a Core column.
@@ -64,8 +66,11 @@ def key_usage(
     by_stamp = stamps.where(*map(AllRowsVisible, stamps.get_final_froms())).subquery("stamps")
     header = HeaderSQL(by_stamp.c.stamp, type_)
     is_current = header.has_stamp(*current_stamps(type_, active))
+    destroyed = type_.ring().destroyed_key_ids if active is None else ()
+    is_destroyed = [(header.is_under(*destroyed), literal("destroyed"))] if destroyed else []
     state = case(
         (is_current, literal("current")),
+        *is_destroyed,
         (header.is_envelope(), literal("stale")),
         (header.is_plaintext(), literal("plaintext")),
         else_=literal("unreadable"),

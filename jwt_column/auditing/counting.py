@@ -18,7 +18,7 @@ from .kinds import KINDS
 from .report import ExpiryCount, KeyCount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection
@@ -52,16 +52,27 @@ class Count(NamedTuple):
         return self.nulls + sum(count.rows for count in self.keys)
 
 
-def census(connection: Connection, column: AuditedColumn, active: Sequence[str]) -> tuple[KeyCount, ...]:
+def census(
+    connection: Connection, column: AuditedColumn, active: Sequence[str], destroyed: Collection[str] = ()
+) -> tuple[KeyCount, ...]:
     """Return rows per key id and state; without a known active key, every envelope is ``"unknown"``."""
     rows: Counter[tuple[str | None, str]] = Counter()
     result: Any = connection.execute(key_usage(column.column, active=active or [_NO_KEY]))
     for key_id, state, count in result:
+        if key_id in destroyed:
+            rows[key_id, "destroyed"] += count
+            continue
         rows[key_id, state if active or key_id is None else "unknown"] += count
     return tuple(KeyCount(key_id, state, count) for (key_id, state), count in rows.items())
 
 
-def count_rows(connection: Connection, column: AuditedColumn, active: Sequence[str], now: datetime) -> Count:
+def count_rows(
+    connection: Connection,
+    column: AuditedColumn,
+    active: Sequence[str],
+    now: datetime,
+    destroyed: Collection[str] = (),
+) -> Count:
     """Count the rows of a column."""
     # Spelled without NOT, which of NULL is NULL.
     has_none = or_(column.column.is_(None), not_(column.header.has_value()))
@@ -73,7 +84,9 @@ def count_rows(connection: Connection, column: AuditedColumn, active: Sequence[s
             select(func.count()).select_from(column.table).where(_has_expired(column, now))
         )
         expiry = tuple(_expiry_by_day(connection, column))
-    return Count(connection.scalar(nulls) or 0, census(connection, column, active), expired, expiry)
+    return Count(
+        connection.scalar(nulls) or 0, census(connection, column, active, destroyed), expired, expiry
+    )
 
 
 def _has_expired(column: AuditedColumn, now: datetime) -> ColumnElement[bool]:
@@ -135,16 +148,22 @@ def row_findings(
     history = history_usage(connection, column.column)
     if history:
         yield from _history_findings(column, history, retired)
-    missing = [] if ring is None else sorted(by_key.keys() - set(ring.key_ids))
+    absent = [] if ring is None else sorted(by_key.keys() - set(ring.key_ids))
+    destroyed = sorted({str(key.key_id) for key in count.keys if key.state == "destroyed"})
+    missing = [key_id for key_id in absent if key_id not in destroyed]
+    for code, key_ids, fault in (
+        ("unknown-key", missing, "which the key ring lacks"),
+        ("destroyed-key", destroyed, "destroyed on purpose"),
+    ):
+        rows = sum(by_key[key_id] for key_id in key_ids)
+        if rows:
+            yield found(code, f"under {_keys(key_ids)}, {fault}", rows, header.is_under(*key_ids))
+    # Rows under an absent key cannot be re-encrypted, so they do not count as stale.
     lost = sum(by_key[key_id] for key_id in missing)
-    if lost:
-        condition = and_(header.is_envelope(), header.key_id().in_(missing))
-        yield found("unknown-key", f"under {_keys(missing)}, which the key ring lacks", lost, condition)
-    # Rows under a missing key cannot be re-encrypted, so they do not count as stale.
     if states["stale"] > lost:
         conditions = [header.has_other_stamp(*current_stamps(column.type_, active)), header.is_envelope()]
-        if lost:
-            conditions.append(header.key_id().not_in(missing))
+        if absent:
+            conditions.append(header.key_id().not_in(absent))
         yield found(
             "stale",
             "stale: under another key than the active one, or of another layout",

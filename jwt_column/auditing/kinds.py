@@ -169,6 +169,11 @@ def _kinds() -> Mapping[str, Kind]:
                 "Add the key to the ring, decrypt only; where it is lost, clear the rows.",
             ),
             Kind(
+                "destroyed-key",
+                info,
+                "Remove the rows when nothing else in them is needed: jwt-column purge --key.",
+            ),
+            Kind(
                 "nonce-repeated",
                 critical,
                 "Revoke these tokens: a reader of the database can decrypt them without a key; upgrade the writers, "

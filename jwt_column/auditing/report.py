@@ -66,8 +66,9 @@ class KeyCount:
 
     Attributes:
         key_id: 8 hex digits; None for rows that are no envelopes.
-        state: ``"current"``, ``"stale"``, ``"plaintext"`` or ``"unreadable"``, as :func:`jwt_column.key_usage` gives
-            them; ``"unknown"`` for every envelope of a column whose active key is not known.
+        state: ``"current"``, ``"stale"``, ``"destroyed"``, ``"plaintext"`` or ``"unreadable"``, as
+            :func:`jwt_column.key_usage` gives them; ``"unknown"`` for every envelope of a column whose active key is
+            not known.
         rows: Their number.
     """
 

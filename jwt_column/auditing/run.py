@@ -307,7 +307,8 @@ class _ColumnRun:
             )
             return
         column = self.column.without_indexes() if "index-missing" in codes else self.column
-        self._count = count_rows(connection, column, self._current, self._now)
+        destroyed = () if self.ring is None else self.ring.destroyed_key_ids
+        self._count = count_rows(connection, column, self._current, self._now, destroyed)
         self.findings += row_findings(
             connection,
             column,

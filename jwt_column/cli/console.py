@@ -54,7 +54,7 @@ _Value = TypeVar("_Value")
 _CONTROL: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 #: The styles of rows by state; any other is red.
-STATE_STYLES: Final = {"current": "green", "stale": "yellow", "unknown": "yellow"}
+STATE_STYLES: Final = {"current": "green", "stale": "yellow", "unknown": "yellow", "destroyed": "dim"}
 
 _PIPED_WIDTH: Final = 80
 

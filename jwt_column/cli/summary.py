@@ -150,6 +150,8 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
     reasons = Counter(reason for _, reason in report.refused)
     for reason, count in reasons.most_common():
         yield "refused by the database", Text.assemble((f"{count:,}", "bold red"), f" ({reason})")
+    if report.destroyed:
+        yield "under a key that was destroyed, left as they are", Text(f"{report.destroyed:,}")
     if report.expired:
         done = ("to be " if report.dry_run else "") + _EXPIRED[summary.expired]
         yield f"expired, {done}", Text(f"{report.expired:,}")

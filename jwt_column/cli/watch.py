@@ -66,7 +66,7 @@ def watch_columns(
             begin = clock()
             with connect(engine) as connection, rolled_back(connection):
                 for watched in columns:
-                    counts = census(connection, watched.column, watched.active)
+                    counts = census(connection, watched.column, watched.active, watched.destroyed)
                     watched.add(clock(), Counter({(one.key_id, one.state): one.rows for one in counts}))
             show(columns)
             looks = None if looks is None else looks - 1

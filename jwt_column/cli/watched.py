@@ -32,6 +32,8 @@ class WatchedColumn:
         self.column = column
         #: Key ids that count as active ones; empty where none is known.
         self.active: tuple[str, ...] = tuple(active)
+        #: Key ids whose rows nobody will re-encrypt.
+        self.destroyed: tuple[str, ...] = ()
         self.configuration: dict[str, str] = configuration_of(column, None)
         if not active:
             try:
@@ -39,7 +41,7 @@ class WatchedColumn:
             except (ConfigurationError, KeyUnavailableError):
                 pass  # Every envelope is then of an unknown state.
             else:
-                self.active = tuple(ring.current_key_ids)
+                self.active, self.destroyed = tuple(ring.current_key_ids), ring.destroyed_key_ids
                 self.configuration = configuration_of(column, ring)
         self._looks: deque[tuple[float, Counter[Key]]] = deque(maxlen=_LOOKS)
 
@@ -71,7 +73,7 @@ class WatchedColumn:
     @property
     def is_done(self) -> bool:
         """Whether every row is current."""
-        return all(state == "current" for _, state in self.rows)
+        return all(state in ("current", "destroyed") for _, state in self.rows)
 
     def left(self) -> tuple[int, float | None]:
         """Return the rows that are behind, and the seconds until none is; None while their number stays."""

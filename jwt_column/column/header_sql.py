@@ -479,6 +479,10 @@ class HeaderSQL:
         between = (and_(self.stamp() > low, self.stamp() < high) for low, high in itertools.pairwise(bounds))
         return or_(self.stamp() < bounds[0], *between, self.stamp() > bounds[-1])
 
+    def is_under(self, *key_ids: str) -> ColumnElement[bool]:
+        """Return the condition of envelopes under one of these keys."""
+        return and_(self.is_envelope(), self.key_id().in_(key_ids))
+
     def has_layout(self, layout: bytes) -> ColumnElement[bool]:
         """Return the condition of values that begin like an envelope of this version and layout, under any key."""
         return _has_layout(self._stored, layout, is_text=self._text)

@@ -58,6 +58,7 @@ class Loader:
     __slots__ = (
         "_activated",
         "_active",
+        "_destroyed",
         "_lock",
         "_next_load",
         "_next_look",
@@ -78,6 +79,7 @@ class Loader:
         self._stamp = self._stamp_now()
         self._revision = 0
         self._activated: Mapping[str, datetime] = {}
+        self._destroyed: Mapping[str, datetime] = {}
         self.failure: Failure | None = None
         self.loaded_at: float = monotonic()
         self.confirmed_at: float = self.loaded_at
@@ -107,6 +109,7 @@ class Loader:
         """Return a loader of the same source whose snapshots have this active key."""
         loader = Loader(self.source, key_id)
         loader._revision, loader._activated = self._revision, self._activated
+        loader._destroyed = self._destroyed
         return loader
 
     @property
@@ -127,6 +130,11 @@ class Loader:
     def active_since(self, key_id: str) -> datetime | None:
         """Return the time at which a key became active, if the source has it."""
         return self._activated.get(key_id)
+
+    @property
+    def destroyed(self) -> Mapping[str, datetime]:
+        """The times at which keys of the source were destroyed, by key id."""
+        return self._destroyed
 
     @property
     def unconfirmed(self) -> float:
@@ -184,6 +192,7 @@ class Loader:
         """Note the revision and the times of the ring that was loaded; those of one that was refused do not count."""
         self._revision = self._revision_now()
         self._activated = getattr(self.source, "activated", {})
+        self._destroyed = getattr(self.source, "destroyed", {})
 
     def _revision_now(self) -> int:
         return self.source.revision if isinstance(self.source, WrappedSource) else 0

@@ -314,7 +314,7 @@ class KeyRing:
         for key_id in sorted(stored.difference(self.key_ids)):
             with suppress(KeyRingError):
                 self.key(parse_key_id(key_id))
-        self._missing = tuple(sorted(stored.difference(self.key_ids)))
+        self._missing = tuple(sorted(stored.difference(self.key_ids, self.destroyed_key_ids)))
 
     @property
     def refresh_interval(self) -> Interval | None:
@@ -337,6 +337,11 @@ class KeyRing:
     def key_ids(self) -> tuple[str, ...]:
         """Every key id of the ring, the active one first."""
         return tuple(key.id for key in self.keys)
+
+    @property
+    def destroyed_key_ids(self) -> tuple[str, ...]:
+        """The ids of keys that were destroyed on purpose, as the key-ring file says. The ring does not have them."""
+        return tuple(self._loader.destroyed)
 
     @property
     def keys(self) -> tuple[DataKey, ...]:
@@ -368,9 +373,15 @@ class KeyRing:
         """
         prefix = VERSION + key_id
         key = self.snapshot().by_prefix.get(prefix)
-        if key is None:
+        if key is None and key_id.hex() not in self._loader.destroyed:
             self._learn(prefix)
             key = self._keys.by_prefix.get(prefix)
+        if key is None and key_id.hex() in self._loader.destroyed:
+            raise UnknownKeyError(
+                f"key {key_id.hex()} was destroyed on {self._loader.destroyed[key_id.hex()]:%Y-%m-%d}, so nothing that "
+                "is under it can be read any more",
+                key_id=key_id.hex(),
+            )
         if key is None:
             raise UnknownKeyError(
                 f"the key ring has no key {key_id.hex()} (it has {', '.join(self.key_ids)}); "

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["assert_encrypted"]
 
-_ENCRYPTED: Final = ("current", "stale")
+_ENCRYPTED: Final = ("current", "stale", "destroyed")
 
 
 def assert_encrypted(bind: Engine | Connection | Session, column: Any, *, at_least: int = 1) -> None:
@@ -41,7 +41,7 @@ def assert_encrypted(bind: Engine | Connection | Session, column: Any, *, at_lea
     ring = resolve_keyring(column.type.keyring)
     counts: Counter[str] = Counter()
     for key_id, state, rows in census:
-        is_known = state not in _ENCRYPTED or key_id in ring.key_ids
+        is_known = state not in _ENCRYPTED or key_id in {*ring.key_ids, *ring.destroyed_key_ids}
         counts[state if is_known else f"under the unknown key {key_id}"] += rows
     encrypted = sum(counts.pop(state, 0) for state in _ENCRYPTED)
     others = ", ".join(f"{rows} {state}" for state, rows in sorted(counts.items()))

@@ -89,6 +89,8 @@ class ReencryptionReport:
         refused: Of those, the rows that the database refused: primary key, and the name of its error. At most 10,000.
         recomputed: Rows that were current and got the index fields of their token, with ``recompute=True``.
         plaintext: Rows in the clear at the end, or where the run is; re-encryption leaves them alone.
+        destroyed: Rows under a key that the ring's file marks as destroyed, when the run began; they are left as they
+            are, and need no work.
         remaining: Rows that need work at the end, by SQL; 0 after a run that finished.
         by_key_id: Rows rewritten, per key id that they were under before; ``plaintext`` where they were in the clear,
             and ``foreign`` where another library had encrypted them.
@@ -126,6 +128,7 @@ class ReencryptionReport:
     refused: list[tuple[Any, str]] = field(default_factory=list)
     recomputed: int = 0
     plaintext: int = 0
+    destroyed: int = 0
     remaining: int = 0
     by_key_id: dict[str, int] = field(default_factory=dict)
     retries: int = 0
@@ -213,6 +216,7 @@ class ReencryptionReport:
             "superseded",
             "recomputed",
             "plaintext",
+            "destroyed",
             "remaining",
         ):
             setattr(self, count, getattr(self, count) + getattr(other, count))

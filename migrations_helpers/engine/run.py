@@ -174,6 +174,7 @@ class Survey(NamedTuple):
     plaintext: int
     expired: int
     protected: int
+    destroyed: int
 
 
 class Run:
@@ -206,7 +207,7 @@ class Run:
         self._started = time.monotonic()
         #: The rows when the run began, and at the end of its last pass.
         self.begin: Survey
-        self.begin = self._end = Survey(0, 0, 0, 0, 0)
+        self.begin = self._end = Survey(0, 0, 0, 0, 0, 0)
         #: Seconds that the last count of the rows took.
         self.look_seconds: float = 0.0
         self.report: ReencryptionReport = ReencryptionReport(
@@ -227,7 +228,9 @@ class Run:
         report.plaintext = found.plaintext
         # Re-encryption leaves plaintext alone: it is neither pending nor current. Nor are expired rows current.
         untouched = found.plaintext if self.conversion.leaves_plaintext else 0
-        report.already_current = found.rows - found.pending - found.expired - found.protected - untouched
+        report.destroyed = found.destroyed
+        left = found.pending + found.expired + found.protected + found.destroyed + untouched
+        report.already_current = found.rows - left
         if self.options.dry_run or self._removal is None:
             report.expired = found.expired
         report.scanned = report.already_current
@@ -237,7 +240,9 @@ class Run:
         """Count the rows of a key range, by SQL."""
         began = time.monotonic()
         rows = self.conversion.rows
-        statement = self._table.counts((rows.pending, rows.plaintext, rows.expired, rows.protected), keys)
+        statement = self._table.counts(
+            (rows.pending, rows.plaintext, rows.expired, rows.protected, rows.destroyed), keys
+        )
         found = Survey._make(self.read(statement)[0])
         self.look_seconds = time.monotonic() - began
         return found

@@ -181,8 +181,11 @@ def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
         raise ReencryptionError(f"op.{operation.name} cannot see every row: {hidden}", context=type_.context)
     if connection.execute(table.any_row()).first() is None:
         return
-    is_current = HeaderSQL(table.value, type_).has_stamp(*current_stamps(type_))
-    behind = connection.execute(table.count(not_(is_current))).scalar_one()
+    header, destroyed = HeaderSQL(table.value, type_), type_.ring().destroyed_key_ids
+    is_behind = [not_(header.has_stamp(*current_stamps(type_)))]
+    # What was destroyed on purpose is behind nothing.
+    is_behind += [not_(header.is_under(*destroyed))] if destroyed else []
+    behind = connection.execute(table.count(*is_behind)).scalar_one()
     if behind:
         conversion = Reencryption(type_, table.value)
         lost = find_lost_fields(connection.execute, table, conversion, is_any_protected=True)

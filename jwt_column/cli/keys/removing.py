@@ -21,7 +21,7 @@ from ..console import counted
 from ..options import FileOption, JsonOption, RowsToCount, given_databases
 from .counting import columns_to_count, count_rows
 from .fleets import FleetOptions, await_fleet, nothing_written_under
-from .rings import PlainFile, open_ring
+from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 
 __all__ = ["KeyInUseError", "held_keys", "removal", "remove"]
@@ -51,9 +51,20 @@ def remove(
     confirm: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY_ID", help="The id of a key once more, for --force in scripts.", show_default=False
+            metavar="KEY_ID",
+            help="The id of a key once more, for --force and --destroyed in scripts.",
+            show_default=False,
         ),
     ] = None,
+    destroyed: Annotated[
+        bool,
+        typer.Option(
+            "--destroyed",
+            help="The keys are destroyed on purpose: a note of them stays in the ring, by which audits, gates and "
+            "re-encryption know their rows. Implies --force and --no-previous. Takes keys that were removed earlier, "
+            "too.",
+        ),
+    ] = False,
     no_previous: Annotated[
         bool,
         typer.Option(
@@ -64,10 +75,11 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Remove keys; see :mod:`jwt_column.cli.keys` for the help text."""
-    ring = open_ring(file)
+    ring = open_wrapped(file, "note that a key was destroyed") if destroyed else open_ring(file)
+    force, no_previous = force or destroyed, no_previous or destroyed
     key_ids = list(dict.fromkeys(key_ids))
     # An impossible removal is refused before a database is asked or a key id has to be typed.
-    write = removal(ring, key_ids, force=force, keep_previous=not no_previous)
+    write = removal(ring, key_ids, force=force, destroyed=destroyed, keep_previous=not no_previous)
     urls, need = given_databases(which.databases), nothing_written_under(key_ids)
     columns_to_count(which)
     # Before the rows are counted: none comes after that.
@@ -76,7 +88,7 @@ def remove(
     rows = count_rows(which, history)
     in_use = {key_id: rows[key_id] for key_id in key_ids if rows is not None and rows.get(key_id)}
     if force:
-        _confirm(key_ids, in_use, confirm or [])
+        _confirm(key_ids, in_use, confirm or [], "--destroyed" if destroyed else "--force")
     elif rows is None:
         raise ConfigurationError(
             "are there rows under this key? Give --model MODULE:CLASS.ATTR (or --table and --column) for every "
@@ -102,7 +114,14 @@ def remove(
             f"{_disk.previous_of(ring.path)} still holds the removed keys; delete it when all is well."
         )
     noun = "key" if len(key_ids) == 1 else "keys"
-    show_changed(ring, f"Removed {noun} {', '.join(key_ids)}.", hints, as_json=as_json, removed=key_ids)
+    done = f"Removed {noun} {', '.join(key_ids)}."
+    if destroyed:
+        done = f"Marked {noun} {', '.join(key_ids)} as destroyed."
+        hints.append(
+            "Older versions of the file still hold the keys, wrapped: in backups and in a repository."
+        )
+        hints += [f"jwt-column purge --key {key_id} removes the rows under it." for key_id in key_ids]
+    show_changed(ring, done, hints, as_json=as_json, removed=key_ids)
 
 
 def held_keys(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
@@ -111,13 +130,21 @@ def held_keys(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
 
 
 def removal(
-    ring: StoredRing | PlainFile, key_ids: Sequence[str], *, force: bool, keep_previous: bool
+    ring: StoredRing | PlainFile,
+    key_ids: Sequence[str],
+    *,
+    force: bool,
+    destroyed: bool = False,
+    keep_previous: bool,
 ) -> Callable[[], StoredRing | PlainFile]:
     """Return the function that removes the keys; raise if they cannot be removed."""
     if isinstance(ring, PlainFile):
         ring.remove(key_ids)
         return partial(ring.write, keep_previous=keep_previous)
-    changed = _changes.removed(ring.file, key_ids)
+    if destroyed:
+        changed = _changes.destroyed(ring.file, key_ids, now())
+    else:
+        changed = _changes.removed(ring.file, key_ids)
     return partial(_write, ring, changed, force=force, keep_previous=keep_previous)
 
 
@@ -134,7 +161,9 @@ def _write(ring: StoredRing, changed: RingFile, *, force: bool, keep_previous: b
     return ring.write(changed, unwrapped.keys, keep_previous=keep_previous)
 
 
-def _confirm(key_ids: Sequence[str], in_use: Mapping[str, int], confirmed: Sequence[str]) -> None:
+def _confirm(
+    key_ids: Sequence[str], in_use: Mapping[str, int], confirmed: Sequence[str], option: str
+) -> None:
     """Ask for each key id to be typed.
 
     Raises:
@@ -145,7 +174,7 @@ def _confirm(key_ids: Sequence[str], in_use: Mapping[str, int], confirmed: Seque
             continue
         if confirmed or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise ConfigurationError(
-                f"--force needs --confirm {key_id} without a terminal; nothing was removed"
+                f"{option} needs --confirm {key_id} without a terminal; nothing was removed"
             )
         rows = f" {_listed({key_id: in_use[key_id]})}." if key_id in in_use else ""
         typed = typer.prompt(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KeyView",
     "PlainFile",
+    "destroyed_views_of",
     "now",
     "open_ring",
     "open_wrapped",
@@ -40,6 +41,7 @@ class KeyView(NamedTuple):
     activated: datetime | None = None
     deactivated: datetime | None = None
     compromised: datetime | None = None
+    destroyed: datetime | None = None
     wrapped_by: str | None = None
 
 
@@ -159,7 +161,14 @@ def views_of(ring: StoredRing | PlainFile) -> list[KeyView]:
             entry.activated,
             entry.deactivated,
             entry.compromised,
-            entry.wrapped_by,
+            wrapped_by=entry.wrapped_by,
         )
         for entry in sorted(file.keys, key=lambda entry: entry is not file.active)
     ]
+
+
+def destroyed_views_of(ring: StoredRing | PlainFile) -> list[KeyView]:
+    """Return the keys that a ring notes as destroyed."""
+    if isinstance(ring, PlainFile):
+        return []
+    return [KeyView(key.id, "destroyed", key.tenant, destroyed=key.destroyed) for key in ring.file.destroyed]

@@ -10,7 +10,7 @@ from ...keys.providers.file import uri_of
 from ...keys.ring_file.format import KeyState
 from ..console import counted, indented, make_console, plain_table, print_json
 from ..verbosity import is_quiet
-from .rings import PlainFile, views_of
+from .rings import PlainFile, destroyed_views_of, views_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["age", "ring_to_json", "show_changed", "show_ring"]
 
 _STYLES: Final = {KeyState.ACTIVE: "green", KeyState.COMPROMISED: "bold red"}
-_TIMES: Final = ("created", "activated", "deactivated", "compromised")
+_TIMES: Final = ("created", "activated", "deactivated", "compromised", "destroyed")
 
 
 def ring_to_json(ring: StoredRing | PlainFile, rows: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -33,8 +33,13 @@ def ring_to_json(ring: StoredRing | PlainFile, rows: Mapping[str, int] | None = 
     views = views_of(ring)
     shown["active"] = views[0].id
     shown["keys"] = [_view_to_json(view, rows) for view in views]
+    destroyed = destroyed_views_of(ring)
+    if destroyed:
+        shown["destroyed"] = [_view_to_json(view, rows) for view in destroyed]
     if rows is not None:
-        shown["missing"] = [{"id": key_id, "rows": count} for key_id, count in missing(views, rows).items()]
+        shown["missing"] = [
+            {"id": key_id, "rows": count} for key_id, count in missing([*views, *destroyed], rows).items()
+        ]
     return shown
 
 
@@ -61,7 +66,7 @@ def show_ring(ring: StoredRing | PlainFile, at: datetime, rows: Mapping[str, int
         title = f"{ring.file.name}, revision {ring.file.revision}: {ring.path}"
     console.print(Text(title, "bold"), soft_wrap=True)
     console.print()
-    views = views_of(ring)
+    views = [*views_of(ring), *destroyed_views_of(ring)]
     has_tenants = any(view.tenant for view in views)
     columns = ["key id", "state", ">age"]
     columns += ["tenant"] if has_tenants else []
@@ -73,7 +78,8 @@ def show_ring(ring: StoredRing | PlainFile, at: datetime, rows: Mapping[str, int
             cells.append(Text(view.tenant or ""))
         if rows is not None:
             cells.append(Text(f"{rows.get(view.id, 0):,}"))
-        table.add_row(*cells, Text(view.wrapped_by or "nothing: the file holds it in the clear"))
+        wrapped_by = "" if view.destroyed else view.wrapped_by or "nothing: the file holds it in the clear"
+        table.add_row(*cells, Text(wrapped_by))
     indented(console, table)
     for key_id, count in missing(views, rows or {}).items():
         console.print()
@@ -88,10 +94,11 @@ def missing(views: Sequence[KeyView], rows: Mapping[str, int]) -> dict[str, int]
 
 
 def age(view: KeyView, at: datetime) -> str:
-    """Return the age of a key in days, or in hours on its first day."""
-    if view.created is None:
+    """Return the age of a key in days, or in hours on its first day; of a destroyed one, since it was destroyed."""
+    begin = view.created or view.destroyed
+    if begin is None:
         return "unknown"
-    seconds = max(0.0, (at - view.created).total_seconds())
+    seconds = max(0.0, (at - begin).total_seconds())
     days, hours = divmod(int(seconds // 3600), 24)
     return f"{days} d" if days else f"{hours} h"
 

@@ -67,6 +67,8 @@ class FileSource:
         self.revision: int = 0
         #: The times at which keys became active, by key id, as of the last load.
         self.activated: Mapping[str, datetime] = {}
+        #: The times at which keys were marked as destroyed, by key id, as of the last load.
+        self.destroyed: Mapping[str, datetime] = {}
 
     @property
     def name(self) -> str:
@@ -95,12 +97,13 @@ class FileSource:
         """Return the keys, the active one first."""
         data, mode = _disk.read(self._path, MAX_BYTES)
         if not is_ring_file(data):
-            self.revision, self.activated = 0, {}
+            self.revision, self.activated, self.destroyed = 0, {}, {}
             return read_plain_keys(self._path, data, mode)
         stored = StoredRing.of(self._path, data, mode)
         keys, file = stored.unwrap(self.keks), stored.file
         self.revision = file.revision
         self.activated = {entry.id: entry.activated for entry in file.keys if entry.activated is not None}
+        self.destroyed = {key.id: key.destroyed for key in file.destroyed}
         # The active key first, and each tenant's active key before its others.
         order = sorted(file.keys, key=lambda key: (key is not file.active, key.state is not KeyState.ACTIVE))
         return tuple(keys[entry.id] for entry in order)

@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import KeyRingError, UnknownKeyError
-from .format import KeyEntry, KeyState, RingFile
+from ..snapshot import parse_key_id
+from .format import DestroyedKey, KeyEntry, KeyState, RingFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-__all__ = ["activated", "added", "compromised", "created", "removed", "rewrapped"]
+__all__ = ["activated", "added", "compromised", "created", "destroyed", "removed", "rewrapped"]
 
 
 def created(
@@ -120,6 +121,27 @@ def removed(file: RingFile, key_ids: Collection[str]) -> RingFile:
     return _next(file, (key for key in file.keys if key.id not in key_ids))
 
 
+def destroyed(file: RingFile, key_ids: Collection[str], now: datetime) -> RingFile:
+    """Return the file without these keys, and with the note that they were destroyed on purpose.
+
+    A key that was removed earlier gets the note, too.
+
+    Raises:
+        KeyRingError: One is noted already; or as :func:`removed`.
+    """
+    noted = {key.id for key in file.destroyed}
+    marks = []
+    for key_id in key_ids:
+        parse_key_id(key_id)
+        if key_id in noted:
+            raise KeyRingError(f"key {key_id} is marked as destroyed already", key_id=key_id)
+        entry = file.entry(key_id)
+        marks.append(DestroyedKey(key_id, now, None if entry is None else entry.tenant))
+    removed(file, [key_id for key_id in key_ids if file.entry(key_id) is not None])
+    kept = (key for key in file.keys if key.id not in key_ids)
+    return _next(replace(file, destroyed=(*file.destroyed, *marks)), kept)
+
+
 def rewrapped(file: RingFile, wrapped_by: str, wrapped: Sequence[bytes]) -> RingFile:
     """Return the file with all of its keys under one KEK; *wrapped* has them in the file's order."""
     return _next(
@@ -140,6 +162,6 @@ def _entry(file: RingFile, key_id: str) -> KeyEntry:
 
 
 def _next(file: RingFile, keys: Iterable[KeyEntry]) -> RingFile:
-    changed = RingFile(file.name, file.revision + 1, tuple(keys))
+    changed = replace(file, revision=file.revision + 1, keys=tuple(keys))
     changed.check()
     return changed

@@ -1,4 +1,4 @@
-"""The key-ring file, version 1: bytes to :class:`RingFile` and back (``docs/reference/key-ring-file.md``).
+"""The key-ring file, versions 1 and 2: bytes to :class:`RingFile` and back (``docs/reference/key-ring-file.md``).
 
 This module has the format and the macs of the file. It reads, unwraps and writes nothing.
 """
@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 
     from ..data_key import DataKey
 
-__all__ = ["MAX_BYTES", "MAX_KEYS", "MAX_WRAPPED", "KeyEntry", "KeyState", "RingFile", "is_ring_file"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DESTROYED",
+    "MAX_KEYS",
+    "MAX_WRAPPED",
+    "DestroyedKey",
+    "KeyEntry",
+    "KeyState",
+    "RingFile",
+    "is_ring_file",
+]
 
 #: The size limit of a file.
 MAX_BYTES: Final = 1024 * 1024
@@ -34,8 +44,13 @@ MAX_BYTES: Final = 1024 * 1024
 #: A ring is loaded whole, and a search asks for the fingerprint under each of its keys.
 MAX_KEYS: Final = 1_000
 
+#: Destroyed keys that a file names.
+MAX_DESTROYED: Final = 5_000
+
 _FORMAT: Final = "jwt-column key ring"
 _VERSION: Final = 1
+# Of a file that names destroyed keys, so that an older release says that it is too old for it.
+_WITH_DESTROYED: Final = 2
 #: The size limit of one wrapped key, in bytes.
 MAX_WRAPPED: Final = 4_096
 _MAX_REVISION: Final = (
@@ -95,6 +110,21 @@ class KeyEntry:
 
 
 @dataclass(frozen=True)
+class DestroyedKey:
+    """A key that was destroyed on purpose: nothing that is under it will ever be read again.
+
+    Attributes:
+        id: Key id, 8 lower-case hex digits.
+        destroyed: The time at which it was marked.
+        tenant: The tenant whose key it was, or None.
+    """
+
+    id: str
+    destroyed: datetime
+    tenant: str | None = None
+
+
+@dataclass(frozen=True)
 class RingFile:
     """A key-ring file.
 
@@ -102,32 +132,40 @@ class RingFile:
         name: The ring's name, to which its wrapped keys are bound: 1 to 64 of ``A-Z a-z 0-9 . _ -``.
         revision: 1 for a new file, and 1 more with each change.
         keys: At least one; of those without a tenant exactly one is active, and of each tenant exactly one.
+        destroyed: Keys that it no longer holds, and that nobody is to look for.
     """
 
     name: str
     revision: int
     keys: tuple[KeyEntry, ...]
+    destroyed: tuple[DestroyedKey, ...] = ()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RingFile:
         """Parse a file. It is not authenticated before :meth:`check_macs`.
 
         Raises:
-            KeyRingError: It is not a key-ring file of version 1; the message names the place and shows no content.
+            KeyRingError: It is not a key-ring file of version 1 or 2; the message names the place and shows no content.
         """
         top = _Members(_parse(data), "")
         if top.take("format", str) != _FORMAT:
             raise KeyRingError(f'it is not a key-ring file: its "format" is not "{_FORMAT}"')
-        if top.take("version", int) != _VERSION:
+        version = top.take("version", int)
+        # Version 2 without them would be no version 2 of ours.
+        if version != (_WITH_DESTROYED if "destroyed" in top else _VERSION):
             raise KeyRingError(
-                f"it is a key-ring file of another version than {_VERSION}, which this release does not read; install "
-                "the release that wrote it, or a newer one"
+                f"it is a key-ring file of another version than {_VERSION}, or {_WITH_DESTROYED} with destroyed keys, "
+                "which this release does not read; install the release that wrote it, or a newer one"
             )
         name, revision = top.take("ring", str), top.take("revision", int)
         entries = top.take("keys", list)
+        gone = top.take("destroyed", list) if version == _WITH_DESTROYED else []
         top.refuse_others()
         keys = tuple(_entry_of(value, number) for number, value in enumerate(entries, 1))
-        file = cls(name, revision, keys)
+        destroyed = tuple(_destroyed_of(value, number) for number, value in enumerate(gone, 1))
+        if version == _WITH_DESTROYED and not destroyed:
+            raise KeyRingError('"destroyed" is empty; a file without destroyed keys has version 1')
+        file = cls(name, revision, keys, destroyed)
         file.check()
         return file
 
@@ -144,11 +182,17 @@ class RingFile:
             raise KeyRingError('"revision" is out of range')
         if not 1 <= len(self.keys) <= MAX_KEYS:
             raise KeyRingError(f"a key-ring file holds 1 to {MAX_KEYS} keys, not {len(self.keys)}")
+        if len(self.destroyed) > MAX_DESTROYED:
+            raise KeyRingError(
+                f"a key-ring file names at most {MAX_DESTROYED} destroyed keys, not {len(self.destroyed)}"
+            )
         seen: set[str] = set()
-        for key in self.keys:
-            if key.id in seen:
-                raise KeyRingError(f"the key {key.id} is there twice", key_id=key.id)
-            seen.add(key.id)
+        marked = [key.id for key in self.destroyed]
+        for key_id in (*(key.id for key in self.keys), *marked):
+            if key_id in seen:
+                held = "is there, and marked as destroyed" if key_id in marked else "is there twice"
+                raise KeyRingError(f"the key {key_id} {held}", key_id=key_id)
+            seen.add(key_id)
         for tenant in (None, *dict.fromkeys(key.tenant for key in self.keys if key.tenant is not None)):
             active = sum(key.tenant == tenant and key.state is KeyState.ACTIVE for key in self.keys)
             if active != 1:
@@ -207,13 +251,16 @@ class RingFile:
         return json.dumps(self._to_json(with_macs=True), indent=2).encode() + b"\n"
 
     def _to_json(self, *, with_macs: bool) -> dict[str, Any]:
-        return {
+        content = {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": _WITH_DESTROYED if self.destroyed else _VERSION,
             "ring": self.name,
             "revision": self.revision,
             "keys": [_entry_to_json(entry, with_mac=with_macs) for entry in self.keys],
         }
+        if self.destroyed:
+            content["destroyed"] = [_destroyed_to_json(key) for key in self.destroyed]
+        return content
 
 
 def is_ring_file(data: bytes) -> bool:
@@ -242,19 +289,43 @@ def _entry_to_json(entry: KeyEntry, *, with_mac: bool) -> dict[str, str]:
     return members
 
 
+def _destroyed_to_json(key: DestroyedKey) -> dict[str, str]:
+    tenant = {} if key.tenant is None else {"tenant": key.tenant}
+    return {"id": key.id, **tenant, "destroyed": key.destroyed.strftime(_TIME)}
+
+
+def _destroyed_of(value: object, number: int) -> DestroyedKey:
+    """Parse the *number*-th destroyed key of the file."""
+    members = _Members(value, f"destroyed key {number}: ")
+    key_id, tenant = _id_of(members), _tenant_of(members)
+    time = members.take_time("destroyed")
+    members.refuse_others()
+    return DestroyedKey(key_id, time, tenant)
+
+
+def _id_of(members: _Members) -> str:
+    key_id: str = members.take("id", str)
+    if not _KEY_ID.match(key_id):
+        raise members.error("id", "is not 8 lower-case hex digits")
+    members.where = f"key {key_id}: "
+    return key_id
+
+
+def _tenant_of(members: _Members) -> str | None:
+    tenant: str | None = members.take("tenant", str) if "tenant" in members else None
+    if tenant is not None and not _NAME.match(tenant):
+        raise members.error("tenant", "is not 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return tenant
+
+
 def _entry_of(value: object, number: int) -> KeyEntry:
     """Parse the *number*-th key of the file."""
     members = _Members(value, f"key {number}: ")
-    key_id = members.take("id", str)
-    if not _KEY_ID.match(key_id):
-        raise KeyRingError(f'key {number}: "id" is not 8 lower-case hex digits')
-    members.where = f"key {key_id}: "
+    key_id = _id_of(members)
     state = members.take("state", str)
     if state not in set(KeyState):
         raise members.error("state", f"is none of {', '.join(KeyState)}")
-    tenant = members.take("tenant", str) if "tenant" in members else None
-    if tenant is not None and not _NAME.match(tenant):
-        raise members.error("tenant", "is not 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    tenant = _tenant_of(members)
     times = {name: members.take_time(name) for name in _TIMES if name in members or name == "created"}
     wrapped_by = members.take("wrapped_by", str)
     if not _URI.match(wrapped_by):
@@ -333,9 +404,7 @@ class _Members:
     def refuse_others(self) -> None:
         """Refuse unknown members: this release would lose their meaning when it writes the file."""
         if self._left:
-            raise KeyRingError(
-                f"{self.where}there are members that version {_VERSION} of the format does not have"
-            )
+            raise KeyRingError(f"{self.where}there are members that this version of the format does not have")
 
 
 def _parse(data: bytes) -> object:

@@ -72,7 +72,7 @@ class Adoption:
         self._reads_plaintext = decrypt_with is None
         self.calls_out: bool = decrypt_with is not None
         self.key_id: str | None = self._ring.active
-        self.rows: Rows = Rows.of(value, type_, self._is_no_envelope)
+        self.rows: Rows = Rows.of(value, type_, self._is_no_envelope, destroyed=self._ring.destroyed_key_ids)
         #: Returns the envelope of the token that a value holds.
         self.convert: Callable[..., Stored] = limited(capacity, self._convert, self._cipher.context)
 

@@ -51,6 +51,8 @@ class Rows:
         protected: Rows that would lose index fields, which no run may take away; None if there cannot be any.
         plaintext: Rows that hold a token in the clear.
         finished: Rows that need no conversion and are no plaintext.
+        destroyed: Rows under a key that was destroyed on purpose, which are none of these; None if there is no such
+            key.
     """
 
     pending: ColumnElement[bool]
@@ -59,6 +61,7 @@ class Rows:
     protected: ColumnElement[bool] | None
     plaintext: ColumnElement[bool]
     finished: ColumnElement[bool]
+    destroyed: ColumnElement[bool] | None = None
 
     @classmethod
     def of(
@@ -68,10 +71,14 @@ class Rows:
         is_pending: Callable[[HeaderSQL], ColumnElement[bool]],
         expired: Expired | None = None,
         allowed: Allowed | None = None,
+        destroyed: Sequence[str] = (),
     ) -> Rows:
         """Return the conditions of a column, from the one that tells a conversion's rows from the others."""
         header = HeaderSQL(value, type_)
         pending, plaintext = is_pending(header), header.is_plaintext()
+        gone = header.is_under(*destroyed) if destroyed else None
+        if gone is not None:
+            pending = and_(pending, not_(gone))
         has_value = header.has_value()
         protected = None if allowed is None else holds_more(header, allowed)
         spared = [] if expired is None else [expired.spares(header)]
@@ -82,7 +89,8 @@ class Rows:
             removed=expired is not None and expired.removes,
             protected=protected,
             plaintext=plaintext,
-            finished=and_(has_value, not_(or_(pending, plaintext))),
+            finished=and_(has_value, not_(or_(pending, plaintext, *(() if gone is None else (gone,))))),
+            destroyed=gone,
         )
 
     @property

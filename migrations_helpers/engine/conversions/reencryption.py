@@ -63,7 +63,9 @@ class Reencryption:
         self.key_id: str | None = self._ring.active
         self._stamps = [self._cipher.stamp(key_id) for key_id in self._ring.current_key_ids]
         self.allowed: Allowed = Allowed(type_, drop)
-        self.rows: Rows = Rows.of(value, type_, self._is_stale, expired, self.allowed)
+        self.rows: Rows = Rows.of(
+            value, type_, self._is_stale, expired, self.allowed, self._ring.destroyed_key_ids
+        )
         self._reseal = self._cipher.resealer(self._ring)
         #: Returns the same token in a new envelope; without a detour where no row values are bound.
         self.convert: Callable[..., Stored] = limited(
