@@ -1,4 +1,4 @@
-"""The application of ``test_uwsgi.py``: it encrypts a token when it is imported, and one per request."""
+"""The application of ``test_uwsgi.py`` and ``test_servers.py``: a token when it is imported, and one per request."""
 
 from __future__ import annotations
 
@@ -27,19 +27,24 @@ def findings() -> list[str]:
     return [finding.code for finding in check_ready(TABLE, engine)]
 
 
-def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+def answer(name: str) -> dict[str, Any]:
     """Return the worker, the nonce of a token of its own, and the ring's state."""
-    token = f"eyJhbGciOiJIUzI1NiJ9.e30.{environ['PATH_INFO'].strip('/').rjust(4, 'A')}"
+    token = f"eyJhbGciOiJIUzI1NiJ9.e30.{name.rjust(4, 'A')}"
     stored = encrypt_token(token, RING, context="c")
     assert isinstance(stored, bytes)
     # So that every worker gets some of the requests.
     time.sleep(0.3)
-    start_response("200 OK", [("Content-Type", "application/json")])
-    body = {
+    return {
         "worker": os.getpid(),
         "nonce": stored[6:30].hex(),
         "key_ids": RING.key_ids,
         "error": RING.status.error,
         "findings": findings(),
     }
-    return [json.dumps(body).encode()]
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer a request."""
+    body = json.dumps(answer(environ["PATH_INFO"].strip("/"))).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
