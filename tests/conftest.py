@@ -12,6 +12,7 @@ database, and ``async_driver_engine`` through every asynchronous one.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
@@ -49,6 +50,10 @@ pytest_plugins = ["jwt_column.testing.plugin"]
 
 Component = TypeVar("Component", bound="HSM | OpenBao")
 
+# Thousands of tests and the modules under them are made now and stay: to look through them again and again for garbage
+# was a quarter of the suite's time.
+gc.disable()
+
 # PyMySQL reads this file for each of the thousands of connections to servers without TLS (30 ms each), and so does
 # every client of the servers on the loopback interface, which bring their own certificate.
 os.environ["SSL_CERT_FILE"] = os.devnull
@@ -78,6 +83,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what the default run leaves out, before ``-m`` selects by marker."""
     mark_by_fixture(items)
     mark_repetitions(items)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been made so far out of all further collections of garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

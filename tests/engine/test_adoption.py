@@ -699,8 +699,8 @@ class TestDoubleEncryption:
         """Where a column takes opaque tokens, what is left of an envelope could pass for one."""
         envelope = encrypt_token(signed_token(sub="alice"), RING, context=CONTEXT, storage="text")
         damaged = str(envelope).replace(".", "")[:cut]
-        # A key id is no secret, and the log may show it.
-        secret = damaged[14:]
+        # A key id is no secret, and the log may show it. Two characters are in any text.
+        secret = damaged[14:] if cut > 16 else ""
         deployment.put(1, damaged)
         deployment.put(2, "an-opaque-token")
         deployment.put(3, "jc01-another-opaque-token")

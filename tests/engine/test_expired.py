@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from tests.support.databases import Database
     from tests.support.workload import AnyEngine, Key
 
+pytestmark = pytest.mark.one_server
+
 PAST: Final = 1_000_000_000  # 2001-09-09
 FUTURE: Final = 4_000_000_000  # 2096-10-02
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from tests.support.databases import Database
     from tests.support.workload import AnyEngine
 
+pytestmark = pytest.mark.one_server
+
 # -- killed --------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.support.databases import Database
 
+pytestmark = pytest.mark.one_server
+
 ROWS = 60
 
 

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from migrations_helpers.engine.table import Key
     from tests.support.databases import Database
 
+pytestmark = pytest.mark.one_server
+
 ROWS: Final = 330
 
 every_kind = pytest.mark.parametrize("kind", KEY_KINDS, ids=lambda kind: kind.name)

@@ -117,16 +117,19 @@ def rich_traceback(error: BaseException) -> str:
     """Return the traceback with local variables that the command line of an application may show."""
     output = io.StringIO()
     console = rich.console.Console(file=output, width=5000)
-    console.print(
-        rich.traceback.Traceback.from_exception(
-            type(error),
-            error,
-            error.__traceback__,
-            show_locals=True,
-            locals_max_string=5000,
-            locals_max_length=100,
-        )
+    shown = rich.traceback.Traceback.from_exception(
+        type(error),
+        error,
+        error.__traceback__,
+        show_locals=True,
+        locals_max_string=5000,
+        locals_max_length=100,
     )
+    for stack in shown.trace.stacks:
+        for frame in stack.frames:
+            # Source code holds no value of a run, and to colour SQLAlchemy's takes seconds.
+            frame.filename = "<left out>"
+    console.print(shown)
     return output.getvalue()
 
 

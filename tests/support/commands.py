@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -98,8 +99,11 @@ _PROGRAMS: Final = {"jwt-column": _jwt_column, "alembic": _alembic, "python": _p
 def _serve(address: str) -> None:
     # The current directory, which "-m" puts there; the commands have directories of their own.
     del sys.path[0]
+    # A collection of garbage in a command would copy the pages that it shares with this process.
+    gc.disable()
     for name in _IMPORTS:
         importlib.import_module(name)
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(address)
@@ -122,6 +126,7 @@ def _answer(connection: socket.socket) -> NoReturn:
     """Run one command in this process, a fork of the server, and send its exit status."""
     message, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 3)
     request: dict[str, Any] = json.loads(message)
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for standard, descriptor in enumerate(descriptors):
         os.dup2(descriptor, standard)
