@@ -759,6 +759,7 @@ class TestRefresh:
             return f"{ring.active} {ring.status.error}".encode()
 
         with ring._loader.lock, ring._refresher._lock.get():  # type: ignore[union-attr]
+            time.sleep(0.2)  # The thread has come to the lock, and waits.
             assert raw_fork(use) == f"{SECOND_ID} None".encode()
 
     def test_refresh_that_is_overdue_shows_in_the_status(self, source: Source, clock: Clock) -> None:
