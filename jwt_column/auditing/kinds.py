@@ -188,6 +188,11 @@ def _kinds() -> Mapping[str, Kind]:
             Kind("expired", info, "Delete them: jwt-column purge, or purge_expired()."),
             # Of the rows, opened.
             Kind(
+                "changed-meanwhile",
+                info,
+                "Audit again, beside no purge and no import, if counts and findings about tokens must agree.",
+            ),
+            Kind(
                 "undecryptable",
                 critical,
                 "If the table or the column was renamed, give EncryptedJWT the old name as context=, which a deep "

@@ -281,7 +281,7 @@ class _ColumnRun:
                 )
             )
         try:
-            with rolled_back(connection):
+            with rolled_back(connection, at_one_moment=True):
                 self._ask(connection)
             if self._options.deep and self._count is not None:
                 self._examine(connection, origins, columns)
@@ -345,6 +345,14 @@ class _ColumnRun:
         finally:
             self._examined = examination.examined
             self.findings += examination.findings()
+        if self._examined != to_examine:
+            self.findings.append(
+                KINDS["changed-meanwhile"].found(
+                    self.column.name,
+                    f"Rows came or went during the audit: {rows:,} were counted and {self._examined:,} opened, so "
+                    "counts and findings about tokens are of different moments.",
+                )
+            )
 
     def result(self) -> ColumnAudit:
         """Return the counts of the column."""

@@ -43,14 +43,21 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def rolled_back(connection: Connection) -> Iterator[None]:
+def rolled_back(connection: Connection, *, at_one_moment: bool = False) -> Iterator[None]:
     """Run a block in a transaction that is rolled back; in one that the caller has begun, in a savepoint.
 
     After a statement that failed, PostgreSQL refuses every other one in its transaction. Where row-level security would
     hide rows from the block, its statements fail. No time-out of the server ends them.
+
+    Args:
+        connection: To the database.
+        at_one_moment: Whether all statements of the block see the rows of one moment. In a transaction that the caller
+            has begun, its isolation level decides.
     """
     if not connection.in_transaction():
         transaction: Any = connection.begin()
+        if at_one_moment:
+            _take_snapshot(connection)
     elif connection.dialect.name == "postgresql" and not is_autocommit(connection):
         transaction = connection.begin_nested()
     elif connection.dialect.name == "postgresql":
@@ -68,6 +75,22 @@ def rolled_back(connection: Connection) -> Iterator[None]:
     finally:
         if not connection.invalidated:
             transaction.rollback()
+
+
+def _take_snapshot(connection: Connection) -> None:
+    """Let the transaction that has just begun see the rows of one moment."""
+    name = connection.dialect.name
+    if name == "postgresql" and not is_autocommit(connection):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    elif name in ("mysql", "mariadb"):
+        # Also where the server's default, or the engine's level, is another.
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+    elif name == "sqlite":
+        driver: Any = connection.connection.dbapi_connection
+        if not getattr(driver, "in_transaction", True):
+            # Python's driver begins no transaction for a SELECT.
+            connection.exec_driver_sql("BEGIN")
 
 
 def streamed(connection: Connection, rows: int) -> dict[str, Any]:

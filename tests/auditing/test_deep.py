@@ -33,6 +33,7 @@ from tests.support.audited import (
     token,
 )
 from tests.support.tokens import compact
+from tests.support.workload import engine_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -470,6 +471,8 @@ def test_rows_that_come_meanwhile_do_not_exceed_the_total(sqlite: sa.Engine) -> 
 
     report = examine(sqlite, table, progress=insert)
     assert report.columns[0].examined == 501
+    (finding,) = [one for one in report.findings if one.code == "changed-meanwhile"]
+    assert "500 were counted and 501 opened" in finding.message
     assert [(step.examined, step.rows) for step in steps] == [(500, 500), (501, 501)]
 
 
@@ -536,3 +539,64 @@ def test_all_options_are_in_the_report(sqlite: sa.Engine, sessions: sa.Table) ->
         "compromised_kids": "1 given",
         "sample": "5 rows of each column",
     }
+
+
+def test_a_column_is_counted_at_one_moment(engine: sa.Engine) -> None:
+    """A purge that is at work between two counts of a column: they agree all the same."""
+    table = table_of(EncryptedJWT(AFTER, expose_expiry=True))
+    table.create(engine)
+    fill(engine, table, *(token(jti=str(number), exp=1_000_000_000) for number in range(40)))
+    removed: list[int] = []
+
+    def counts(engine_of_the_audit: sa.Engine) -> tuple[int, int | None, int]:
+        report = audit(engine_of_the_audit, table)
+        (column,) = report.columns
+        return column.rows, column.expired, sum(day.rows for day in column.expiry)
+
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            # Else who writes waits for who reads.
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    with engine_on(engine.url) as watched, engine_on(engine.url) as purging:
+
+        @sa.event.listens_for(watched, "after_cursor_execute")
+        def purge(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "count(" in statement.lower():
+                removed.append(1)
+                with purging.begin() as connection:
+                    first = connection.scalar(sa.select(sa.func.min(table.c.id)))
+                    connection.execute(sa.delete(table).where(table.c.id == first))
+
+        assert counts(watched) == (40, 40, 40)
+    assert len(removed) > 2
+    # The control: it is not that nothing was removed.
+    assert counts(engine) == (40 - len(removed),) * 3
+
+
+def test_ciphers_are_as_many_as_columns(sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str | None] = []
+    original = EncryptedJWT.cipher
+
+    def cipher(type_: EncryptedJWT) -> Any:
+        made.append(type_.context)
+        return original(type_)
+
+    metadata = sa.MetaData()
+    tables = [
+        sa.Table(
+            f"table_{number}",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("token", EncryptedJWT(AFTER)),
+        )
+        for number in range(40)
+    ]
+    metadata.create_all(sqlite)
+    with sqlite.begin() as connection:
+        # In each table a row of another one, whose origin is looked for in all.
+        for table, origin in zip(tables, [*tables[1:], tables[0]], strict=True):
+            put(connection, table.c.token, [envelope(origin.c.token, token())])
+    monkeypatch.setattr(EncryptedJWT, "cipher", cipher)
+    report = audit(sqlite, metadata, deep=True)
+    assert sum(one.code == "moved" for one in report.findings) == 40
+    assert len(made) <= 4 * len(tables)
