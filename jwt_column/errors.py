@@ -86,8 +86,8 @@ class KeyUnavailableError(KeyRingError):
     """Keys could not be obtained from where they are kept.
 
     Attributes:
-        retryable: True where the same call may succeed later (a server that is down), False where somebody
-            has to act first (a wrong PIN, a file that does not exist).
+        retryable: True where the same call may succeed later (a server that is down), False where an
+            operator has to act first (a wrong PIN, a file that does not exist).
     """
 
     retryable: bool = False
@@ -132,7 +132,7 @@ class AuthenticationError(DecryptionError):
 
 
 class PlaintextFoundError(JWTColumnError):
-    """A readable token lies where an envelope is required (``plaintext="refuse"``)."""
+    """A readable token stands where an envelope is required (``plaintext="refuse"``)."""
 
 
 class UnsupportedComparisonError(JWTColumnError):

@@ -45,7 +45,7 @@ __all__ = ["FLEET_TABLE", "Fleet", "FleetProcess", "fleet_table"]
 #: The name of the table.
 FLEET_TABLE: Final = "jwt_column_fleet"
 
-# A process counts for so many intervals and seconds after its last report: a load may hang, a database may be away.
+# Intervals and seconds for which a process counts after its last report: a load may hang, a database may be away.
 _MISSED_REPORTS: Final = 3
 _GRACE: Final = 30
 

@@ -141,7 +141,7 @@ def row_findings(
             condition = and_(header.is_envelope(), header.key_id() == key_id)
             yield found(
                 "retired-key",
-                f"under the key {key_id}, which is to be retired",
+                f"under the key {key_id}, which counts as retired",
                 by_key[key_id],
                 condition,
             )
@@ -225,7 +225,7 @@ def _history_findings(
         if history[key_id]:
             message = f"{history[key_id]:,} old values in the table's history are under the key {key_id}"
             yield KINDS["retired-key"].found(
-                column.name, f"{message}, which is to be retired.", history[key_id]
+                column.name, f"{message}, which counts as retired.", history[key_id]
             )
     kept = [
         f"{rows:,} {'in the clear' if key is None else f'under the key {key}'}"

@@ -362,7 +362,7 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "compromised-kid",
                 critical,
-                "Revoke these tokens and clear the rows: whoever has the signing key can make more of them.",
+                "Revoke these tokens and clear the rows: anyone with the signing key can make more of them.",
                 rows=(
                     "holds a token signed with a compromised key",
                     "hold tokens signed with a compromised key",

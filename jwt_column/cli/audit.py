@@ -76,7 +76,7 @@ class Checks:
             "--sample",
             metavar="ROWS",
             min=1,
-            help="With --deep: open so many rows of each column, evenly spread, instead of all.",
+            help="With --deep: open this number of rows of each column, evenly spread, instead of all.",
         ),
     ] = None
     allowed_algorithms: Annotated[

@@ -48,7 +48,7 @@ class RunOptions:
             metavar="N",
             min=1,
             max=64,
-            help="Cut the table into so many parts and work on them at once, each in a process of its own.",
+            help="Cut the table into this number of parts and work on them at once, each in a process of its own.",
             show_default=True,
         ),
     ] = 1

@@ -151,7 +151,7 @@ class _Place:
         del parameters[name]
         if len(found) > len(self._names):
             raise UnsupportedComparisonError(
-                f"{fingerprints.type.context}: the key ring has learned so many keys that this statement, compiled "
+                f"{fingerprints.type.context}: the key ring has more keys than before, and this statement, compiled "
                 "for several sets of parameters, would miss rows; call clear_compiled_cache() of the engine",
                 context=fingerprints.type.context,
             )

@@ -263,7 +263,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
             return cipher.value_of(token)  # type: ignore[no-any-return]
         if token is not None:
             failure = PlaintextFoundError(
-                f"{cipher.context}: a readable token ({len(token)} characters) lies where an envelope is "
+                f"{cipher.context}: a readable token ({len(token)} characters) where an envelope is "
                 "required; encrypt the column with op.encrypt_jwt_column, or read it with plaintext='read'",
                 context=cipher.context,
             )

@@ -137,7 +137,7 @@ _SENTENCES: Final[dict[str | int, str]] = {
     "SQLITE_READONLY": "the file cannot be written: look at the rights on it and on its directory, and at the URL",
 }
 
-# By what somebody has set up, so that the same will fail again.
+# Caused by the set-up, so that the same call will fail again.
 _SETUP: Final = frozenset({_GRANT, _READ_ONLY, _LOGIN, _MISSING, _IDENTITY})
 
 

@@ -1,4 +1,4 @@
-"""The time-outs of a server that would end a long statement, lifted for statements of ours.
+"""The time-outs of a server that would end a long statement, lifted for the statements of this package.
 
 To count the rows takes as long as the table is large, and a time-out that fits an application does not fit that.
 """

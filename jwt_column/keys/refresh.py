@@ -61,7 +61,7 @@ class Reloadable(Protocol):
 
 
 class Refresher:
-    """Refreshes a ring every so many seconds, give or take a fifth, in a thread that ends with the ring.
+    """Refreshes a ring at an interval, give or take a fifth, in a thread that ends with the ring.
 
     Args:
         ring: The ring. It is referenced weakly.

@@ -150,7 +150,7 @@ class KeyRing:
 
         Args:
             uri: The place of the keys. May appear in logs: a PIN or a token is never part of it.
-            refresh: Reload the ring every so many seconds, give or take a fifth, in a daemon thread. It starts with
+            refresh: Seconds between two reloads of the ring, give or take a fifth, in a daemon thread. It starts with
                 the first use of the ring in a process and ends with the ring. A failed reload shows in
                 :attr:`status`, and the ring keeps its keys. ``"watch"``: look at the ring's file each second, and load
                 it, which asks its KMS, only when it has changed; a load that failed is repeated every 10 seconds.

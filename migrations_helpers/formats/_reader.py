@@ -70,7 +70,7 @@ class Reader(ABC):
             if self.plaintext == "adopt":
                 return text
             raise PlaintextFoundError(
-                f"{self._name}: a readable token ({len(text)} characters) lies where an encrypted one is required; "
+                f"{self._name}: a readable token ({len(text)} characters) where an encrypted one is required; "
                 "plaintext='adopt' takes it"
             )
         token = self._open(text)

@@ -257,7 +257,7 @@ def _outside_transaction(operations: Operations, operation: _IndexOp) -> Iterato
     """Run a block in autocommit mode.
 
     Raises:
-        ConfigurationError: Somebody else has begun a transaction on Alembic's connection.
+        ConfigurationError: Another program has begun a transaction on Alembic's connection.
     """
     context = operations.get_context()
     with ExitStack() as block:

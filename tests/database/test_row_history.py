@@ -76,7 +76,7 @@ def test_old_values_of_the_history_are_counted_and_named(engine: sa.Engine, tmp_
     assert "1 in the clear" in finding.message
     assert finding.count == sum(usage.values())
     retired = audit(engine, table, retired=[OLD])
-    assert "which is to be retired" in found(retired, "retired-key").message
+    assert "which counts as retired" in found(retired, "retired-key").message
 
     ring = tmp_path / "ring.keys"
     write_key_file(ring, KEYS)
