@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from pybase64 import b64decode
 
 from ..errors import InvalidTokenError
+from ..wording import counted
 from .base64url import ALPHABET, CANONICAL_PADDING, decode, encode
 from .claims import parse_integer
 from .frame import CACHED_HEADERS, LONGEST_CACHED_HEADER, is_verbatim, jws_ends, pack, unpack
@@ -64,7 +65,7 @@ def shape_of(token: str) -> Shape:
     header_text, *segments = token.split(".")
     if len(segments) not in (2, 4):
         raise InvalidTokenError(
-            f"not a compact JWT: {len(segments) + 1} dot-separated segments where a JWS has 3 and a JWE 5",
+            f"not a compact JWT: {counted(len(segments) + 1, 'dot-separated segment')} where a JWS has 3 and a JWE 5",
             reason="segments",
         )
     kind = _kind_of_segment(header_text)
