@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     LargeBinary,
     Text,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import ColumnClause, ColumnElement, Connection, TableClause
+    from sqlalchemy.engine.interfaces import ReflectedColumn
 
     from jwt_column.column.types import EncryptedJWT
 
@@ -68,7 +70,7 @@ def find_table(
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
 
     Raises:
-        ReencryptionError: No such table or column, or no key to page by.
+        ReencryptionError: No such table or column, a column of JSON, or no key to page by.
     """
     inspector = inspect(connection)
     clause = table(table_name, schema=schema)
@@ -85,6 +87,11 @@ def find_table(
     for name in (column_name, *(key_columns or ()), *type_.bound_to, *preserve):
         if name not in columns:
             raise ReencryptionError(f"there is no column {full_name}.{name}; nothing was done")
+    if _is_json(connection, clause, columns[column_name]):
+        raise ReencryptionError(
+            f"{full_name}.{column_name} is a column of JSON, which takes no envelope: add a column of bytes or text, "
+            "and move the values there through a model that has both. Nothing was done"
+        )
     wanted = tuple(key_columns) if key_columns else None
     names, index = _find_key(connection, clause, full_name, columns, wanted)
     if column_name in names:
@@ -279,3 +286,21 @@ def _automatic_columns(connection: Connection, table_name: str, schema: str | No
         (table_name, schema),
     )
     return tuple(found.scalars())
+
+
+def _is_json(connection: Connection, clause: TableClause, info: ReflectedColumn) -> bool:
+    """Return True if the database refuses what is no JSON. SQLite takes any value."""
+    dialect = connection.dialect
+    if isinstance(info["type"], JSON):
+        return dialect.name != "sqlite"
+    if not getattr(dialect, "is_mariadb", False):
+        return False
+    # JSON is a text with a check there, which SQLAlchemy does not reflect.
+    checks = connection.execute(
+        text(
+            "SELECT check_clause FROM information_schema.check_constraints"
+            " WHERE constraint_schema = coalesce(:schema, database()) AND table_name = :name"
+        ),
+        {"schema": clause.schema, "name": clause.name},
+    ).scalars()
+    return f"json_valid(`{info['name']}`)" in checks

@@ -9,9 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from jwt_column import EncryptedJWT, KeyRing, decrypt_token
+from jwt_column import EncryptedJSON, EncryptedJWT, KeyRing, decrypt_token
 from jwt_column.errors import ConfigurationError, ReencryptionError
 from migrations_helpers import reencrypt
+from migrations_helpers.engine.conversions import Adoption
+from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.run import Options
 from tests.support.databases import DRIVER_MODULES, SYNC_DRIVERS
 from tests.support.workload import (
     CONTEXT,
@@ -574,6 +577,20 @@ def test_a_view_is_refused(engine: sa.Engine) -> None:
     execute(engine, "CREATE VIEW logins AS SELECT * FROM sessions")
     with pytest.raises(ReencryptionError, match="logins is a view; run on the table"):
         reencrypt(engine, "logins", "token", type_=column_type())
+
+
+def test_a_column_of_json_is_refused_where_the_database_checks_its_values(engine: sa.Engine) -> None:
+    """MariaDB's JSON is a LONGTEXT with a check, and refused every row; PostgreSQL had no ``octet_length(json)``."""
+    kinds = ["JSON", "JSONB"] if engine.dialect.name == "postgresql" else ["JSON"]
+    for number, kind in enumerate(kinds):
+        execute(engine, f"CREATE TABLE t{number} (id INT PRIMARY KEY, token {kind}, other {kind})")
+        execute(engine, f"""INSERT INTO t{number} VALUES (1, '{{"access_token": "a"}}', NULL)""")
+        type_ = EncryptedJSON(KeyRing.generate(), storage="text").in_context("c")
+        if engine.dialect.name == "sqlite":
+            convert_column(engine, "t0", "token", type_, Adoption, Options())
+        else:
+            with pytest.raises(ReencryptionError, match="is a column of JSON, which takes no envelope"):
+                convert_column(engine, f"t{number}", "token", type_, Adoption, Options())
 
 
 @every_strategy
