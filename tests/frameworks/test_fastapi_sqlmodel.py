@@ -40,7 +40,7 @@ class LoginRead(LoginBase):
 
 
 class LoginToken(SQLModel):
-    token: Annotated[JWT, PlainSerializer(str)]
+    token: Annotated[JWT, PlainSerializer(lambda token: str(token))]
 
 
 ENGINE = sa.create_engine("sqlite://", connect_args={"check_same_thread": False}, poolclass=StaticPool)
