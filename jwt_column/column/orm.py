@@ -16,7 +16,6 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import ClauseElement, Null
 
 from ..errors import InvalidTokenError
-from ..format.token import unchecked_jwt
 from .json_document import TokenDict
 from .json_type import EncryptedJSON
 from .row_binding import listen_to_rows
@@ -42,9 +41,14 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
     for prop in mapper.column_attrs:
         type_ = prop.columns[0].type
         if isinstance(type_, EncryptedJWT):
-            event.listen(getattr(class_, prop.key), "set", _coercion(type_), retval=True)
+            coerce = _coercion(type_)
+            event.listen(getattr(class_, prop.key), "set", coerce, retval=True)
             for name in ("refresh", "refresh_flush"):
-                event.listen(class_, name, _restoration(prop.key), raw=True)
+                event.listen(class_, name, _restoration(prop.key, coerce), raw=True)
+            # SQLModel puts the plain value back after an assignment.
+            if hasattr(class_, "__sqlmodel_relationships__"):
+                for name in ("before_insert", "before_update"):
+                    event.listen(mapper, name, _repetition(prop.key, coerce), raw=True)
             if type_.bound_to:
                 listen_to_rows(mapper, prop)
             # After the rows' listeners, which open what SQLAlchemy is to track.
@@ -81,19 +85,31 @@ def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
     return coerce
 
 
-def _restoration(key: str) -> Callable[[Any, Any, Any], None]:
+def _restoration(key: str, coerce: Callable[..., Any]) -> Callable[[Any, Any, Any], None]:
     """Return the listener that makes a JWT of a plain text, which SQLAlchemy puts in place of an attribute.
 
     It does so without an assignment: with a default or ``onupdate`` of the column, and with the values of a bulk
-    UPDATE that is synchronized with the session. The text was checked when it was bound.
+    UPDATE that is synchronized with the session.
     """
 
     def restore(state: Any, _context: Any, _attributes: Any) -> None:
         value = state.dict.get(key)
-        if type(value) is str:
-            state.dict[key] = unchecked_jwt(value)
+        if type(value) is str or type(value) is dict:
+            state.dict[key] = restored = coerce(None, value, None, None)
+            if isinstance(restored, TokenDict):
+                restored._parents[state] = key  # noqa: SLF001 - as SQLAlchemy does for a value that it loads
 
     return restore
+
+
+def _repetition(key: str, coerce: Callable[..., Any]) -> Callable[[Any, Any, Any], None]:
+    """Return the listener that does the same before a flush."""
+    restore = _restoration(key, coerce)
+
+    def repeat(_mapper: Any, _connection: Any, state: Any) -> None:
+        restore(state, None, None)
+
+    return repeat
 
 
 def redact_errors(engine: Engine | AsyncEngine) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import Table, Uuid, event, select
 from sqlalchemy.orm import LoaderCallableStatus, PassiveFlag
 from sqlalchemy.orm.attributes import flag_modified, get_history
 from sqlalchemy.orm.exc import ObjectDeletedError, UnmappedColumnError
+from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError, DecryptionError
 from .binding import binding_of
@@ -38,6 +39,11 @@ __all__ = ["find_bound_column", "listen_to_rows", "python_type_of"]
 
 
 _BINDABLE: Final = (str, int, UUID, bytes)
+
+# The methods by which a TypeDecorator changes values.
+_CONVERTS: Final = (
+    "bind_processor", "process_bind_param", "process_result_value", "python_type", "result_processor",
+)  # fmt: skip
 
 #: A value that the database has and this process does not know.
 _UNKNOWN: Final = LoaderCallableStatus.NO_VALUE
@@ -85,7 +91,8 @@ class _RowBinding:
         if column is self._column:
             raise self._error("cannot be bound to itself")
         # A UUID as text has several spellings, and the database gives back another one than was written.
-        is_uuid_text = isinstance(column.type, Uuid) and not column.type.as_uuid
+        plain = _undecorated(column.type)
+        is_uuid_text = isinstance(plain, Uuid) and not plain.as_uuid
         if is_uuid_text or python_type_of(column.type) not in _BINDABLE:
             raise self._error(
                 f"cannot be bound to {name}, whose type is {column.type!r}: only text, integers, uuid.UUID "
@@ -230,9 +237,18 @@ def find_bound_column(table: Table, name: str, mapper: Mapper[Any] | None) -> Co
 def python_type_of(type_: TypeEngine[Any]) -> type | None:
     """Return the Python type of a type's values, or None if the type does not say."""
     try:
-        return type_.python_type
+        return _undecorated(type_).python_type
     except NotImplementedError:
         return None
+
+
+def _undecorated(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type within a decorator that leaves the values as they are, such as SQLModel's AutoString."""
+    if isinstance(type_, TypeDecorator):
+        own = type(type_)
+        if all(getattr(own, name) is getattr(TypeDecorator, name) for name in _CONVERTS):
+            return type_.impl_instance
+    return type_
 
 
 def _session_of(state: InstanceState[Any]) -> Session:

@@ -831,6 +831,38 @@ class Untold(sa.types.TypeDecorator[str]):
         raise NotImplementedError
 
 
+class ShortText(sa.types.TypeDecorator[str]):
+    """A type that chooses another type and leaves values as they are, such as SQLModel's AutoString."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        return dialect.type_descriptor(sa.String(20))
+
+
+class UuidText(sa.types.TypeDecorator[str]):
+    impl = sa.Uuid(as_uuid=False)
+    cache_ok = True
+
+
+def test_a_token_is_bound_to_a_type_that_only_chooses_another_one(memory: sa.Engine) -> None:
+    class LocalBase(DeclarativeBase):
+        pass
+
+    class Chosen(LocalBase):
+        __tablename__ = "chosen"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(ShortText())
+        token: Mapped[JWT] = mapped_column(EncryptedJWT(bound_to=["name"]))
+
+    LocalBase.metadata.create_all(memory)
+    with Session(memory) as session:
+        session.add(Chosen(id=1, name="a", token=TOKEN))
+        session.commit()
+        assert session.get_one(Chosen, 1).token == TOKEN
+
+
 # -- what a token cannot be bound to ---------------------------------------------------------------------------
 
 
@@ -845,6 +877,7 @@ class Untold(sa.types.TypeDecorator[str]):
         ("other", sa.Float(), "cannot be bound to other, whose type is Float()"),
         ("other", sa.JSON(), "cannot be bound to other, whose type is JSON()"),
         ("other", sa.Uuid(as_uuid=False), "cannot be bound to other, whose type is Uuid("),
+        ("other", UuidText(), "cannot be bound to other, whose type is UuidText()"),
         ("other", Untold(), "cannot be bound to other, whose type is Untold()"),
         ("other", sa.types.NullType(), "cannot be bound to other, whose type is NullType()"),
         ("other", EncryptedJWT(), "cannot be bound to other, whose type is EncryptedJWT("),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime  # noqa: TC003 - SQLModel reads it
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 
@@ -17,9 +18,12 @@ from pydantic import PlainSerializer  # noqa: E402
 from sqlalchemy.pool import StaticPool  # noqa: E402
 from sqlmodel import Field, Session, SQLModel, select  # noqa: E402
 
-from jwt_column import JWT, EncryptedJWT, FingerprintIndex, KeyRing  # noqa: E402
+from jwt_column import JWT, EncryptedJSON, EncryptedJWT, FingerprintIndex, KeyRing  # noqa: E402
 from jwt_column.frameworks.fastapi import hide_input  # noqa: E402
-from tests.frameworks.tokens import TOKEN, shows  # noqa: E402
+from tests.frameworks.tokens import OTHER, TOKEN, shows  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RING = KeyRing.generate()
 
@@ -113,3 +117,43 @@ def test_a_dumped_model_makes_a_row() -> None:
         session.add(Login(**LoginBase(user="bob", token=JWT(TOKEN)).model_dump(), id=7))
         assert not shows(repr(session.new))
         session.rollback()
+
+
+class Grant(SQLModel, table=True):
+    __tablename__ = "grants"
+    id: int | None = Field(default=None, primary_key=True)
+    user: str
+    at: datetime | None = None
+    token: JWT = Field(sa_type=EncryptedJWT(RING, bound_to=["user"]))  # type: ignore[call-overload]
+    response: dict[str, Any] | None = Field(default=None, sa_type=EncryptedJSON(RING))  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def session(client: TestClient) -> Iterator[Session]:
+    with Session(ENGINE, expire_on_commit=False) as session:
+        yield session
+
+
+def test_a_plain_text_becomes_a_token_when_the_row_is_flushed(session: Session) -> None:
+    """SQLModel keeps the text that was assigned, next to SQLAlchemy's value."""
+    row = Grant(user="alice", token=TOKEN, response={"access_token": TOKEN, "scope": ["a"]})  # type: ignore[arg-type]
+    assert shows(repr(row)), "control: a constructor of SQLModel shows the token"
+    session.add(row)
+    session.commit()
+    assert not shows(repr(row))
+    assert row.response is not None
+    row.response["scope"].append("b")
+    row.token = OTHER  # type: ignore[assignment]
+    session.commit()
+    session.expunge_all()
+    found = session.get_one(Grant, row.id)
+    assert (found.token, type(found.token), found.response) == (
+        OTHER, JWT, {"access_token": TOKEN, "scope": ["a", "b"]},
+    )  # fmt: skip
+
+
+def test_the_error_of_another_column_does_not_show_the_token(session: Session) -> None:
+    session.add(Grant(user="alice", token=TOKEN, at="never"))  # type: ignore[arg-type]
+    with pytest.raises(sa.exc.StatementError) as caught:
+        session.commit()
+    assert not shows(f"{caught.value}{caught.value.params!r}")
