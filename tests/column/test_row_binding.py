@@ -877,7 +877,7 @@ def test_a_token_is_bound_to_a_type_that_only_chooses_another_one(memory: sa.Eng
         ("other", sa.Float(), "cannot be bound to other, whose type is Float()"),
         ("other", sa.JSON(), "cannot be bound to other, whose type is JSON()"),
         ("other", sa.Uuid(as_uuid=False), "cannot be bound to other, whose type is Uuid("),
-        ("other", UuidText(), "cannot be bound to other, whose type is UuidText()"),
+        ("other", UuidText(), "cannot be bound to other, whose type is UuidText("),
         ("other", Untold(), "cannot be bound to other, whose type is Untold()"),
         ("other", sa.types.NullType(), "cannot be bound to other, whose type is NullType()"),
         ("other", EncryptedJWT(), "cannot be bound to other, whose type is EncryptedJWT("),
