@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.mutation import CORE, ROOT, mutants_of
+from tests.mutation import CORE, ROOT, mutants_of, order_tests
 
 SOURCE = """\
 def first(values, limit):
@@ -32,6 +32,14 @@ def test_every_mutant_is_another_module() -> None:
     sources = {mutant.source for mutant in mutants_of(SOURCE)}
     assert len(sources) == 6
     assert original not in sources
+
+
+def test_the_tests_of_a_module_come_first() -> None:
+    assert order_tests("jwt_column/format/aead.py", ["tests/format"]) == [
+        "tests/format/test_aead.py",
+        "tests/format",
+    ]
+    assert order_tests("jwt_column/format/frame.py", ["tests/format"]) == ["tests/format"]
 
 
 def test_modules_and_tests_exist() -> None:
