@@ -119,7 +119,10 @@ def terminal_picture(environment: dict[str, str]) -> None:
 
 def report_picture(environment: dict[str, str]) -> None:
     """Take a picture of the top of the report."""
-    run("jwt-column audit --model app:Base --deep --operator 'Ada Example, security' --html report.html || true", environment)
+    run(
+        "jwt-column audit --model app:Base --deep --operator 'Ada Example, security' --html report.html || true",
+        environment,
+    )
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     options += ["--user-data-dir=profile", "--window-size=1000,800"]
