@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import rich  # noqa: F401 - Typer does without it; a command does not
 import typer
 
+from ..keys.process import without_reports
 from .commands import Command, group_of
 
 __all__ = ["app"]
@@ -89,7 +90,8 @@ class _Commands(group_of(_COMMANDS)):  # type: ignore[misc]
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
-            return super().invoke(ctx)
+            with without_reports():
+                return super().invoke(ctx)
         except Exception as error:
             # A module that nothing imported has raised nothing.
             errors = sys.modules.get("jwt_column.errors")

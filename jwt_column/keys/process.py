@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["PerProcess", "is_uwsgi_without_threads", "on_event_loop"]
+__all__ = [
+    "PerProcess",
+    "is_uwsgi_without_threads",
+    "may_report",
+    "on_event_loop",
+    "without_reports",
+]
 
 Value = TypeVar("Value")
 
@@ -39,6 +46,29 @@ class PerProcess(Generic[Value]):
         except KeyError:
             # Atomic, so that all threads of a child agree on one lock.
             return self._values.setdefault(process, self._make())
+
+
+_reports = True
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Make rings that are loaded within the block report to no fleet.
+
+    The command line imports an application's models and, with them, its rings. It is no process of the application: it
+    ends soon, and would count as one that lacks the next key.
+    """
+    global _reports
+    before, _reports = _reports, False
+    try:
+        yield
+    finally:
+        _reports = before
+
+
+def may_report() -> bool:
+    """Return False within :func:`without_reports`."""
+    return _reports
 
 
 def is_uwsgi_without_threads() -> bool:

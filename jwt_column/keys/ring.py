@@ -25,7 +25,7 @@ from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
 from .loader import Loader
 from .missing import stored_key_ids
-from .process import on_event_loop
+from .process import may_report, on_event_loop
 from .refresh import WATCH, Interval, Refresher, check_interval
 from .report import RingReport
 from .schemes import open_source
@@ -187,7 +187,7 @@ class KeyRing:
                 f'refresh="{WATCH}" looks at a file, and {source.name} is none; give refresh= a number of seconds'
             )
         loader = Loader(source)
-        return cls._of(loader.begin(wait), loader, refresh, report_to)
+        return cls._of(loader.begin(wait), loader, refresh, report_to if may_report() else None)
 
     def snapshot(self) -> Keys:
         """Return the keys that the ring holds now. Take one snapshot per decision: a reload replaces it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,6 @@ from typer.testing import CliRunner
 from jwt_column import KeyRing, generate_key
 from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
-from jwt_column.cli.keys import fleets
 from jwt_column.cli.options import DATABASE_VARIABLE
 from jwt_column.fleet import Fleet
 from jwt_column.providers import write_key_file
@@ -41,12 +42,6 @@ def shown(*arguments: str) -> dict[str, Any]:
     assert result.stderr == ""
     value: dict[str, Any] = json.loads(result.stdout)
     return value
-
-
-@pytest.fixture(autouse=True)
-def processes_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the rings of this process count; a command leaves out the process that it runs in."""
-    monkeypatch.setattr(fleets, "_here", lambda: ("", 0))
 
 
 @pytest.fixture
@@ -177,13 +172,37 @@ def test_a_fleet_is_listed(path: Path, fleet: Fleet, engine: sa.Engine) -> None:
     assert "0 live processes" in keys("fleet").stdout
 
 
+APPLICATION = """
+import os
+import sqlalchemy as sa
+from jwt_column import EncryptedJWT, KeyRing
+from jwt_column.fleet import Fleet
+
+engine = sa.create_engine(os.environ["JWT_COLUMN_DATABASE_URL"])
+ring = KeyRing.from_uri(os.environ["JWT_COLUMN_KEYRING"], refresh="watch", report_to=Fleet(engine))
+table = sa.Table("sessions", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True),
+                 sa.Column("token", EncryptedJWT(ring)))
+token = table.c.token
+"""
+
+
 def test_a_command_is_no_process_of_the_fleet(
-    path: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    path: Path, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ring = process(path, fleet)
-    assert shown("fleet")["live"] == 1
-    monkeypatch.setattr(fleets, "_here", lambda: (ring.report().host, ring.report().pid))
+    """It imports the application, whose ring would report; it ends soon, and would then stand in the way."""
+    module = f"application_of_{path.parent.name}"
+    (tmp_path / f"{module}.py").write_text(APPLICATION)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = CliRunner().invoke(app, ["reencrypt", "--model", f"{module}:token"])
+    assert done.exit_code == ExitCode.OK
+    ring = sys.modules[module].ring
+    ring.acknowledge()
     assert shown("fleet")["live"] == 0
+    # The control: a process of the application does.
+    del sys.modules[module]
+    importlib.import_module(module).ring.acknowledge()
+    assert shown("fleet")["live"] == 1
+    del sys.modules[module]
 
 
 def test_a_fleet_needs_a_database_with_its_table(

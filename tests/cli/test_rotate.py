@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from jwt_column import EncryptedJWT, KeyRing, generate_key
 from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
-from jwt_column.cli.keys import fleets
 from jwt_column.cli.keys.rings import open_ring
 from jwt_column.cli.options import DATABASE_VARIABLE
 from jwt_column.cli.rotation import rotation_of
@@ -281,8 +280,7 @@ def test_rows_that_cannot_be_read_keep_the_old_key(place: Place) -> None:
     assert place.rows() == {place.ids[0]: ROWS - 1}
 
 
-def test_it_waits_for_the_fleet(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleets, "_here", lambda: ("", 0))
+def test_it_waits_for_the_fleet(place: Place) -> None:
     fleet = Fleet(place.engine)
     fleet.table.create(place.engine)
     ring = KeyRing.from_uri(f"file:{place.path}", refresh="watch", report_to=fleet)

@@ -2,8 +2,6 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -206,17 +204,11 @@ def _read(
                 has_any = True
                 # Once, because a KMS may have to unwrap them.
                 held.extend([] if held else keys())
-                rows = read_processes(connection, found, held)
-                processes.extend(one for one in rows if (one.host, one.pid) != _here())
+                processes.extend(read_processes(connection, found, held))
 
     for url in databases:
         with_engine(read_url(url), read)
     return processes if has_any else None
-
-
-def _here() -> tuple[str, int]:
-    """Return this process: no part of the fleet, but it may report where it has imported the application's models."""
-    return platform.node(), os.getpid()
 
 
 def _problem(processes: "Sequence[FleetProcess]", expect: int | None, need: Need) -> str | None:
