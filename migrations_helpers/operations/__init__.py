@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import autogenerate, implementations
+from . import autogenerate, batch, implementations
 
 __all__: list[str] = []
 
-# Importing them registers effects, rendering and comparison.
-del autogenerate, implementations
+# Importing them registers effects, rendering, comparison, and what keeps indexes.
+del autogenerate, batch, implementations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from ..engine.run import Options, check_options, require_complete
 from ..engine.schemas import effective_schema
 from ..engine.tenants import check_schemas, schema_names
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
+from .transactions import outside_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,11 +79,8 @@ def _convert(
         )
     with report_progress(operation.table, operation.column, checked.pop("progress", None)) as progress:
         given = Options(progress=progress, **checked)
-        with ExitStack() as block:
-            try:
-                block.enter_context(operations.get_context().autocommit_block())
-            except (AssertionError, AttributeError):
-                # Alembic expects to have begun the transaction itself.
+        with outside_transaction(operations) as is_outside:
+            if not is_outside:
                 return _in_transaction_of_others(operations, operation)
             report = convert_column(
                 operations.get_bind(),
@@ -115,7 +112,7 @@ def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> Re
         return ReencryptionReport(table=name, column=operation.column, finished=True)
     raise ConfigurationError(
         f"op.{operation.name} commits its batches one by one, and the connection that env.py gives Alembic is in a "
-        "transaction already. Give it engine.connect() instead of engine.begin() (also in "
+        "transaction or a savepoint already. Give it engine.connect() instead of engine.begin() (also in "
         "config.attributes['connection']), execute nothing on it before context.configure(), and set "
         "transaction_per_migration=True"
     )

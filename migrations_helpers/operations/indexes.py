@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from alembic.autogenerate import renderers
@@ -37,6 +37,7 @@ from jwt_column.errors import ConfigurationError
 from ..engine.reencryption import in_column
 from ..engine.rendering import import_of
 from .directives import register
+from .transactions import outside_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -259,17 +260,16 @@ def _outside_transaction(operations: Operations, operation: _IndexOp) -> Iterato
     Raises:
         ConfigurationError: Another program has begun a transaction on Alembic's connection.
     """
-    context = operations.get_context()
-    with ExitStack() as block:
-        if context.as_sql or not is_autocommit(operations.get_bind()):
-            try:
-                block.enter_context(context.autocommit_block())
-            except (AssertionError, AttributeError):
-                raise ConfigurationError(
-                    f"op.{operation.name}: PostgreSQL does not work concurrently in a transaction, and the connection "
-                    "that env.py gives Alembic is in one already. Give it engine.connect() instead of engine.begin(), "
-                    "or leave postgresql_concurrently out"
-                ) from None
+    if not operations.get_context().as_sql and is_autocommit(operations.get_bind()):
+        yield
+        return
+    with outside_transaction(operations) as is_outside:
+        if not is_outside:
+            raise ConfigurationError(
+                f"op.{operation.name}: PostgreSQL does not work concurrently in a transaction, and the connection "
+                "that env.py gives Alembic is in one already, or in a savepoint. Give it engine.connect() instead of "
+                "engine.begin(), or leave postgresql_concurrently out"
+            )
         yield
 
 

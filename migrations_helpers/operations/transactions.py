@@ -1,0 +1,32 @@
+"""The transaction of a migration, which an operation ends that commits by itself."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alembic.operations import Operations
+
+__all__ = ["outside_transaction"]
+
+
+@contextmanager
+def outside_transaction(operations: Operations) -> Iterator[bool]:
+    """Run a block in autocommit mode: what the migration did before is committed.
+
+    Yields False, and changes nothing, where the transaction is not Alembic's to end, or has a savepoint, which would
+    end with it.
+    """
+    context = operations.get_context()
+    with ExitStack() as block:
+        is_ours = context.as_sql or not operations.get_bind().in_nested_transaction()
+        if is_ours:
+            try:
+                block.enter_context(context.autocommit_block())
+            except (AssertionError, AttributeError):
+                # Alembic expects to have begun the transaction itself.
+                is_ours = False
+        yield is_ours
