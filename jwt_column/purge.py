@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 from .column.comparator import EncryptedComparator
 from .database.driver_errors import error_name, is_null_refused, is_refusal_of_row
 from .database.key_order import KeyOrder, KeyRange, paged_by
-from .database.reading import is_autocommit
+from .database.reading import is_autocommit, refuse_asynchronous
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def purge_rows(
     progress: Callable[[int], None] | None = None,
 ) -> PurgedRows:
     """Remove the rows that meet a condition on their envelope; see :func:`purge_expired`."""
+    refuse_asynchronous(session, "purge_expired")
     purge = _Purge(session, column, condition, where, action)
     # Each batch begins behind the last one: a snapshot may go on showing rows that others have deleted.
     window: KeyRange | None = KeyRange()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine
 
@@ -15,7 +15,23 @@ from .time_limits import lifted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["connected", "is_autocommit", "rolled_back", "streamed"]
+__all__ = ["connected", "is_autocommit", "refuse_asynchronous", "rolled_back", "streamed"]
+
+# An asynchronous engine, connection or session has its synchronous one under one of these names.
+_SYNCHRONOUS: Final = ("sync_engine", "sync_session")
+
+
+def refuse_asynchronous(bind: object, function: str) -> None:
+    """Raise for an asynchronous engine, connection or session.
+
+    Raises:
+        ConfigurationError: *bind* is one; the message has the call to write instead.
+    """
+    if any(hasattr(bind, name) for name in _SYNCHRONOUS):
+        raise ConfigurationError(
+            f"{function}() takes no {type(bind).__name__}; write await session.run_sync({function}, ...), with a "
+            "session or a connection"
+        )
 
 
 @contextmanager

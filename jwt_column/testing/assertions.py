@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Engine
 
 from ..census import key_usage
+from ..database.reading import refuse_asynchronous
 from ..keys.default import resolve_keyring
 from ..wording import counted
 
@@ -28,14 +29,16 @@ def assert_encrypted(bind: Engine | Connection | Session, column: Any, *, at_lea
     not counted.
 
     Args:
-        bind: An engine, which sees committed rows only, or the connection or session of the test.
+        bind: An engine, which sees committed rows only, or the connection or session of the test. An asynchronous one
+            runs it as ``await session.run_sync(assert_encrypted, Login.token)``.
         column: A mapped attribute such as ``Session.token``, or a Core column.
         at_least: Fewer encrypted rows fail the assertion too, so that an empty table proves nothing.
 
     Raises:
         AssertionError: The message has numbers of rows and key ids, and no stored byte.
-        ConfigurationError: Not an encrypted column, or no key ring.
+        ConfigurationError: Not an encrypted column, no key ring, or an asynchronous engine, connection or session.
     """
+    refuse_asynchronous(bind, "assert_encrypted")
     with bind.connect() if isinstance(bind, Engine) else nullcontext(bind) as connection:
         census: list[Any] = list(connection.execute(key_usage(column)))
     ring = resolve_keyring(column.type.keyring)

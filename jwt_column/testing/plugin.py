@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..keys.ring import KeyRing
-    from .fake_kek import FakeKEK
+    from .kek import FakeKEK
 
 __all__ = ["jwt_column_fake_kek", "jwt_column_keyring"]
 
@@ -27,7 +27,7 @@ def jwt_column_keyring() -> Iterator[KeyRing]:
 @pytest.fixture
 def jwt_column_fake_kek() -> Iterator[FakeKEK]:
     """A KEK under the scheme ``fake-kek:`` of this process."""
-    from .fake_kek import fake_kek
+    from .kek import fake_kek
 
     with fake_kek() as kek:
         yield kek

@@ -20,6 +20,7 @@ from sqlmodel import Field, Session, SQLModel, select  # noqa: E402
 
 from jwt_column import JWT, EncryptedJSON, EncryptedJWT, FingerprintIndex, KeyRing  # noqa: E402
 from jwt_column.frameworks.fastapi import hide_input  # noqa: E402
+from jwt_column.testing import assert_encrypted  # noqa: E402
 from tests.frameworks.tokens import OTHER, TOKEN, shows  # noqa: E402
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ def client() -> TestClient:
 def test_a_token_is_stored_encrypted_and_answered_masked(client: TestClient) -> None:
     answer = client.post("/logins", json={"user": "alice", "token": TOKEN})
     assert (answer.status_code, answer.json()) == (201, {"user": "alice", "token": "**********", "id": 1})
-    with ENGINE.connect() as connection:
-        stored = connection.exec_driver_sql("SELECT token FROM logins").scalar_one()
-    assert stored[:1] == b"\x01"
+    assert_encrypted(ENGINE, Login.token)
     assert client.get("/logins/a-1").json()["token"] == "**********"
     assert client.get("/logins/nobody").status_code == 404
 

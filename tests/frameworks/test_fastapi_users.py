@@ -9,7 +9,6 @@ import pytest
 pytestmark = pytest.mark.frameworks
 pytest.importorskip("fastapi_users", reason="needs the extra test-frameworks")
 
-import sqlalchemy as sa  # noqa: E402
 from fastapi_users.authentication.strategy.db import DatabaseStrategy  # noqa: E402
 from fastapi_users.db import SQLAlchemyBaseUserTableUUID  # noqa: E402
 from fastapi_users_db_sqlalchemy.access_token import (  # noqa: E402
@@ -22,6 +21,7 @@ from sqlalchemy.orm import DeclarativeBase  # noqa: E402
 
 from jwt_column import KeyRing, set_default_keyring  # noqa: E402
 from jwt_column.frameworks.mixins import AccessTokenMixin  # noqa: E402
+from jwt_column.testing import assert_encrypted  # noqa: E402
 
 
 class Base(DeclarativeBase): ...
@@ -59,7 +59,7 @@ async def _program() -> None:
         assert token not in repr(await database.get_by_token(token))
         found = await database.get_by_token(token)
         assert (found.token, found.user_id) == (token, user.id)
-        assert (await session.execute(sa.text("SELECT token FROM accesstoken"))).scalar_one()[:1] == b"\x01"
+        await session.run_sync(assert_encrypted, AccessToken.token)
         assert await database.get_by_token("another") is None
         with pytest.raises(IntegrityError):
             await database.create({"token": token, "user_id": user.id})

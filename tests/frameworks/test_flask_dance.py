@@ -10,7 +10,6 @@ pytestmark = pytest.mark.frameworks
 pytest.importorskip("flask_dance", reason="needs the extra test-frameworks")
 pytest.importorskip("flask_sqlalchemy", reason="needs the extra test-frameworks")
 
-import sqlalchemy as sa  # noqa: E402
 from flask import Flask  # noqa: E402
 from flask_dance.consumer import OAuth2ConsumerBlueprint  # noqa: E402
 from flask_dance.consumer.storage.sqla import OAuthConsumerMixin, SQLAlchemyStorage  # noqa: E402
@@ -18,6 +17,7 @@ from flask_sqlalchemy import SQLAlchemy  # noqa: E402
 
 from jwt_column import KeyRing, set_default_keyring  # noqa: E402
 from jwt_column.frameworks.mixins import OAuthConsumerTokenMixin  # noqa: E402
+from jwt_column.testing import assert_encrypted  # noqa: E402
 from tests.frameworks.tokens import OTHER, TOKEN, shows  # noqa: E402
 
 db = SQLAlchemy()
@@ -44,7 +44,7 @@ def test_a_blueprint_stores_loads_replaces_and_deletes_a_token() -> None:
             "expires_at": 2_000_000_000.5,
         }
         blueprint.token = response
-        assert db.session.execute(sa.text("SELECT token FROM flask_dance_oauth")).scalar_one()[:1] == b"\x01"
+        assert_encrypted(db.session, OAuth.token)
         db.session.expire_all()
         assert blueprint.token == response
         assert blueprint.session.load_token()

@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from jwt_column import KeyRing, set_default_keyring  # noqa: E402
 from jwt_column.frameworks.mixins import SocialUserMixin  # noqa: E402
+from jwt_column.testing import assert_encrypted  # noqa: E402
 from tests.frameworks.tokens import OTHER, TOKEN, shows  # noqa: E402
 
 
@@ -58,5 +59,4 @@ def test_a_backend_stores_merges_and_reads_its_tokens() -> None:
         assert found.extra_data == {"access_token": OTHER, "id": "alice", "refresh_token": "1//r"}
         assert found.access_token == OTHER
         assert not shows(repr(vars(found)))
-        stored = session.execute(sa.text("SELECT extra_data FROM social_auth_usersocialauth")).scalar_one()
-        assert stored[:1] == b"\x01"
+        assert_encrypted(session, UserSocialAuth.extra_data)

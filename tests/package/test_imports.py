@@ -78,3 +78,14 @@ def test_annotations_of_public_names_are_those_of_the_modules() -> None:
     """The table of lazy names must lead to the modules that define them."""
     for name, module in jwt_column._MODULES.items():
         assert getattr(jwt_column, name) is getattr(sys.modules[f"jwt_column.{module}"], name)
+
+
+def test_the_pytest_plugin_loads_nothing_before_a_fixture_is_used() -> None:
+    """pytest imports it in every run of every project, before coverage is measured."""
+    loaded = loaded_by("import jwt_column.testing.plugin")
+    assert "jwt_column.testing.plugin" in loaded
+    assert not loaded & {"sqlalchemy", "cryptography"}
+    for first in ("FakeKEK", "fake_kek", "assert_encrypted"):
+        # The function, and no module of the same name.
+        statement = f"from jwt_column.testing import {first}, fake_kek; callable(fake_kek) or 1 / 0"
+        assert "jwt_column.testing.kek" in loaded_by(statement)
