@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from jwt_column import KeyRing, set_default_keyring
 from tests.support import standin as third_party
 from tests.support.databases import (
     ASYNC_DRIVERS,
@@ -115,6 +116,15 @@ def listed_keks() -> None:
 
 
 @pytest.fixture
+def ring() -> Iterator[KeyRing]:
+    """The default ring of one test, with one key."""
+    ring = KeyRing.generate()
+    set_default_keyring(ring)
+    yield ring
+    set_default_keyring(None)
+
+
+@pytest.fixture
 def standin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
     """The key provider of somebody else, installed, under the scheme ``standin:``."""
     monkeypatch.syspath_prepend(third_party.install(tmp_path_factory.mktemp("site")))
@@ -179,6 +189,36 @@ def _database_of(request: pytest.FixtureRequest, name: str) -> Database:
     return database
 
 
+def _engine(url: sa.URL) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def memory() -> Iterator[sa.Engine]:
+    """An engine on an SQLite database in memory."""
+    yield from _engine(sa.make_url("sqlite://"))
+
+
+@pytest.fixture
+def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
+    """An engine on ``sqlite_database``."""
+    yield from _engine(sqlite_database.url())
+
+
+@pytest.fixture
+def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
+    """An engine on ``postgresql_database``."""
+    yield from _engine(postgresql_database.url())
+
+
+@pytest.fixture
+def mariadb(mariadb_database: Database) -> Iterator[sa.Engine]:
+    """An engine on ``mariadb_database``."""
+    yield from _engine(mariadb_database.url())
+
+
 @pytest.fixture(params=list(SYNC_DRIVERS))
 def database(request: pytest.FixtureRequest) -> Database:
     """Each of the databases in turn."""
@@ -188,9 +228,7 @@ def database(request: pytest.FixtureRequest) -> Database:
 @pytest.fixture
 def engine(database: Database) -> Iterator[sa.Engine]:
     """An engine on ``database`` with its default driver."""
-    engine = sa.create_engine(database.url())
-    yield engine
-    engine.dispose()
+    yield from _engine(database.url())
 
 
 def _pairs(drivers: dict[str, list[str]]) -> list[object]:
@@ -211,9 +249,7 @@ def _driver_url(request: pytest.FixtureRequest) -> sa.URL:
 @pytest.fixture(params=_pairs(SYNC_DRIVERS))
 def driver_engine(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
     """An engine for every synchronous driver of every database in turn."""
-    engine = sa.create_engine(_driver_url(request))
-    yield engine
-    engine.dispose()
+    yield from _engine(_driver_url(request))
 
 
 @pytest.fixture(params=_pairs(ASYNC_DRIVERS))

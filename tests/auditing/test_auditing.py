@@ -62,13 +62,6 @@ def no_default_ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     set_default_keyring(None)
 
 
-@pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(sqlite_database.url())
-    yield engine
-    engine.dispose()
-
-
 def look(bind: sa.Engine | sa.Connection, target: Any, **options: Any) -> AuditReport:
     return audit_at(NOW, bind, target, Options(**options))
 

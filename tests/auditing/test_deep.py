@@ -36,19 +36,10 @@ from tests.support.tokens import compact
 from tests.support.workload import engine_on
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jwt_column.format.envelope import Storage
     from tests.support.databases import Database
 
 STORAGES: tuple[Storage, ...] = ("binary", "text")
-
-
-@pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(sqlite_database.url())
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -54,12 +54,11 @@ from tests.support.workload import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from typer.testing import Result
 
-    from tests.support.databases import Database
     from tests.support.workload import Sessions
 
 __all__ = ["plain_display"]
@@ -108,13 +107,6 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
-
-
-@pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(sqlite_database.url())
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -108,13 +108,6 @@ def encrypt(url: sa.URL, *arguments: str) -> Result:
 
 
 @pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(sqlite_database.url())
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
 def sessions(sqlite: sa.Engine) -> Sessions:
     """A table on SQLite, every row of which is under the old key."""
     return create_sessions(sqlite, ROWS)

@@ -15,7 +15,6 @@ from jwt_column import (
     JWTColumnError,
     KeyRing,
     UnsupportedComparisonError,
-    set_default_keyring,
 )
 from tests.support.tokens import signed_token
 
@@ -24,14 +23,7 @@ if TYPE_CHECKING:
 
 TOKEN = signed_token(sub="alice")
 
-
-@pytest.fixture(autouse=True)
-def ring() -> Iterator[KeyRing]:
-    """The default ring of one test."""
-    ring = KeyRing.generate()
-    set_default_keyring(ring)
-    yield ring
-    set_default_keyring(None)
+pytestmark = pytest.mark.usefixtures("ring")
 
 
 class Base(DeclarativeBase):

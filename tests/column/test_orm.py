@@ -47,28 +47,12 @@ from jwt_column.format import envelope
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 TOKEN = signed_token(sub="alice")
 OTHER = signed_token(sub="bob")
 
-
-@pytest.fixture(autouse=True)
-def ring() -> Iterator[KeyRing]:
-    """The default ring of one test."""
-    ring = KeyRing.generate()
-    set_default_keyring(ring)
-    yield ring
-    set_default_keyring(None)
-
-
-@pytest.fixture
-def memory() -> Iterator[sa.Engine]:
-    engine = sa.create_engine("sqlite://")
-    yield engine
-    engine.dispose()
+pytestmark = pytest.mark.usefixtures("ring")
 
 
 class Base(DeclarativeBase):

@@ -54,21 +54,7 @@ TOKEN = signed_token(sub="alice")
 OTHER = signed_token(sub="bob")
 ACCOUNT = uuid.UUID("11111111-2222-3333-4444-555555555555")
 
-
-@pytest.fixture(autouse=True)
-def ring() -> Iterator[KeyRing]:
-    """The default ring of one test."""
-    ring = KeyRing.generate()
-    set_default_keyring(ring)
-    yield ring
-    set_default_keyring(None)
-
-
-@pytest.fixture
-def memory() -> Iterator[sa.Engine]:
-    engine = sa.create_engine("sqlite://")
-    yield engine
-    engine.dispose()
+pytestmark = pytest.mark.usefixtures("ring")
 
 
 class Base(DeclarativeBase):

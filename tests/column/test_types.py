@@ -38,29 +38,11 @@ from tests.support.raw import raw_table
 from tests.support.tokens import ALGORITHMS, compact, signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from jwt_column.format.envelope import Storage
 
 STORAGES: tuple[Storage, ...] = ("binary", "text")
-
-
-@pytest.fixture
-def ring() -> Iterator[KeyRing]:
-    """The default ring of one test."""
-    ring = KeyRing.generate()
-    set_default_keyring(ring)
-    yield ring
-    set_default_keyring(None)
-
-
-@pytest.fixture
-def memory() -> Iterator[sa.Engine]:
-    engine = sa.create_engine("sqlite://")
-    yield engine
-    engine.dispose()
 
 
 def sessions(type_: EncryptedJWT | None = None, *, name: str = "sessions") -> sa.Table:

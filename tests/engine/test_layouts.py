@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
@@ -14,17 +13,10 @@ from jwt_column.format import envelope
 from tests.support.workload import Sessions, after, before, column_type, create_sessions, seal, token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import sqlalchemy as sa
 
 RICH: dict[str, Any] = {"fingerprints": ["token", "jti"], "expose_expiry": True}
 KEPT = r"type_=EncryptedJWT\(context='sessions\.token', fingerprints=\['token', 'jti'\], expose_expiry=True\)"
-
-
-@pytest.fixture
-def memory() -> Iterator[sa.Engine]:
-    engine = sa.create_engine("sqlite://")
-    yield engine
-    engine.dispose()
 
 
 def layouts(sessions: Sessions, engine: sa.Engine) -> set[Any]:

@@ -17,26 +17,10 @@ from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.shards import Shard
 from migrations_helpers.engine.strategies.base import _ROW_BYTES, Changes, in_chunks
 from tests.support.tokens import compact
-from tests.support.workload import after, create_sessions, engine_on, seal, token
+from tests.support.workload import after, create_sessions, seal, token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jwt_column import EncryptedJWT
-    from tests.support.databases import Database
-
-
-@pytest.fixture
-def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(postgresql_database.url()) as engine:
-        yield engine
-
-
-@pytest.fixture
-def memory() -> Iterator[sa.Engine]:
-    engine = sa.create_engine("sqlite://")
-    yield engine
-    engine.dispose()
 
 
 class Locked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,24 +11,13 @@ from sqlalchemy.exc import DBAPIError
 from jwt_column import ReencryptionError, decrypt_token
 from migrations_helpers import reencrypt
 from tests.support.tokens import signed_token
-from tests.support.workload import CONTEXT, AnyEngine, Unprotected, after, column_type, engine_on, run, seal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.support.databases import Database
+from tests.support.workload import CONTEXT, AnyEngine, Unprotected, after, column_type, run, seal
 
 INHERITANCE = (
     "CREATE TABLE grants (id int PRIMARY KEY, who text, token bytea)",
     "CREATE TABLE archive (PRIMARY KEY (id)) INHERITS (grants)",
 )
 NO_KEY = "CREATE TABLE grants (id int NOT NULL, other int NOT NULL DEFAULT 0, who text, token bytea)"
-
-
-@pytest.fixture
-def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(postgresql_database.url()) as engine:
-        yield engine
 
 
 def fill(engine: AnyEngine, *tables: str, rows: int = 5) -> None:

@@ -9,23 +9,14 @@ import pytest
 from jwt_column import ReencryptionError
 from migrations_helpers import reencrypt
 from migrations_helpers.engine.strategies.base import KEPT
-from tests.support.workload import OLD, Sessions, create_sessions, engine_on, seal, token
+from tests.support.workload import OLD, Sessions, create_sessions, seal, token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import sqlalchemy as sa
 
-    from tests.support.databases import Database
 
 ROWS = 120
 POISON = 51
-
-
-@pytest.fixture
-def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(postgresql_database.url()) as engine:
-        yield engine
 
 
 def execute(engine: sa.Engine, *statements: str) -> None:

@@ -19,17 +19,10 @@ from tests.support.workload import NEW, OLD, Sessions, create_sessions, engine_o
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.databases import Database
 
 pytestmark = pytest.mark.one_server
 
 ROWS = 60
-
-
-@pytest.fixture
-def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(postgresql_database.url()) as engine:
-        yield engine
 
 
 @pytest.fixture

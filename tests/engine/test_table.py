@@ -36,31 +36,11 @@ from tests.support.workload import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from migrations_helpers import ReencryptionReport
     from tests.support.databases import Database, Server
     from tests.support.workload import AnyEngine
-
-
-@pytest.fixture
-def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(postgresql_database.url()) as engine:
-        yield engine
-
-
-@pytest.fixture
-def mariadb(mariadb_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(mariadb_database.url()) as engine:
-        yield engine
-
-
-@pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(sqlite_database.url()) as engine:
-        yield engine
 
 
 def execute(engine: sa.Engine, *statements: str) -> None:

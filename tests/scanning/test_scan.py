@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects.postgresql import ARRAY, DOMAIN, INET, JSONB, TSVECTOR
 
 from jwt_column import (
     ConfigurationError,
@@ -28,27 +29,11 @@ from jwt_column.scanning.marks import may_hold_token
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from tests.support.databases import Database
 
 TOKEN = signed_token(sub="alice")
-
-
-@pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(sqlite_database.url())
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def postgresql_engine(postgresql_database: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(postgresql_database.url())
-    yield engine
-    engine.dispose()
 
 
 def logs(*columns: Any, name: str = "logs", **options: Any) -> sa.Table:
@@ -248,36 +233,32 @@ def test_names_of_every_kind_are_quoted(engine: sa.Engine) -> None:
     assert summary(find_plaintext_tokens(engine)) == [("Order; DROP `x` %(y)s", 'a "b" %', 1, (1,))]
 
 
-def test_every_schema_is_looked_through_unless_one_is_named(postgresql_engine: sa.Engine) -> None:
-    with postgresql_engine.begin() as connection:
+def test_every_schema_is_looked_through_unless_one_is_named(postgresql: sa.Engine) -> None:
+    with postgresql.begin() as connection:
         connection.execute(sa.schema.CreateSchema("tenant"))
-    fill(postgresql_engine, logs(sa.Column("line", sa.Text)), [{"line": TOKEN}])
-    fill(postgresql_engine, logs(sa.Column("line", sa.Text), schema="tenant"), [{"line": TOKEN}] * 2)
-    everything = find_plaintext_tokens(postgresql_engine)
+    fill(postgresql, logs(sa.Column("line", sa.Text)), [{"line": TOKEN}])
+    fill(postgresql, logs(sa.Column("line", sa.Text), schema="tenant"), [{"line": TOKEN}] * 2)
+    everything = find_plaintext_tokens(postgresql)
     assert summary(everything) == [("logs", "line", 1, (1,)), ("tenant.logs", "line", 2, (1,))]
-    assert summary(find_plaintext_tokens(postgresql_engine, schema="tenant")) == [
-        ("tenant.logs", "line", 2, (1,))
-    ]
-    assert summary(find_plaintext_tokens(postgresql_engine, schema="public")) == [
-        ("public.logs", "line", 1, (1,))
-    ]
+    assert summary(find_plaintext_tokens(postgresql, schema="tenant")) == [("tenant.logs", "line", 2, (1,))]
+    assert summary(find_plaintext_tokens(postgresql, schema="public")) == [("public.logs", "line", 1, (1,))]
     with pytest.raises(ConfigurationError, match="there is no schema nowhere"):
-        find_plaintext_tokens(postgresql_engine, schema="nowhere")
+        find_plaintext_tokens(postgresql, schema="nowhere")
 
 
-def test_a_partitioned_table_is_looked_through_once(postgresql_engine: sa.Engine) -> None:
-    with postgresql_engine.begin() as connection:
+def test_a_partitioned_table_is_looked_through_once(postgresql: sa.Engine) -> None:
+    with postgresql.begin() as connection:
         connection.exec_driver_sql(
             "CREATE TABLE parts (id int, line text, PRIMARY KEY (id)) PARTITION BY RANGE (id)"
         )
         connection.exec_driver_sql("CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (10)")
         connection.exec_driver_sql("CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (10) TO (20)")
         connection.execute(sa.text("INSERT INTO parts VALUES (5, :line), (15, :line)"), {"line": TOKEN})
-    assert summary(find_plaintext_tokens(postgresql_engine)) == [("parts", "line", 2, (5,))]
+    assert summary(find_plaintext_tokens(postgresql)) == [("parts", "line", 2, (5,))]
 
 
-def test_types_of_postgresql_are_read_as_text(postgresql_engine: sa.Engine) -> None:
-    with postgresql_engine.begin() as connection:
+def test_types_of_postgresql_are_read_as_text(postgresql: sa.Engine) -> None:
+    with postgresql.begin() as connection:
         connection.exec_driver_sql("CREATE DOMAIN credential AS text")
         connection.exec_driver_sql("CREATE DOMAIN number AS int")
         connection.exec_driver_sql(
@@ -285,31 +266,31 @@ def test_types_of_postgresql_are_read_as_text(postgresql_engine: sa.Engine) -> N
         )
     collated = sa.Text(collation="odd")
     table = logs(
-        sa.Column("list", postgresql.ARRAY(sa.Text)),
-        sa.Column("tree", postgresql.JSONB),
-        sa.Column("domain", postgresql.DOMAIN("credential", sa.Text(), create_type=False)),
-        sa.Column("count", postgresql.DOMAIN("number", sa.Integer(), create_type=False)),
+        sa.Column("list", ARRAY(sa.Text)),
+        sa.Column("tree", JSONB),
+        sa.Column("domain", DOMAIN("credential", sa.Text(), create_type=False)),
+        sa.Column("count", DOMAIN("number", sa.Integer(), create_type=False)),
         sa.Column("odd", collated),
-        sa.Column("search", postgresql.TSVECTOR),
-        sa.Column("address", postgresql.INET),
+        sa.Column("search", TSVECTOR),
+        sa.Column("address", INET),
     )
     fill(
-        postgresql_engine,
+        postgresql,
         table,
         [
             {"list": ["a", TOKEN], "tree": {"b": TOKEN}, "domain": TOKEN, "odd": TOKEN},
             {"address": "127.0.0.1", "search": "eyJ", "count": 5},
         ],
     )
-    with postgresql_engine.begin() as connection:
+    with postgresql.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE shapes (a point, b xid8, c xml)")
         connection.execute(
             sa.text("INSERT INTO shapes VALUES (NULL, NULL, :line)"), {"line": f"<a>{TOKEN}</a>"}
         )
         connection.exec_driver_sql("CREATE TABLE coded (code credential PRIMARY KEY, line text)")
         connection.execute(sa.text("INSERT INTO coded VALUES ('a', :line), ('b', :line)"), {"line": TOKEN})
-    assert find_plaintext_tokens(postgresql_engine, sample=1).failed == ()
-    report = find_plaintext_tokens(postgresql_engine)
+    assert find_plaintext_tokens(postgresql, sample=1).failed == ()
+    report = find_plaintext_tokens(postgresql)
     assert report.failed == ()
     assert [(found.table, found.column) for found in report] == [
         ("coded", "line"), ("logs", "domain"), ("logs", "list"), ("logs", "odd"), ("logs", "tree"), ("shapes", "c"),
@@ -421,20 +402,20 @@ def test_the_json_form_is_stable(sqlite: sa.Engine) -> None:
 
 
 def test_a_table_that_may_not_be_read_is_reported_and_the_scan_goes_on(
-    postgresql_database: Database, postgresql_engine: sa.Engine
+    postgresql_database: Database, postgresql: sa.Engine
 ) -> None:
     role = f"scanner_{postgresql_database.url().database}"
     for name in ("a_denied", "b_allowed"):
-        fill(postgresql_engine, logs(sa.Column("line", sa.Text), name=name), [{"line": TOKEN}])
-    with postgresql_engine.begin() as connection:
+        fill(postgresql, logs(sa.Column("line", sa.Text), name=name), [{"line": TOKEN}])
+    with postgresql.begin() as connection:
         connection.exec_driver_sql(f'CREATE ROLE "{role}"')
         connection.exec_driver_sql(f'GRANT SELECT ON b_allowed TO "{role}"')
     try:
-        with postgresql_engine.connect() as connection:
+        with postgresql.connect() as connection:
             connection.exec_driver_sql(f'SET ROLE "{role}"')
             report = find_plaintext_tokens(connection)
     finally:
-        with postgresql_engine.begin() as connection:
+        with postgresql.begin() as connection:
             connection.exec_driver_sql(f'DROP OWNED BY "{role}"')
             connection.exec_driver_sql(f'DROP ROLE "{role}"')
     assert report.failed == (FailedTable("a_denied", "InsufficientPrivilege 42501"),)
@@ -477,14 +458,14 @@ def test_an_error_of_ours_or_a_driver_does_not_stop_it(
     assert summary(report) == [("b", "line", 1, (1,))]
 
 
-def test_a_lost_connection_ends_it(postgresql_engine: sa.Engine) -> None:
-    fill(postgresql_engine, logs(sa.Column("line", sa.Text)), [{"line": TOKEN}])
-    with postgresql_engine.connect() as connection:
+def test_a_lost_connection_ends_it(postgresql: sa.Engine) -> None:
+    fill(postgresql, logs(sa.Column("line", sa.Text)), [{"line": TOKEN}])
+    with postgresql.connect() as connection:
         process = connection.scalar(sa.text("SELECT pg_backend_pid()"))
         connection.commit()
 
         def end(_: ScanProgress) -> None:
-            with postgresql_engine.begin() as other:
+            with postgresql.begin() as other:
                 other.execute(sa.text("SELECT pg_terminate_backend(:process)"), {"process": process})
 
         with pytest.raises(sa.exc.OperationalError):
