@@ -59,6 +59,8 @@ def late_parameter(fingerprints: Fingerprints, given: Any, *, is_list: bool = Fa
             parameter.__dict__.pop(name, None)
         parameter.type = _type_of(fingerprints)
         parameter.expanding = True
+        # Written into the statement's text, a value would be written as it is.
+        parameter.literal_execute = False
         if parameter.callable is None and not parameter.required:
             value = parameter.value
             parameter.value = fingerprints.sought_later(value, is_list=is_list)

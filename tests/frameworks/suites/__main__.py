@@ -23,6 +23,7 @@ _TESTS: Final = {
     "authlib": ("tests/flask/test_oauth2",),
     "fastapi-users": ("tests",),
     "flask-dance": ("tests/consumer/storage",),
+    "sqlalchemy": ("test/dialect/test_suite.py", "-k", "StringTest or TextTest"),
     "sqlalchemy-utils": ("tests/types/test_encrypted.py",),
 }
 
@@ -55,6 +56,8 @@ def _run(library: str, directory: Path, database: str | None, *, swapped: bool) 
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "report.xml")
         options = ["-q", "-p", "swapped_types", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        if library == "sqlalchemy" and database:
+            options.append(f"--dburi={database}")
         command = [sys.executable, "-m", "pytest", *options, *_TESTS[library]]
         done = subprocess.run(
             command, cwd=directory, env=environment, check=False, capture_output=True, text=True
