@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.operators import OperatorType
 
-__all__ = ["Claim", "EncryptedComparator"]
+__all__ = ["Claim", "EncryptedComparator", "name_of"]
 
 _EQUALITY = (operators.eq, operators.ne)
 _LISTS = (operators.in_op, operators.not_in_op)
@@ -109,7 +109,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         found = made.get(name)
         # A column gets another type when it is put into a table.
         if found is None or found.type is not self.expr.type:
-            found = made[name] = Fingerprints(self.expr.type, name)
+            found = made[name] = Fingerprints(self.expr.type, name, column=name_of(self.expr))
         return found
 
     @property
@@ -157,12 +157,11 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         Raises:
             UnsupportedComparisonError: The column does not store it.
         """
-        context = self._encrypted_type.context
         if not self._encrypted_type.expose_expiry:
             raise UnsupportedComparisonError(
-                f"{context or 'an encrypted column'}: expires_at cannot be read from ciphertext; declare "
+                f"{name_of(self.expr)}: expires_at cannot be read from ciphertext; declare "
                 f"{type(self._encrypted_type).__name__}(expose_expiry=True) and re-encrypt the rows",
-                context=context,
+                context=self._encrypted_type.context,
             )
         return self._header.expires_at()
 
@@ -243,13 +242,17 @@ def _parameter(value: object, column: ColumnElement[Any]) -> BindParameter[Any] 
 
 
 def _refusal(column: ColumnElement[Any], op: OperatorType) -> UnsupportedComparisonError:
-    context = getattr(column.type, "context", None) or "an encrypted column"
     name = getattr(op, "__name__", "this operator").removesuffix("_op")
     return UnsupportedComparisonError(
-        f"{context}: {name} cannot be answered from ciphertext; it can be compared for equality with values, by "
-        "fingerprint, and asked .is_(None)",
-        context=context,
+        f"{name_of(column)}: {name} cannot be answered from ciphertext; it can be compared for equality with values, "
+        "by fingerprint, and asked .is_(None)",
+        context=getattr(column.type, "context", None),
     )
+
+
+def name_of(column: Any) -> str:
+    """Return the name of a column for an error: its context, or the name that it has in the statement."""
+    return getattr(column.type, "context", None) or str(column)
 
 
 class _Unanswerable(ColumnElement[bool]):

@@ -46,6 +46,7 @@ class Fingerprints:
     Args:
         type_: The column's type, an ``EncryptedJWT``.
         name: ``"token"`` or a claim.
+        column: The name of the column for an error, if its type has no context.
 
     Raises:
         UnsupportedComparisonError: The column does not store this fingerprint.
@@ -54,13 +55,13 @@ class Fingerprints:
 
     __slots__ = ("_cipher", "_is_single", "_is_text", "_is_whole", "_specs", "name", "type")
 
-    def __init__(self, type_: Any, name: str) -> None:
+    def __init__(self, type_: Any, name: str, *, column: str = "a column") -> None:
         context = type_.context
         whose = "the whole token" if name == WHOLE else f"the claim {name!r}"
         if name not in type_.fingerprints:
             declaration = f"{type(type_).__name__}(fingerprints={[*type_.fingerprints, name]!r})"
             raise UnsupportedComparisonError(
-                f"{context or 'an encrypted column'}: equality cannot be answered from ciphertext without a "
+                f"{context or column}: equality cannot be answered from ciphertext without a "
                 f"fingerprint of {whose}; declare {declaration} and re-encrypt the rows",
                 context=context,
             )

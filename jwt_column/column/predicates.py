@@ -30,6 +30,7 @@ from sqlalchemy.sql.selectable import Exists, Join, ScalarSelect, SelectBase
 from sqlalchemy.types import NullType, String
 
 from ..errors import UnsupportedComparisonError
+from .comparator import name_of
 from .header_sql import is_header_sql
 from .types import EncryptedJWT
 
@@ -134,9 +135,9 @@ def _name(element: Any) -> str:
 
 
 def _refusal(column: Any, subject: str) -> UnsupportedComparisonError:
-    context = column.type.context or "an encrypted column"
     return UnsupportedComparisonError(
-        f"{context}: {subject} cannot be answered from ciphertext, and the statement was not sent; compare the column "
-        "itself with ==, in_() or .claim(), or sqlalchemy.type_coerce(column, LargeBinary or Text) to get at the bytes",
-        context=context,
+        f"{name_of(column)}: {subject} cannot be answered from ciphertext, and the statement was not sent; compare the "
+        "column itself with ==, in_() or .claim(), or take its bytes by sqlalchemy.type_coerce(column, LargeBinary or "
+        "Text)",
+        context=column.type.context,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import LargeBinary, String, event
+from sqlalchemy import LargeBinary, String, Table, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -35,7 +35,9 @@ from sqlalchemy.sql.selectable import CompoundSelect, ScalarSelect, Select, Sele
 
 from ..errors import InvalidTokenError, JWTColumnError
 from ..format.envelope import looks_like_envelope
+from .comparator import name_of
 from .predicates import comparison_refusal
+from .stored_type import storage_refusal
 from .types import EncryptedJWT
 
 if TYPE_CHECKING:
@@ -43,8 +45,11 @@ if TYPE_CHECKING:
 
 __all__ = ["examine"]
 
-# Under this name a compiled statement keeps the names of the parameters whose values are looked at each time: stored
-# envelopes, bound as bytes or text. Of nearly every statement, none.
+# The name of a parameter, and that of its column.
+_Envelope = tuple[str, str]
+
+# Under this name a compiled statement keeps the parameters whose values are looked at each time: stored envelopes,
+# bound as bytes or text. Of nearly every statement, none.
 _CHECKED: Final = "_jwt_column_envelopes"
 
 # The types by which stored envelopes can be bound as they are.
@@ -67,6 +72,7 @@ def _look(*given: Any) -> None:
     refusal = None
     if envelopes is None:
         envelopes, refusal = examine(compiled)
+        refusal = refusal or _type_refusal(given[0], compiled)
         compiled.__dict__[_CHECKED] = envelopes
     if refusal is None and envelopes:
         refusal = _envelope_refusal(envelopes, context.compiled_parameters)
@@ -80,7 +86,18 @@ def _look(*given: Any) -> None:
         raise refusal
 
 
-def examine(compiled: SQLCompiler) -> tuple[tuple[str, ...], JWTColumnError | None]:
+def _type_refusal(connection: Any, compiled: SQLCompiler) -> JWTColumnError | None:
+    """Return the error for an INSERT or UPDATE of a column whose type in the database does not fit the storage form."""
+    if not (compiled.isinsert or compiled.isupdate):
+        return None
+    table = getattr(compiled.compile_state, "dml_table", None)
+    columns = table.c if isinstance(table, Table) else ()
+    encrypted = [column for column in columns if isinstance(column.type, EncryptedJWT)]
+    refusals = (storage_refusal(connection, table, column.name, column.type) for column in encrypted)
+    return next((refusal for refusal in refusals if refusal is not None), None)
+
+
+def examine(compiled: SQLCompiler) -> tuple[tuple[_Envelope, ...], JWTColumnError | None]:
     """Return the parameters of a compiled statement that must be envelopes, and the error that refuses it or None.
 
     The error is returned and not raised, so that no frame of this module is in its traceback.
@@ -88,7 +105,7 @@ def examine(compiled: SQLCompiler) -> tuple[tuple[str, ...], JWTColumnError | No
     statement: Any = getattr(compiled.statement, "_resolved", compiled.statement)
     # The ORM compiles another statement than the one that was written: joins and attributes are resolved there.
     resolved = getattr(compiled.compile_state, "statement", None)
-    envelopes: list[str] = []
+    envelopes: list[_Envelope] = []
     for one in (statement,) if resolved is None or resolved is statement else (statement, resolved):
         for element in visitors.iterate(one):
             refusal: JWTColumnError | None = None
@@ -101,7 +118,9 @@ def examine(compiled: SQLCompiler) -> tuple[tuple[str, ...], JWTColumnError | No
     return tuple(envelopes), None
 
 
-def _value_refusal(statement: Any, compiled: SQLCompiler, envelopes: list[str]) -> JWTColumnError | None:
+def _value_refusal(
+    statement: Any, compiled: SQLCompiler, envelopes: list[_Envelope]
+) -> JWTColumnError | None:
     """Return the error for the first value that an INSERT or UPDATE would store in the clear."""
     for column, value in _assignments(statement):
         type_ = getattr(column, "type", None)
@@ -109,19 +128,19 @@ def _value_refusal(statement: Any, compiled: SQLCompiler, envelopes: list[str]) 
             continue
         name = compiled.bind_names.get(value) if isinstance(value, BindParameter) else None
         if name is None or not isinstance(value.type, _RAW[type_.storage]):
-            return _refusal(type_.context or str(column))
-        envelopes.append(name)
+            return _refusal(name_of(column))
+        envelopes.append((name, name_of(column)))
     return None
 
 
-def _envelope_refusal(names: tuple[str, ...], rows: Iterable[Any]) -> JWTColumnError | None:
+def _envelope_refusal(envelopes: tuple[_Envelope, ...], rows: Iterable[Any]) -> JWTColumnError | None:
     """Return the error for a parameter, bound as bytes or text, that is no envelope in one of the rows."""
     for row in rows:
-        for name in names:
+        for name, column in envelopes:
             value = row.get(name)
             is_stored = isinstance(value, bytes | str) and looks_like_envelope(value)
             if value is not None and not is_stored:
-                return _refusal("an encrypted column")
+                return _refusal(column)
     return None
 
 

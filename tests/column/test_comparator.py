@@ -182,9 +182,16 @@ def test_a_function_says_what_it_can_of_the_ciphertext(session: Session) -> None
     assert session.scalar(sa.select(sa.func.count(Login.token))) == 1
 
 
-def test_a_column_without_a_context_is_called_an_encrypted_column() -> None:
-    with pytest.raises(UnsupportedComparisonError, match=r"^an encrypted column: "):
-        sa.column("token", EncryptedJWT()) == TOKEN  # noqa: B015
+def test_a_column_without_a_context_is_called_by_its_name() -> None:
+    column = sa.table("t", sa.column("token", EncryptedJWT())).c.token
+    for refused in (
+        lambda: column == TOKEN,
+        lambda: column < TOKEN,
+        lambda: column.claim("jti"),
+        lambda: column.expires_at,
+    ):
+        with pytest.raises(UnsupportedComparisonError, match=r"^t\.token: "):
+            refused()
 
 
 def test_in_takes_any_iterable_of_values() -> None:
