@@ -186,3 +186,8 @@ class AuditError(JWTColumnError):
     ) -> None:
         super().__init__(message, context=context, key_id=key_id)
         self.report = report
+
+
+# Not in __all__, which lists the tree above.
+class CiphertextWarning(UserWarning):
+    """A statement works on ciphertext, so that its answer says nothing, or it sends a token in the clear."""

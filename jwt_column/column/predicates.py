@@ -22,6 +22,7 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Label,
     Null,
+    Over,
     Tuple,
     UnaryExpression,
 )
@@ -37,7 +38,7 @@ from .types import EncryptedJWT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["comparison_refusal"]
+__all__ = ["ciphertext_in", "comparison_refusal", "function_name"]
 
 _NULL_TESTS: Final = (operators.is_, operators.is_not)
 _ORDERS: Final = (operators.asc_op, operators.desc_op)
@@ -46,37 +47,47 @@ _ORDERS: Final = (operators.asc_op, operators.desc_op)
 def comparison_refusal(element: Any) -> UnsupportedComparisonError | None:
     """Return the error for an element that compares ciphertext, or None. Elements within it are looked at alone."""
     if isinstance(element, BinaryExpression):
-        column = _first(element.left, element.right)
+        operands = [one.clause if isinstance(one, Cast) else one for one in (element.left, element.right)]
+        column = ciphertext_in(*operands)
         is_null_test = element.operator in _NULL_TESTS and isinstance(element.right, Null)
         if column is not None and not is_null_test:
             return _refusal(column, "this comparison")
     elif isinstance(element, Case):
         conditions = [] if element.value is None else [element.value, *(when for when, _ in element.whens)]
-        column = _first(*conditions)
+        column = ciphertext_in(*conditions)
         if column is not None:
             return _refusal(column, "CASE with a value")
     elif isinstance(element, FunctionElement):
         if not is_header_sql(element) and _mixes_values(element):
-            return _refusal(_argument(element), f"{_name(element)}() with a value")
-    elif isinstance(element, UnaryExpression) and element.modifier in _ORDERS:
-        column = _ciphertext(element.element)
+            return _refusal(_argument(element), f"{function_name(element)}() with a value")
+    elif isinstance(element, UnaryExpression | Over):
+        order = element.order_by if isinstance(element, Over) else _ordered(element)
+        column = _ciphertext(order)
         if column is not None:
             return _refusal(column, "ORDER BY")
     return _predicate_refusal(element)
+
+
+def _ordered(element: Any) -> Any:
+    return element.element if element.modifier in _ORDERS else None
 
 
 def _predicate_refusal(element: Any) -> UnsupportedComparisonError | None:
     """Return the error for a function over ciphertext in WHERE, HAVING or ON, or for ORDER BY ciphertext."""
     for condition in _conditions(element):
         for part in visitors.iterate(condition):
-            if isinstance(part, FunctionElement) and not is_header_sql(part) and _name(part) != "count":
+            if (
+                isinstance(part, FunctionElement)
+                and not is_header_sql(part)
+                and function_name(part) != "count"
+            ):
                 column = _argument(part)
             elif isinstance(part, Cast):
                 column = _ciphertext(part.clause)
             else:
                 continue
             if column is not None:
-                return _refusal(column, f"{_name(part)}() in a condition")
+                return _refusal(column, f"{function_name(part)}() in a condition")
     for order in getattr(element, "_order_by_clauses", ()):
         column = _ciphertext(order)
         if column is not None:
@@ -100,9 +111,9 @@ def _ciphertext(element: Any) -> ColumnElement[Any] | None:
     if isinstance(element, ScalarSelect | Exists):
         return None if isinstance(element, Exists) else _ciphertext(element.element)
     if isinstance(element, SelectBase):
-        return _first(*element.selected_columns)
+        return ciphertext_in(*element.selected_columns)
     if isinstance(element, Tuple | ClauseList):
-        return _first(*element.clauses)
+        return ciphertext_in(*element.clauses)
     if isinstance(element, ColumnElement) and isinstance(element.type, EncryptedJWT):
         return element
     return None
@@ -110,10 +121,10 @@ def _ciphertext(element: Any) -> ColumnElement[Any] | None:
 
 def _argument(function: Any) -> ColumnElement[Any] | None:
     """Return the first argument of a function that is ciphertext."""
-    return _first(*function.clauses)
+    return ciphertext_in(*function.clauses)
 
 
-def _first(*operands: Any) -> ColumnElement[Any] | None:
+def ciphertext_in(*operands: Any) -> ColumnElement[Any] | None:
     """Return the first ciphertext in several operands."""
     found = (_ciphertext(operand) for operand in operands)
     return next((one for one in found if one is not None), None)
@@ -130,7 +141,8 @@ def _mixes_values(function: Any) -> bool:
     )
 
 
-def _name(element: Any) -> str:
+def function_name(element: Any) -> str:
+    """Return the name of a function in SQL, in lower case."""
     return str(getattr(element, "name", None) or type(element).__name__).lower()
 
 

@@ -36,6 +36,7 @@ from sqlalchemy.sql.selectable import CompoundSelect, ScalarSelect, Select, Sele
 from ..errors import InvalidTokenError, JWTColumnError
 from ..format.envelope import looks_like_envelope
 from .comparator import name_of
+from .misuses import misuses_of, tokens_sent_by, warn_of
 from .predicates import comparison_refusal
 from .stored_type import storage_refusal
 from .types import EncryptedJWT
@@ -66,6 +67,8 @@ def _look(*given: Any) -> None:
     """Refuse a statement before it is sent, given the six arguments of the event."""
     context = given[4]
     compiled = context.compiled
+    if compiled is None or getattr(compiled, "isplaintext", False):
+        warn_of(tokens_sent_by(given[3]))
     envelopes = None if compiled is None else compiled.__dict__.get(_CHECKED)
     if envelopes == () or not isinstance(compiled, SQLCompiler):
         return
@@ -73,6 +76,8 @@ def _look(*given: Any) -> None:
     if envelopes is None:
         envelopes, refusal = examine(compiled)
         refusal = refusal or _type_refusal(given[0], compiled)
+        if refusal is None:
+            warn_of(misuse for element in _elements(compiled) for misuse in misuses_of(element))
         compiled.__dict__[_CHECKED] = envelopes
     if refusal is None and envelopes:
         refusal = _envelope_refusal(envelopes, context.compiled_parameters)
@@ -102,20 +107,26 @@ def examine(compiled: SQLCompiler) -> tuple[tuple[_Envelope, ...], JWTColumnErro
 
     The error is returned and not raised, so that no frame of this module is in its traceback.
     """
+    envelopes: list[_Envelope] = []
+    for element in _elements(compiled):
+        refusal: JWTColumnError | None = None
+        if isinstance(element, UpdateBase):
+            refusal = _value_refusal(element, compiled, envelopes)
+        if refusal is None:
+            refusal = comparison_refusal(element)
+        if refusal is not None:
+            return (), refusal
+    return tuple(envelopes), None
+
+
+def _elements(compiled: SQLCompiler) -> Iterator[Any]:
+    """Yield every element of a statement, as it was written and as the ORM resolved it."""
     statement: Any = getattr(compiled.statement, "_resolved", compiled.statement)
     # The ORM compiles another statement than the one that was written: joins and attributes are resolved there.
     resolved = getattr(compiled.compile_state, "statement", None)
-    envelopes: list[_Envelope] = []
-    for one in (statement,) if resolved is None or resolved is statement else (statement, resolved):
-        for element in visitors.iterate(one):
-            refusal: JWTColumnError | None = None
-            if isinstance(element, UpdateBase):
-                refusal = _value_refusal(element, compiled, envelopes)
-            if refusal is None:
-                refusal = comparison_refusal(element)
-            if refusal is not None:
-                return (), refusal
-    return tuple(envelopes), None
+    yield from visitors.iterate(statement)
+    if resolved is not None and resolved is not statement:
+        yield from visitors.iterate(resolved)
 
 
 def _value_refusal(

@@ -1,0 +1,146 @@
+"""Uses of ciphertext that SQLAlchemy builds and a database answers, and whose answer means nothing.
+
+Equal tokens have different ciphertext, so ``DISTINCT``, ``GROUP BY`` and ``max()`` of the column work on values of
+which each is different. A statement may still be right, for instance because it names the primary key too, so it is
+sent, with a :class:`CiphertextWarning`, once for each compiled statement.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, Over, TypeCoerce, UnaryExpression
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import CompoundSelect, Select
+from sqlalchemy.types import String
+
+from ..errors import CiphertextWarning
+from ..format.token import JWT
+from .comparator import name_of
+from .header_sql import is_header_sql
+from .predicates import ciphertext_in, function_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import FrameType
+
+__all__ = ["misuses_of", "tokens_sent_by", "warn_of"]
+
+#: Functions whose answer about ciphertext means something, or that return it as it is.
+_SENSIBLE: Final = frozenset(
+    {
+        *("count", "coalesce", "ifnull", "nullif", "length", "octet_length", "char_length", "pg_column_size"),
+        *("first_value", "last_value", "nth_value", "lag", "lead", "any_value", "grouping"),
+        *(
+            "row_number",
+            "rank",
+            "dense_rank",
+            "json_build_object",
+            "json_object",
+            "jsonb_build_object",
+            "row",
+        ),
+    }
+)
+_EQUALITY: Final = (
+    operators.eq,
+    operators.ne,
+    operators.in_op,
+    operators.not_in_op,
+    operators.is_distinct_from,
+    operators.is_not_distinct_from,
+)
+
+
+def misuses_of(element: Any) -> Iterator[str]:
+    """Yield what is wrong with one element of a statement. Elements within it are looked at alone."""
+    if isinstance(element, Select):
+        if element._distinct:  # noqa: SLF001 - no public name tells it
+            yield from _of_equal_rows("DISTINCT", element._distinct_on or element.selected_columns)  # noqa: SLF001
+        yield from _of_equal_rows("GROUP BY", element._group_by_clauses)  # noqa: SLF001
+    elif isinstance(element, CompoundSelect):
+        if not str(element.keyword.value).endswith("ALL"):
+            yield from _of_equal_rows(str(element.keyword.value), element.selected_columns)
+    elif isinstance(element, Over):
+        yield from _of_equal_rows(
+            "PARTITION BY", [] if element.partition_by is None else [element.partition_by]
+        )
+    elif isinstance(element, UnaryExpression) and element.operator is operators.distinct_op:
+        yield from _of_equal_rows("DISTINCT", [element.element])
+    elif isinstance(element, FunctionElement) and not is_header_sql(element):
+        column = ciphertext_in(*element.clauses)
+        name = function_name(element)
+        if column is not None and name not in _SENSIBLE:
+            yield f"{name_of(column)}: {name}() works on ciphertext, and says nothing about tokens"
+    elif isinstance(element, BinaryExpression) and element.operator in _EQUALITY:
+        yield from _of_coerced(element)
+
+
+def _of_equal_rows(words: str, expressions: Iterable[Any]) -> Iterator[str]:
+    """Yield the fault of comparing rows by ciphertext, unless the rows' primary key is compared too."""
+    found = list(expressions)
+    column = ciphertext_in(*found)
+    if column is None:
+        return
+    names = {getattr(one, "name", None) for one in found}
+    keys = getattr(getattr(column, "table", None), "primary_key", None) or ()
+    if not keys or any(key.name not in names for key in keys):
+        yield (
+            f"{name_of(column)}: {words} of ciphertext takes all rows for different, because equal tokens have "
+            "different ciphertext; leave the column out"
+        )
+
+
+def _of_coerced(comparison: Any) -> Iterator[str]:
+    """Yield the fault of a token that is compared with the column as another type."""
+    for side, other in ((comparison.left, comparison.right), (comparison.right, comparison.left)):
+        column: Any = ciphertext_in(side.clause) if isinstance(side, TypeCoerce) else None
+        is_text = isinstance(other, BindParameter) and isinstance(other.type, String)
+        if column is not None and is_text and column.type.plaintext == "refuse":
+            yield (
+                f"{name_of(column)}: type_coerce(column, {type(side.type).__name__}) is compared as ciphertext, which "
+                "equals no token, and the value goes to the database as it is; compare the column itself"
+            )
+
+
+def tokens_sent_by(parameters: Any) -> Iterator[str]:
+    """Yield the fault of a statement in plain SQL with a token among its parameters."""
+    rows = parameters if isinstance(parameters, list | tuple) else (parameters,)
+    for row in rows:
+        values = row.values() if isinstance(row, dict) else row if isinstance(row, list | tuple) else (row,)
+        if any(isinstance(value, JWT) for value in values):
+            yield (
+                "a statement in plain SQL has a JWT among its parameters, which goes to the database in the clear; "
+                "use text(...).bindparams(bindparam(name, type_=Model.token.type)), or a statement on the column"
+            )
+
+
+def warn_of(misuses: Iterable[str]) -> None:
+    """Warn, at the line of the application that executes the statement."""
+    # The ORM has most elements twice: as they were written, and resolved.
+    for misuse in dict.fromkeys(misuses):
+        frame = _calling_frame()
+        if frame is None:
+            warnings.warn(misuse, CiphertextWarning, stacklevel=2)
+        else:
+            warnings.warn_explicit(
+                misuse,
+                CiphertextWarning,
+                frame.f_code.co_filename,
+                frame.f_lineno,
+                registry=frame.f_globals.setdefault("__warningregistry__", {}),
+            )
+
+
+def _calling_frame() -> FrameType | None:
+    """Return the innermost frame outside of SQLAlchemy and this package."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as the module warnings does
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in ("sqlalchemy", "jwt_column"):
+            return frame
+        frame = frame.f_back
+    return None
