@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeDecorator
 
 from .column.comparator import EncryptedComparator
 from .database.driver_errors import error_name, is_null_refused, is_refusal_of_row
+from .database.error_sentences import explained, is_read_only
 from .database.key_order import KeyOrder, KeyRange, paged_by
 from .database.reading import is_autocommit, refuse_asynchronous
 from .errors import ConfigurationError
@@ -97,7 +98,8 @@ def purge_expired(
     Raises:
         UnsupportedComparisonError: The column does not store the expiry, or *before* is a naive time.
         ConfigurationError: Not a column of a table with a primary key that rows can be found by; *where* or *action* is
-            something else; or ``action="null"`` and the column is NOT NULL.
+            something else; ``action="null"`` and the column is NOT NULL; or the database is read-only, such as a
+            replica.
     """
     expires_at = EncryptedComparator(_column_of(column)).expires_at
     expired = expires_at <= (datetime.now(UTC) if before is None else before)
@@ -170,18 +172,23 @@ class _Purge:
         """Remove rows; of a batch that the database refuses, each half, down to the row."""
         if not keys:
             return
+        read_only = None
         try:
             with self._attempt() as bind:
                 # The conditions once more: a row may have been given another token since its key was read.
                 result = bind.execute(self._removal.where(self._order.among(keys), *self._conditions))
         except DBAPIError as error:
-            if not is_refusal_of_row(error):
+            if is_read_only(error):
+                read_only = explained(error)
+            elif not is_refusal_of_row(error):
                 raise
             refusal, reason = error, error_name(error)
             is_not_null = self._clears and is_null_refused(error)
         else:
             self.removed += cast("CursorResult[Any]", result).rowcount
             return
+        if read_only is not None:
+            raise ConfigurationError(f"{self.name}: nothing was removed ({read_only})")
         if is_not_null:
             raise ConfigurationError(_NOT_NULL.format(name=self.name))
         if len(keys) == 1:

@@ -6,13 +6,16 @@ from typing import Final
 
 from .driver_errors import error_code, error_name
 
-__all__ = ["explained", "is_setup_problem"]
+__all__ = ["explained", "is_read_only", "is_setup_problem"]
 
 _GRANT: Final = (
     "the role lacks a right on the table: GRANT it SELECT to read, UPDATE too to rewrite, DELETE to delete, and in "
     "PostgreSQL USAGE on the schema"
 )
 _READ_ONLY: Final = "the database is read-only here: connect to the primary, and not to a replica of it"
+_READ_ONLY_FILE: Final = (
+    "the file cannot be written: look at the rights on it and on its directory, and at the URL"
+)
 _DISK: Final = "the disk of the database is full: make room, and run again"
 _LOCKED: Final = (
     "others held their locks for too long: run again when there is less to do, or raise lock_timeout"
@@ -134,11 +137,11 @@ _SENTENCES: Final[dict[str | int, str]] = {
     "SQLITE_IOERR": "the file cannot be read or written: look at the disk, and whether it is full",
     "SQLITE_LOCKED": _LOCKED,
     "SQLITE_NOTADB": "the file is no SQLite database: look at its path",
-    "SQLITE_READONLY": "the file cannot be written: look at the rights on it and on its directory, and at the URL",
+    "SQLITE_READONLY": _READ_ONLY_FILE,
 }
 
 # Caused by the set-up, so that the same call will fail again.
-_SETUP: Final = frozenset({_GRANT, _READ_ONLY, _LOGIN, _MISSING, _IDENTITY})
+_SETUP: Final = frozenset({_GRANT, _READ_ONLY, _READ_ONLY_FILE, _LOGIN, _MISSING, _IDENTITY})
 
 
 def explained(error: BaseException) -> str:
@@ -149,8 +152,12 @@ def explained(error: BaseException) -> str:
 
 def is_setup_problem(error: BaseException) -> bool:
     """Return True if an error comes of how the database or its role is set up, and a retry does not help."""
-    sentence = _sentence_of(error)
-    return sentence in _SETUP or "SQLITE_READONLY" in error_name(error)
+    return _sentence_of(error) in _SETUP
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Return True if the database takes no change from anybody here, as a replica does not."""
+    return _sentence_of(error) in (_READ_ONLY, _READ_ONLY_FILE)
 
 
 def _sentence_of(error: BaseException) -> str | None:
