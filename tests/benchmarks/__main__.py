@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.benchmarks import access_trail, auditing, columns, key_loading, lookup
+from tests.benchmarks import access_trail, auditing, columns, key_loading, lookup, scale, service
 from tests.benchmarks.reencryption import command as reencryption
 from tests.benchmarks.report import WIDTH, print_limits, print_table, write_json, write_markdown
 
@@ -29,6 +29,8 @@ _BENCHMARKS: Final[dict[str, Any]] = {
     "access-trail": access_trail,
     "key-loading": key_loading,
     "reencryption": reencryption,
+    "service": service,
+    "scale": scale,
 }
 _DEFAULT: Final = "columns"
 

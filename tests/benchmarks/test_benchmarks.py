@@ -125,6 +125,38 @@ def test_access_trail_is_measured_and_written_as_markdown(
     assert len(table) == 4
 
 
+# -- a live service, and many rows ---------------------------------------------------------------------------------
+
+
+def test_a_service_is_measured_beside_a_run(
+    postgresql_database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = ("--postgresql", text_of(postgresql_database))
+    main(["service", "--rows", "2000", "--rounds", "1", "--seconds", "1", *url])
+    printed = capsys.readouterr().out
+    for expected in ("no run", "nice=0", "nice=1", "max_latency", "p99"):
+        assert expected in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_many_rows_are_measured_and_every_token_is_checked(
+    postgresql_database: Database, tmp_path: Path
+) -> None:
+    sizes = ("--rows", "3000", "--purge-rows", "200", "--bloat-rows", "500", "--seconds", "1")
+    url = ("--postgresql", text_of(postgresql_database))
+    main(["scale", *sizes, *url, "--json", str(tmp_path / "report.json")])
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    figures = {
+        (figure["subject"], figure["what"]): figure["value"]
+        for table in report["tables"]
+        for figure in table["figures"]
+    }
+    for name in ("one process", "two shards"):
+        assert (figures[name, "rows checked"], figures[name, "wrong tokens"]) == (3_000, 0)
+    assert ("vacuum=False, no autovacuum", "table after against before") in figures
+    assert (figures["purge_expired", "removed"], figures["purge_expired", "left"]) == (200, 200)
+
+
 # -- re-encryption -------------------------------------------------------------------------------------------------
 
 TINY = ("reencryption", "--rounds", "1", "--transactions", "3")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AES",
+    "BACK_VARIABLES",
     "CONTEXT",
     "DISTINCT",
     "ENVELOPES",
@@ -27,8 +28,10 @@ __all__ = [
     "PGP",
     "RING_VARIABLES",
     "Content",
+    "back_ring",
     "column_type",
     "count_opened",
+    "distinct_tokens",
     "ring",
 ]
 
@@ -47,6 +50,8 @@ _OLD_FERNET: Final = Fernet(base64url.encode(_OLD) + "=")
 
 #: :func:`ring`, as processes find it.
 RING_VARIABLES: Final = {"JWT_COLUMN_KEYS": f"{base64url.encode(_NEW)},{base64url.encode(_OLD)}"}
+#: :func:`back_ring`, likewise.
+BACK_VARIABLES: Final = {"JWT_COLUMN_BENCHMARK_BACK": f"{base64url.encode(_OLD)},{base64url.encode(_NEW)}"}
 #: The same for Fernet.
 NEW_FERNET: Final = MultiFernet([Fernet(base64url.encode(_NEW) + "="), _OLD_FERNET])
 
@@ -56,13 +61,19 @@ def ring() -> KeyRing:
     return KeyRing([_NEW, _OLD])
 
 
+def back_ring() -> KeyRing:
+    """Return the ring of a way back, in which the old key is active."""
+    return KeyRing([_OLD, _NEW])
+
+
 def column_type(keyring: KeyRing | None = None) -> EncryptedJWT:
     """Return the column's type; without a ring it has the one in the environment, :data:`RING_VARIABLES`."""
     return EncryptedJWT(keyring, context=CONTEXT)
 
 
 @functools.cache
-def _tokens() -> list[str]:
+def distinct_tokens() -> list[str]:
+    """Return the tokens in the order of the rows that hold them."""
     return make_tokens("RS256", _CHARACTERS, DISTINCT)
 
 
@@ -71,19 +82,20 @@ def _envelopes() -> list[bytes]:
     rings = [KeyRing([_OLD]) for _ in range(_WRITERS)]
     sealed = (
         encrypt_token(token, rings[number % _WRITERS], context=CONTEXT)
-        for number, token in enumerate(_tokens())
+        for number, token in enumerate(distinct_tokens())
     )
     return [stored for stored in sealed if isinstance(stored, bytes)]
 
 
-def count_opened(rows: Iterable[tuple[int, bytes]]) -> tuple[int, int]:
-    """Open re-encrypted rows of id and envelope, under the new key alone.
+def count_opened(rows: Iterable[tuple[int, bytes]], *, is_back: bool = False) -> tuple[int, int]:
+    """Open re-encrypted rows of id and envelope, under the new key alone; on the way back also under the other.
 
     Returns:
         How many rows there are, and how many of them do not give their token back.
     """
-    new_ring = KeyRing([_NEW])
-    expected = _tokens()
+    # A service that goes on writes under the new key.
+    new_ring = back_ring() if is_back else KeyRing([_NEW])
+    expected = distinct_tokens()
     found = failed = 0
     for number, stored in rows:
         found += 1
@@ -108,7 +120,7 @@ class Content:
 
 
 def _plain() -> list[bytes]:
-    return [token.encode() for token in _tokens()]
+    return [token.encode() for token in distinct_tokens()]
 
 
 ENVELOPES: Final = Content(_envelopes)
