@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
     from tests.support.databases import Database
+    from tests.support.vault import OpenBao
 
 __all__ = ["plain_display"]  # a fixture
 
@@ -341,16 +342,45 @@ def test_a_fleet_writes_through_a_rotation_that_is_killed_at_every_step(
     database: Database, tmp_path: Path
 ) -> None:
     """Three processes insert, update and read; the command is killed after each change of the file, and run again."""
+    kek = None
+    if database.name != "sqlite":
+        write_key_file(tmp_path / "kek", [generate_key()])
+        kek = f"file:{tmp_path / 'kek'}"
+    rotate_under_load(database, tmp_path, kek, {})
+
+
+@pytest.mark.processes
+@pytest.mark.cloud
+def test_a_fleet_with_a_kek_in_openbao_is_rotated_too(
+    sqlite_database: Database, tmp_path: Path, openbao: OpenBao, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"VAULT_ADDR": openbao.address, "VAULT_TOKEN": openbao.token}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    kek = f"vault-transit:{openbao.rest(openbao.new_key(derived=True))}"
+    rotate_under_load(sqlite_database, tmp_path, kek, variables)
+
+
+def rotate_under_load(database: Database, tmp_path: Path, kek: str | None, variables: dict[str, str]) -> None:
     path, stop = tmp_path / "jwt.keys", tmp_path / "stop"
-    write_key_file(path, [generate_key()])
+    if kek is None:
+        write_key_file(path, [generate_key()])
+    else:
+        init = ["keys", "init", "--file", str(path), "--wrapped-by", kek]
+        assert invoke(*init).exit_code == ExitCode.OK
     old = KeyRing.from_uri(f"file:{path}").active
     url = database.url().render_as_string(hide_password=False)
-    environment = os.environ | {
-        "JWT_COLUMN_KEYRING": f"file:{path}",
-        DATABASE_VARIABLE: url + ("?timeout=60" if database.name == "sqlite" else ""),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-        "SSL_CERT_FILE": os.devnull,
-    }
+    environment = (
+        os.environ
+        | variables
+        | {
+            "JWT_COLUMN_KEKS": kek or "",
+            "JWT_COLUMN_KEYRING": f"file:{path}",
+            DATABASE_VARIABLE: url + ("?timeout=60" if database.name == "sqlite" else ""),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+            "SSL_CERT_FILE": os.devnull,
+        }
+    )
     engine = sa.create_engine(url)
     type_ = EncryptedJWT(f"file:{path}")
     table = sa.Table(

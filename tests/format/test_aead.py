@@ -377,5 +377,17 @@ def test_derived_keys_are_kept_up_to_a_limit() -> None:
     cipher = XAES256GCM(bytes(32), bytes(32))
     for number in range(600):
         cipher.encrypt(number.to_bytes(24, "little"), b"", b"")
-        assert len(cipher._subkeys) <= 512
+        # Before the limit all of them are kept: a derivation costs more than a decryption.
+        assert len(cipher._subkeys) == number + 1 if number < 512 else len(cipher._subkeys) <= 512
     assert cipher.decrypt(bytes(24), cipher.encrypt(bytes(24), b"x", b""), b"") == b"x"
+
+
+def test_opener_opens_the_messages_of_one_prefix() -> None:
+    cipher = XAES256GCM(bytes(32), bytes(32))
+    sealed = [cipher.seal(data, b"aad", b"before") for data in (b"one", b"", b"x" * 1_000)]
+    opener = cipher.opener(sealed[0][6:18])
+    assert [opener(one, 18, b"aad") for one in sealed] == [b"one", b"", b"x" * 1_000]
+    elsewhere = XAES256GCM(bytes(32), bytes(32)).seal(b"one", b"aad", b"before")
+    for changed, aad in ((sealed[0], b"other"), (sealed[0][:-1], b"aad"), (elsewhere, b"aad")):
+        with pytest.raises(InvalidTag):
+            opener(changed, 18, aad)
