@@ -112,10 +112,6 @@ class Progress:
     columns: tuple[ColumnProgress, ...]
     findings: tuple[FindingChange, ...]
 
-    def column(self, name: str) -> ColumnProgress:
-        """Return the progress of one column."""
-        return next(column for column in self.columns if column.column == name)
-
     @property
     def both(self) -> tuple[list[ColumnAudit], list[ColumnAudit]]:
         """The columns that are part of both audits, then and now."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
+import socket
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +230,23 @@ def rotating(sqlite: sa.Engine) -> sa.Table:
             [*[envelope(column, token())] * 3, *[envelope(column, token(), BEFORE)] * 2],
         )
     return table
+
+
+def test_a_report_says_who_audited_which_database_with_what(
+    sqlite: sa.Engine, rotating: sa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = audit(sqlite, rotating)
+    assert report.operator == f"{getpass.getuser()}@{socket.gethostname()}"
+    assert report.server["name"] == sqlite.url.database
+    assert set(report.versions) == {"jwt-column", "SQLAlchemy", "Python"}
+    assert report.versions["SQLAlchemy"] == sa.__version__
+    assert audit(sqlite, rotating, operator="nightly").operator == "nightly"
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")  # as in a container without a name for its user
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert audit(sqlite, rotating).operator == f"{os.getuid()}@{socket.gethostname()}"
 
 
 def test_a_host_without_keys_names_the_active_one(sqlite: sa.Engine, rotating: sa.Table) -> None:

@@ -487,9 +487,12 @@ def test_findings_stand_together_by_kind_and_say_once_what_all_have() -> None:
         KINDS["column-short"].found("t1.c", "It takes 7."),
         KINDS["column-short"].found("t7.c", "It takes 9."),
         KINDS["plaintext"].found("t7.c", "7 rows are in the clear.", 7),
+        KINDS["alg-none"].found("t1.c", "Of another release.", 1),
+        KINDS["alg-none"].found("t7.c", "Of another release.", 7),
     )
     groups = {group.code: group for group in by_kind(findings)}
-    assert list(groups) == ["moved", "plaintext", "column-short", "stale"]
+    assert list(groups) == ["alg-none", "moved", "plaintext", "column-short", "stale"]
+    assert groups["alg-none"].message == "Of another release."
     assert groups["stale"].message == "Rows are stale: really."
     assert (groups["stale"].rows, groups["stale"].columns, groups["stale"].title) == (1_208, 3, "Stale")
     assert groups["moved"].message == f"Rows {KINDS['moved'].rows[1]}: x."

@@ -25,6 +25,7 @@ from jwt_column import AuditReport, EncryptedJWT, KeyRing, audit, set_default_ke
 from jwt_column.auditing.columns import columns_of
 from jwt_column.auditing.prometheus import to_prometheus
 from jwt_column.auditing.report import Severity
+from jwt_column.auditing.sarif import to_sarif
 from jwt_column.cli import audit as audit_module
 from jwt_column.cli import watch_view
 from jwt_column.cli.app import app
@@ -307,6 +308,26 @@ def test_the_report_on_a_terminal(sqlite: sa.Engine, sessions: Sessions, applica
     assert max(map(len, expected.splitlines()[1:])) <= 80
 
 
+def test_columns_of_one_kind_share_its_sentence(
+    sqlite: sa.Engine, sessions: Sessions, application: str
+) -> None:
+    with sqlite.begin() as connection:
+        statement = sa.text("INSERT INTO refresh_tokens (id, token) VALUES (7, :token)")
+        connection.execute(statement, {"token": seal(token(1))})
+        last = connection.exec_driver_sql("DELETE FROM sessions WHERE id > 3").rowcount
+    assert last == ROWS - 3
+    assert (
+        """
+  warning  stale
+    Rows are stale: under another key than the active one, or of another layout.
+    refresh_tokens.token: 1 row. Primary key: 7
+    sessions.token: 3 rows. Primary keys: 1, 2, 3
+    Re-encrypt them: jwt-column reencrypt, or op.reencrypt_jwt_column().
+"""
+        in invoke(sqlite.url, "--model", f"{application}:Base").stdout
+    )
+
+
 def test_the_report_of_a_clean_database(sqlite: sa.Engine, sessions: Sessions, application: str) -> None:
     clear(sqlite)
     result = invoke(sqlite.url, "--model", f"{application}:Base", "--deep")
@@ -465,6 +486,12 @@ def test_a_kind_with_two_findings_in_a_column_is_one_sample_and_labels_are_escap
     twice = (
         finding("retired-key", Severity.CRITICAL, HOSTILE, 2),
         finding("retired-key", Severity.CRITICAL, HOSTILE, 3),
+    )
+    assert "version" not in to_sarif([report_of()])["runs"][0]["tool"]["driver"]
+    exposed = to_prometheus([report_of(audited_column("t.c", expired=7))])
+    assert (
+        '\njwt_column_rows_expired{database="postgresql+psycopg://db.example.org:5432/app",column="t.c"} 7\n'
+        in exposed
     )
     lines = to_prometheus([report_of(audited_column(HOSTILE), findings=twice, database='a"b\\c\nd')]).split(
         "\n"

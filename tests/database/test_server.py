@@ -37,6 +37,15 @@ def test_a_server_that_refuses_ends_no_transaction_of_the_caller(engine: sa.Engi
         connection.execute(sa.text("DROP TABLE server_probe"))
 
 
+def test_a_server_that_does_not_answer_is_left_out() -> None:
+    """As one that refuses a function to the role."""
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection:
+        connection.dialect.name = "mysql"
+        assert server_of(connection) == {}
+    engine.dispose()
+
+
 def test_memory_and_unknown_databases() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection:
