@@ -64,7 +64,8 @@ class _ExpiryComparator(TypeDecorator.Comparator[datetime]):
         if op in (*_ORDERING, *_IDENTITY, operators.eq, operators.ne):
             return super().operate(op, *other, **kwargs)
         raise _refusal(
-            f"{getattr(op, '__name__', 'this operator').removesuffix('_op')} is not asked of a time"
+            f"{getattr(op, '__name__', 'this operator').removesuffix('_op')} is not asked of a time; calculate the "
+            "time that it is compared with in Python"
         )
 
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> ColumnElement[Any]:
@@ -86,7 +87,9 @@ def _comparable(value: Any, *, round_up: bool = False) -> Any:
         is_open = isinstance(value, BindParameter) and isinstance(value.type, NullType)
         if is_open or isinstance(value, Null) or isinstance(value.type, ExpiryTime):
             return value
-        raise _refusal(f"it is compared with a datetime, not with an expression of type {value.type}")
+        raise _refusal(
+            f"it is compared with a datetime such as datetime.now(UTC), not with an expression of type {value.type}"
+        )
     if isinstance(value, operators.Operators):
         raise _refusal("it is compared with a datetime, not with another column")
     if value is None:

@@ -19,6 +19,7 @@ from sqlalchemy.sql.elements import (
     ClauseList,
     CollectionAggregate,
     ColumnElement,
+    Extract,
     Grouping,
     Label,
     Null,
@@ -32,6 +33,7 @@ from sqlalchemy.types import NullType, String
 
 from ..errors import UnsupportedComparisonError
 from .comparator import name_of
+from .expiry import ExpiryTime
 from .header_sql import is_header_sql
 from .types import EncryptedJWT
 
@@ -42,10 +44,17 @@ __all__ = ["ciphertext_in", "comparison_refusal", "function_name"]
 
 _NULL_TESTS: Final = (operators.is_, operators.is_not)
 _ORDERS: Final = (operators.asc_op, operators.desc_op)
+# Functions whose result is one of their arguments, or a number of rows.
+_OF_TIMES: Final = frozenset(("coalesce", "count", "max", "min"))
 
 
 def comparison_refusal(element: Any) -> UnsupportedComparisonError | None:
     """Return the error for an element that compares ciphertext, or None. Elements within it are looked at alone."""
+    if _calculates_with_expiry(element):
+        return UnsupportedComparisonError(
+            f"expires_at: {function_name(element)} is not asked of it, and the statement was not sent; select "
+            "expires_at, and calculate in Python"
+        )
     if isinstance(element, BinaryExpression):
         operands = [one.clause if isinstance(one, Cast) else one for one in (element.left, element.right)]
         column = ciphertext_in(*operands)
@@ -93,6 +102,19 @@ def _predicate_refusal(element: Any) -> UnsupportedComparisonError | None:
         if column is not None:
             return _refusal(column, "ORDER BY")
     return None
+
+
+def _calculates_with_expiry(element: Any) -> bool:
+    """Return True for a function of ``expires_at`` that would take the stored bytes for a time."""
+    if isinstance(element, Extract):
+        operands = [element.expr]
+    elif isinstance(element, Cast):
+        operands = [element.clause]
+    elif isinstance(element, FunctionElement) and not is_header_sql(element):
+        operands = [] if function_name(element) in _OF_TIMES else list(element.clauses)
+    else:
+        return False
+    return any(isinstance(getattr(operand, "type", None), ExpiryTime) for operand in operands)
 
 
 def _conditions(element: Any) -> Iterator[Any]:

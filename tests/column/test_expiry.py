@@ -202,6 +202,27 @@ def test_what_makes_no_sense_between_times_is_refused_when_built(
         build(Login.token.expires_at)
 
 
+def test_a_function_that_would_take_the_stored_bytes_for_a_time_is_refused(session: Session) -> None:
+    """SQLite answered None for every row, and MariaDB too."""
+    for name in ("token", "text"):
+        when = getattr(Login, name).expires_at
+        for expression in (
+            sa.extract("year", when),
+            sa.cast(when, sa.DateTime),
+            sa.cast(when, sa.Date) == date(2026, 3, 1),
+            sa.func.date(when),
+            sa.func.sum(when),
+            sa.func.max(sa.func.length(when)),
+        ):
+            with pytest.raises(UnsupportedComparisonError, match="calculate in Python"):
+                session.execute(sa.select(Login.id, expression))
+            with pytest.raises(UnsupportedComparisonError, match="calculate in Python"):
+                session.execute(sa.select(Login.id).where(expression.is_not(None)))
+        assert session.scalar(sa.select(sa.func.count(when))) == 3
+        if session.get_bind().dialect.name != "postgresql":  # It has no max() of bytes.
+            assert session.scalar(sa.select(sa.func.max(when))) == EXPIRIES[3]
+
+
 def test_a_column_without_the_expiry_says_what_to_declare() -> None:
     with pytest.raises(UnsupportedComparisonError, match="expose_expiry=True") as caught:
         _ = Login.bare.expires_at
