@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
+from typer.testing import CliRunner
 
 from jwt_column import ConfigurationError, KeyRing, generate_key, providers
 from jwt_column import fleet as fleets
+from jwt_column.cli.app import app
 from jwt_column.database.clock import database_time
 from jwt_column.fleet import Fleet, FleetProcess, fleet_table
 from jwt_column.keys.data_key import DataKey
@@ -148,6 +150,34 @@ def test_a_report_that_fails_is_logged_and_harms_nothing(
     with pytest.raises(sa.exc.OperationalError):
         ring.acknowledge()
     engine.dispose()
+
+
+def test_a_report_that_hangs_does_not_stop_the_refresh(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jwt_column.keys.ring._REPORT_PATIENCE", 0.05)
+    begun, end = [], threading.Event()
+
+    def hang(ring: KeyRing) -> None:
+        begun.append(ring.active)
+        end.wait(60)
+
+    ring = ring_of(key_file, hang)
+    ring.refresh()
+    rotate(key_file)
+    before = time.monotonic()
+    ring.refresh()
+    assert ring.active == NEW_ID
+    assert time.monotonic() - before < 10
+    # One at a time: the next report waits for the end of this one.
+    assert begun == [OLD_ID]
+    end.set()
+
+    def has_reported() -> bool:
+        ring.report_when_due()
+        return begun == [OLD_ID, NEW_ID]
+
+    wait_until(has_reported)
 
 
 def test_any_callable_takes_reports(key_file: Path) -> None:
@@ -285,3 +315,50 @@ def test_the_table_of_the_models_is_that_of_the_fleet(engine: sa.Engine, key_fil
     fleet = Fleet(engine, table="loaded")
     ring_of(key_file, fleet).acknowledge()
     assert [type(one) for one in fleet.processes(KeyRing([OLD]))] == [FleetProcess]
+
+
+def test_a_table_in_another_schema(postgresql_database: Database, key_file: Path) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    with engine.begin() as connection:
+        connection.exec_driver_sql('CREATE SCHEMA "Ops"')
+    fleet = Fleet(engine, schema="Ops")
+    fleet.table.create(engine)
+    ring_of(key_file, fleet).acknowledge()
+    assert len(fleet.processes(KeyRing([OLD]))) == 1
+    ring = (
+        "--file",
+        str(key_file),
+        "--database",
+        postgresql_database.url().render_as_string(hide_password=False),
+    )
+    for table, status in ((["--fleet-table", "Ops.jwt_column_fleet"], 0), ([], 2)):
+        assert CliRunner().invoke(app, ["keys", "fleet", *ring, *table]).exit_code == status
+    engine.dispose()
+
+
+def test_a_role_needs_no_more_than_four_rights(postgresql_database: Database, key_file: Path) -> None:
+    engine = sa.create_engine(postgresql_database.url())
+    fleet = Fleet(engine)
+    fleet.table.create(engine)
+    role = f"fleet_{os.getpid()}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role}")
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON jwt_column_fleet TO {role}")
+
+    @sa.event.listens_for(engine, "connect")
+    def become_the_role(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET ROLE {role}")
+        connection.commit()
+
+    engine.dispose()
+    try:
+        ring = ring_of(key_file, fleet)
+        ring.acknowledge()
+        ring.acknowledge()
+        assert len(fleet.processes(ring)) == 1
+    finally:
+        engine.dispose()
+        admin = sa.create_engine(postgresql_database.url())
+        with admin.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        admin.dispose()

@@ -25,7 +25,7 @@ from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
 from .loader import Loader
 from .missing import stored_key_ids
-from .process import may_report, on_event_loop
+from .process import PerProcess, may_report, on_event_loop
 from .refresh import WATCH, Interval, Refresher, check_interval
 from .report import RingReport
 from .schemes import open_source
@@ -44,6 +44,9 @@ _SEARCH_INTERVAL: Final = 60.0
 
 # Seconds between two reports of a ring that is watched.
 _REPORT_INTERVAL: Final = 10.0
+
+# Seconds that a refresh waits for a report.
+_REPORT_PATIENCE: Final = 5.0
 
 _log = logging.getLogger("jwt_column.keys")
 
@@ -89,6 +92,7 @@ class KeyRing:
         "_next_report",
         "_next_search",
         "_refresher",
+        "_report_lock",
         "_report_to",
         "_reported",
         "_watched",
@@ -114,6 +118,7 @@ class KeyRing:
         self._watched: tuple[Engine, tuple[Any, ...]] | None = None
         self._next_search = self._next_report = 0.0
         self._report_to = report_to
+        self._report_lock = PerProcess(threading.Lock)
         #: The process and the keys of the last report.
         self._reported: tuple[int, Keys] | None = None
         self._refresher = None if refresh is None else Refresher(self, refresh)
@@ -267,11 +272,21 @@ class KeyRing:
             self._reported is None or self._reported[0] != os.getpid() or self._reported[1] is not self._keys
         )
         # The ticks of a watch are spread, too.
-        if is_new or monotonic() >= self._next_report - 1.0:
-            try:
-                self.acknowledge()
-            except Exception as error:  # noqa: BLE001 - the text of a foreign error may show anything
-                _log.warning("the state of the key ring could not be reported (%s)", type(error).__name__)
+        lock = self._report_lock.get()
+        if (is_new or monotonic() >= self._next_report - 1.0) and lock.acquire(blocking=False):
+            # In a thread of its own: a database that hangs must not stop the refresh. The next report waits for it.
+            thread = threading.Thread(target=self._report, args=[lock], name="jwt-column report", daemon=True)
+            thread.start()
+            thread.join(_REPORT_PATIENCE)
+
+    def _report(self, lock: threading.Lock) -> None:
+        """Report the state of the ring, and release the lock that the caller holds."""
+        try:
+            self.acknowledge()
+        except Exception as error:  # noqa: BLE001 - the text of a foreign error may show anything
+            _log.warning("the state of the key ring could not be reported (%s)", type(error).__name__)
+        finally:
+            lock.release()
 
     def is_ready(self, engine: Engine, columns: Iterable[Any]) -> bool:
         """Return True if the last load worked and the ring has the key of every row of these columns.
