@@ -58,11 +58,6 @@ LAYOUT_FIELD: Final = Field(5, 1)
 STAMP_FIELD: Final = Field(0, 6)
 _SHORTEST_BODY: Final = NONCE_LENGTH + TAG_LENGTH
 
-_BINARY_KEY_ID: Final = slice(KEY_ID_FIELD.offset, KEY_ID_FIELD.offset + KEY_ID_FIELD.length)
-_TEXT_KEY_ID: Final = slice(
-    len(TEXT_PREFIX) + 2 * _BINARY_KEY_ID.start, len(TEXT_PREFIX) + 2 * _BINARY_KEY_ID.stop
-)
-
 
 class Layout(NamedTuple):
     """Which optional fields the header has."""
@@ -181,13 +176,6 @@ def parse(stored: bytes | str) -> Envelope:
     return Envelope(
         binary[1:5].hex(), layout, expiry, fingerprints, binary[:header_length], binary[header_length:]
     )
-
-
-def key_id_bytes(stored: bytes | str | bytearray | memoryview) -> bytes:
-    """Return the 4 bytes of the key id of a stored value in either form, which was seen to be an envelope."""
-    if isinstance(stored, str):
-        return bytes.fromhex(stored[_TEXT_KEY_ID])
-    return bytes(stored[_BINARY_KEY_ID])
 
 
 def to_text(stored: bytes, header_length: int) -> str:
