@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from jwt_column import EncryptedJSON, EncryptedJWT, KeyRing
 from jwt_column.errors import ReencryptionError
+from jwt_column.format import base64url
 from migrations_helpers.engine import integrity
+from migrations_helpers.engine.conversions import Adoption, Decryption
+from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.run import Options
 from tests.support.workload import (
+    BYTES,
     COMPOSITE,
+    KEY_KINDS,
     NEW_KEY,
     OLD_KEY,
     after,
     application,
     create_sessions,
+    engine_on,
     every_storage,
     every_strategy,
     seal,
@@ -26,9 +34,13 @@ from tests.support.workload import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from migrations_helpers import ReencryptionReport
-    from tests.support.workload import Sessions
+    from tests.support.databases import Database
+    from tests.support.workload import KeyKind, Sessions
 
 
 def once(happen: Callable[[], object]) -> Callable[[ReencryptionReport], None]:
@@ -233,3 +245,68 @@ def test_the_temporary_file_holds_no_token(engine: sa.Engine, monkeypatch: pytes
     for number, value in stored.items():
         for secret in (value, token(*number).encode(), OLD_KEY, NEW_KEY):
             assert not any(secret[at : at + 12] in content for at in range(0, len(secret) - 12, 12))
+
+
+@pytest.mark.parametrize("kind", [BYTES, KEY_KINDS[5]], ids=lambda kind: kind.name)
+def test_every_driver_reads_the_same_keys_twice(driver_engine: sa.Engine, kind: KeyKind) -> None:
+    sessions = create_sessions(driver_engine, 30, kind)
+    report: Any = sessions.reencrypt(driver_engine, verify="tokens", batch_size=10)
+    assert report.tokens.is_same
+    assert report.tokens.unchanged == 30
+
+
+def test_every_asynchronous_driver_too(async_driver_engine: AsyncEngine) -> None:
+    sessions = create_sessions(async_driver_engine, 30)
+    report: Any = sessions.reencrypt(async_driver_engine, verify="tokens", batch_size=10)
+    assert report.tokens.is_same
+    assert report.tokens.unchanged == 30
+
+
+@pytest.mark.parametrize("type_", [EncryptedJWT, EncryptedJSON])
+def test_tokens_are_the_same_in_the_clear_and_encrypted(engine: sa.Engine, type_: type[EncryptedJWT]) -> None:
+    """A column is adopted and left again: one report compares plaintext with envelopes, the other the other way."""
+    table = sa.Table(
+        "sessions",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("token", sa.Text),
+    )
+    table.create(engine)
+    texts = {
+        number: token(number) if type_ is EncryptedJWT else f'{{"access_token":"{token(number)}"}}'
+        for number in range(1, 21)
+    }
+    with engine.begin() as connection:
+        connection.execute(table.insert(), [{"id": key, "token": text} for key, text in texts.items()])
+    column = type_(after(), storage="text", context="sessions.token")
+    options = Options(verify="tokens", batch_size=5)
+    for conversion in (Adoption, Decryption):
+        report: Any = convert_column(engine, "sessions", "token", column, conversion, options)
+        assert report.reencrypted == 20
+        assert report.tokens.is_same
+        assert report.tokens.unchanged == 20
+    with engine.connect() as connection:
+        assert {row.id: row.token for row in connection.execute(sa.select(table))} == texts
+
+
+@pytest.mark.processes
+def test_shards_in_processes_read_back_what_they_write(
+    postgresql_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ",".join(base64url.encode(key) for key in (NEW_KEY, OLD_KEY))
+    monkeypatch.setenv("JWT_COLUMN_TEST_INTEGRITY", keys)
+    ring = KeyRing.from_uri("env:JWT_COLUMN_TEST_INTEGRITY")
+    with engine_on(postgresql_database.url()) as engine:
+        sessions = create_sessions(engine, 200)
+        report: Any = sessions.reencrypt(engine, ring, verify="tokens", shards=2)
+        assert report.tokens.is_same
+        sessions = create_sessions(engine, 40, name="with_trigger")
+        sessions.put(engine, (9,), seal(token(9), after()))
+        with engine.begin() as connection:
+            for statement in trigger(engine, sessions.table.name, 25, 9):
+                connection.exec_driver_sql(statement)
+        with pytest.raises(ReencryptionError, match="stored other tokens than the run wrote") as caught:
+            sessions.reencrypt(engine, ring, verify="tokens", shards=2)
+    refused: Any = caught.value.report
+    assert 25 in refused.tokens.misplaced
+    assert caught.value.reason == "tokens"
