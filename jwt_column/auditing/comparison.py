@@ -86,14 +86,18 @@ class ColumnProgress:
     keys: tuple[KeyProgress, ...]
 
     @property
-    def under_active_then(self) -> int:
-        """Rows that the earlier audit found under the key that is active now; 0 if that is not known."""
-        return sum(key.then for key in self.keys if key.key_id is not None and key.key_id == self.active_key)
+    def left_then(self) -> int | None:
+        """Tokens of the earlier audit that are not under the key that is active now; None if that is not known."""
+        if self.then is None or self.active_key is None:
+            return None
+        return sum(key.then for key in self.keys if key.key_id != self.active_key)
 
     @property
-    def under_active_now(self) -> int:
-        """Rows under the active key; 0 if that is not known."""
-        return sum(key.now for key in self.keys if key.key_id is not None and key.key_id == self.active_key)
+    def left_now(self) -> int | None:
+        """Tokens that are not under the active key; None if that is not known."""
+        if self.now is None or self.active_key is None:
+            return None
+        return sum(key.now for key in self.keys if key.key_id != self.active_key)
 
 
 @dataclass(frozen=True, slots=True)

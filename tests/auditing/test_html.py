@@ -204,7 +204,7 @@ def test_progress_is_measured_by_the_key_that_is_active_now() -> None:
         "plaintext": 5,
         "unreadable": 0,
     }
-    assert (progress.under_active_then, progress.under_active_now) == (10, 72)
+    assert (progress.left_then, progress.left_now) == (95, 30)
     assert progress.keys == (
         KeyProgress(ACTIVE, None, 10, 72),
         KeyProgress(OLD, None, 90, 30),
@@ -222,7 +222,7 @@ def test_without_a_known_active_key_nothing_is_measured() -> None:
     then = report(column("t.c", (OLD, "current", 9), active_key=OLD))
     (progress,) = compare(then, report(column("t.c", (OLD, "unknown", 9), active_key=None))).columns
     assert progress.then == then.columns[0]
-    assert (progress.active_key, progress.under_active_then, progress.under_active_now) == (None, 0, 0)
+    assert (progress.active_key, progress.left_then, progress.left_now) == (None, None, None)
 
 
 def test_findings_are_new_gone_changed_or_the_same() -> None:
@@ -425,6 +425,8 @@ def test_page_says_who_looked_at_what_and_when() -> None:
         "app.sessions.token plaintext 1,311 0 1 2 3",
         "2 new, 1 gone, 1 changed, 0 same, 1 not audited.",
         "app.sessions.token 20,311 → 1,311",
+        "app.sessions.token 934,098 812,345 120,442 1,311 0 5 790,311 121,753 2",
+        "Not part of this audit: app.old.token.",
         "Then: 97.4% stale, 2.6% plaintext",
         "Now: 87.0% current, 12.9% stale, 0.1% plaintext",
         "b81d07ee 770,000 120,442 \N{MINUS SIGN}649,558",
@@ -522,7 +524,8 @@ def test_several_databases_are_one_report() -> None:
         "shard2 postgresql://host/shard2 10.0.0.2:5432 PostgreSQL 15.3 Not ok",
         "I have read this report of 2 databases, 2026-10-18 09:41 UTC: not ok.",
         "1 warning in 2 columns.",
-        "shard2: t.c 3f9c2a10 0 0% 2 100% 5 0",
+        "shard2: t.c 2 2 0 0 0 5 5 0 1",
+        "Not part of the last audit: shard1: t.c.",
         f"SHA-256 of the JSON report {hashlib.sha256(json_of([one, two]).encode()).hexdigest()}",
     ):
         assert words in page.text, words
