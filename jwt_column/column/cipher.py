@@ -27,7 +27,7 @@ from ..format.frame import begins_as_jws, is_frame, pack, unpack
 from ..format.shape import Kind, Shape, check_text, pack_signed, payload_of, shape_of
 from ..format.token import JWT, given_expiry, take_frame, unchecked_jwt
 from ..frames import hides_locals
-from ..keys.ring import any_chosen
+from ..keys.ring import KeyRing, any_chosen
 from ..keys.snapshot import parse_key_id
 from .binding import BoundJWT, sized
 from .index_fields import IndexFields
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from ..format.envelope import Storage
     from ..keys.data_key import DataKey
-    from ..keys.ring import KeyRing
     from ..keys.snapshot import Keys
 
     _Open = Callable[[bytes, int, bytes], bytes]
@@ -510,6 +509,7 @@ def encrypt_token(
         InvalidTokenError: Not a token that such a column takes.
         ConfigurationError: A parameter that no column has.
     """
+    _require_ring(ring)
     spec = ColumnSpec(
         context=context,
         fingerprints=fingerprints,
@@ -529,4 +529,12 @@ def decrypt_token(stored: bytes | str, ring: KeyRing, *, context: str) -> JWT:
         DecryptionError: Malformed, of a newer version, or not authentic; see the subclasses.
         KeyRingError: The ring lacks its key.
     """
+    _require_ring(ring)
     return TokenCipher(ColumnSpec(context=context)).decrypt(stored, ring)
+
+
+def _require_ring(ring: object) -> None:
+    if not isinstance(ring, KeyRing):
+        raise ConfigurationError(
+            f"ring is a KeyRing, not {type(ring).__name__}: KeyRing([key]), or KeyRing.from_uri(uri)"
+        )

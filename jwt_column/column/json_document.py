@@ -16,6 +16,7 @@ from ..format import envelope
 from ..format.claims import parse_object
 from ..format.shape import Kind
 from ..format.token import JWT, redacted, unchecked_jwt
+from ..wording import counted
 from .cipher import TokenCipher
 from .sealed import SealedJWT
 
@@ -82,7 +83,7 @@ class TokenDict(_Part, MutableDict[str, Any]):
         return binding
 
     def __repr__(self) -> str:
-        return f"TokenDict(redacted, {len(self)} members)"
+        return f"TokenDict(redacted, {counted(len(self), 'member')})"
 
     __str__ = __repr__
 
@@ -98,7 +99,7 @@ class TokenList(_Part, MutableList[Any]):
                 list.__setitem__(self, place, kept)
 
     def __repr__(self) -> str:
-        return f"TokenList(redacted, {len(self)} members)"
+        return f"TokenList(redacted, {counted(len(self), 'member')})"
 
     __str__ = __repr__
 

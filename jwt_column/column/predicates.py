@@ -27,7 +27,7 @@ from sqlalchemy.sql.elements import (
     Tuple,
     UnaryExpression,
 )
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.functions import Function, FunctionElement
 from sqlalchemy.sql.selectable import Exists, Join, ScalarSelect, SelectBase
 from sqlalchemy.types import NullType, String
 
@@ -110,7 +110,7 @@ def _calculates_with_expiry(element: Any) -> bool:
         operands = [element.expr]
     elif isinstance(element, Cast):
         operands = [element.clause]
-    elif isinstance(element, FunctionElement) and not is_header_sql(element):
+    elif isinstance(element, Function):  # sqlalchemy.func; an element of another class knows what it compiles
         operands = [] if function_name(element) in _OF_TIMES else list(element.clauses)
     else:
         return False

@@ -15,6 +15,7 @@ async. It asks no key server while it does so: keys are unwrapped when their rin
 from __future__ import annotations
 
 from dataclasses import fields
+from difflib import get_close_matches
 from inspect import Parameter, Signature
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -59,6 +60,8 @@ _MYSQL_MAX_BYTES: Final = 65_535
 # Their drivers take bytes as they are; the objects that SQLAlchemy makes of these cost a fifth of the encryption.
 _TAKES_BYTES: Final = ("sqlite", "postgresql")
 
+_OPTIONS: Final = frozenset(field.name for field in fields(ColumnSpec))
+
 
 class EncryptedJWT(TypeDecorator[JWT]):
     """A column of JSON Web Tokens, each encrypted with XAES-256-GCM and authenticated with its column.
@@ -98,6 +101,9 @@ class EncryptedJWT(TypeDecorator[JWT]):
             raise ConfigurationError(
                 f"keyring is a KeyRing, a URI or None, not {type(keyring).__name__}: put a key into a ring"
             )
+        for name in options.keys() - _OPTIONS:
+            similar = "".join(f"; did you mean {one}?" for one in get_close_matches(name, _OPTIONS, n=1))
+            raise TypeError(f"{type(self).__name__} has no option {name}{similar}")
         self.keyring = keyring
         self.spec = ColumnSpec(**options)
         #: Whether the context follows the column's name, because none was given.

@@ -91,7 +91,8 @@ def _split(uri: str, kind: str) -> tuple[str, str]:
         raise ConfigurationError(f"a {kind} URI is a str, not {type(uri).__name__}")
     scheme, colon, rest = uri.partition(":")
     if not colon:
-        raise ConfigurationError(f"a {kind} URI begins with one of {_known()}")
+        advice = "; a key itself goes into KeyRing([key])" if kind == "key ring" else ""
+        raise ConfigurationError(f"a {kind} URI begins with one of {_known()}{advice}")
     return scheme.lower(), rest
 
 

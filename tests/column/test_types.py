@@ -35,7 +35,7 @@ from jwt_column import (
 )
 from jwt_column.format import envelope
 from tests.support.raw import raw_table
-from tests.support.tokens import ALGORITHMS, compact, signed_token
+from tests.support.tokens import ALGORITHMS, compact, revealed_by, signed_token
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -1193,3 +1193,27 @@ def test_a_sealed_value_is_never_sent_as_a_text_and_copies_as_itself(memory: sa.
             render(sealed)
     assert f"{sealed!r}" == repr(sealed)
     assert copy.deepcopy({"token": sealed})["token"] is copy.copy(sealed) is sealed
+
+
+def test_an_option_that_does_not_exist_is_named_with_the_one_that_was_meant() -> None:
+    options: dict[str, Any] = {"fingerprint": ["jti"]}
+    with pytest.raises(
+        TypeError, match=r"^EncryptedJWT has no option fingerprint; did you mean fingerprints\?$"
+    ):
+        EncryptedJWT(**options)
+
+
+def test_a_key_in_the_place_of_a_ring_is_refused_and_not_shown(memory: sa.Engine) -> None:
+    key = generate_key()
+    table = sessions(EncryptedJWT(key))
+    with memory.begin() as connection:
+        table.create(connection)
+        with pytest.raises(ConfigurationError, match=r"a key itself goes into KeyRing\(\[key\]\)") as caught:
+            connection.execute(table.insert(), {"id": 1, "token": signed_token()})
+        assert not revealed_by(caught.value, key)
+    ring: Any = key
+    with pytest.raises(ConfigurationError, match=r"ring is a KeyRing, not str: KeyRing\(\[key\]\)") as caught:
+        encrypt_token(signed_token(), ring, context="c")
+    assert not revealed_by(caught.value, key)
+    with pytest.raises(ConfigurationError, match="ring is a KeyRing, not str"):
+        decrypt_token(b"", ring, context="c")
