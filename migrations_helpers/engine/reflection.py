@@ -43,6 +43,13 @@ _PLACE: Final[tuple[ColumnElement[Any], ...]] = (
 )
 # Kinds of PostgreSQL's pg_class.relkind that a row can be locked in and written to.
 _TABLES: Final = frozenset("rp")
+# Partitions and inheritance children of any depth.
+_HAS_FOREIGN_PARTS: Final = text(
+    "WITH RECURSIVE part AS ("  # noqa: S608
+    f"SELECT t.oid FROM pg_catalog.pg_class t WHERE {IS_NAMED} "
+    "UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN part ON part.oid = i.inhparent) "
+    "SELECT 1 FROM part JOIN pg_catalog.pg_class c ON c.oid = part.oid AND c.relkind = 'f' LIMIT 1"
+)
 _KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 
@@ -212,7 +219,10 @@ def _kind(connection: Connection, clause: TableClause) -> str | None:
     if connection.dialect.name == "postgresql":
         statement = text(f"SELECT CAST(relkind AS TEXT) FROM pg_catalog.pg_class t WHERE {IS_NAMED}")  # noqa: S608
         relkind = connection.execute(statement, _name_of(clause)).scalar_one()
-        return None if relkind in _TABLES else _KINDS.get(relkind, "no table")
+        if relkind not in _TABLES:
+            return _KINDS.get(relkind, "no table")
+        has_foreign = connection.execute(_HAS_FOREIGN_PARTS, _name_of(clause)).first() is not None
+        return "a table with parts that are foreign tables" if has_foreign else None
     views = inspect(connection).get_view_names(schema=clause.schema)
     return "a view" if clause.name in views else None
 

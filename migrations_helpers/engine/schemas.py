@@ -54,7 +54,17 @@ def table_identity(connection: Connection, clause: TableClause) -> str | None:
     if connection.dialect.name == "sqlite":
         files = "SELECT file FROM pragma_database_list WHERE name = 'main'"
         return connection.exec_driver_sql(files).scalar()
+    if connection.dialect.name in ("mysql", "mariadb"):
+        return f"{_server_of(connection)} {clause.schema}"
     return None
+
+
+def _server_of(connection: Connection) -> str | None:
+    """Return a text that differs between two servers of MySQL or MariaDB; the nodes of a Galera cluster have one."""
+    cluster = connection.exec_driver_sql("SHOW GLOBAL STATUS LIKE 'wsrep_cluster_state_uuid'").first()
+    if cluster is not None and cluster[1]:
+        return str(cluster[1])
+    return connection.exec_driver_sql("SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir)").scalar()
 
 
 def assumed_role(connection: Connection) -> str | None:

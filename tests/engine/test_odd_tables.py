@@ -136,6 +136,36 @@ def test_a_view_is_refused_by_its_name(kind: str, words: str, postgresql: sa.Eng
         reencrypt(postgresql, "shown", "token", type_=column_type())
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "options"),
+    [
+        ("postgres_fdw", "schema_name 'public', table_name 'grants'"),
+        ("file_fdw", "filename '/dev/null', format 'csv'"),
+    ],
+)
+def test_a_foreign_table_is_refused_by_its_name(wrapper: str, options: str, postgresql: sa.Engine) -> None:
+    """Rows of another server, or of a file, cannot be locked; a partition of them neither."""
+    try:
+        execute(postgresql, f"CREATE EXTENSION {wrapper}")
+    except DBAPIError:
+        pytest.skip(f"this server of PostgreSQL has no {wrapper}, or its role may not create it")
+    execute(
+        postgresql,
+        NO_KEY,
+        f"CREATE SERVER elsewhere FOREIGN DATA WRAPPER {wrapper}",
+        f"CREATE FOREIGN TABLE shown (id int, token bytea) SERVER elsewhere OPTIONS ({options})",
+        "CREATE TABLE parts (id int NOT NULL, token bytea) PARTITION BY LIST (id)",
+        "CREATE FOREIGN TABLE part PARTITION OF parts FOR VALUES IN (1) "
+        f"SERVER elsewhere OPTIONS ({options})",
+    )
+    with pytest.raises(
+        ReencryptionError, match="shown is a foreign table; run on the table that holds the rows"
+    ):
+        reencrypt(postgresql, "shown", "token", type_=column_type())
+    with pytest.raises(ReencryptionError, match="parts is a table with parts that are foreign tables"):
+        reencrypt(postgresql, "parts", "token", type_=column_type(), key_columns=["id"])
+
+
 def test_a_view_of_another_database_is_refused_too(engine: sa.Engine) -> None:
     blob = {"postgresql": "bytea", "sqlite": "blob"}.get(engine.dialect.name, "blob")
     execute(

@@ -14,6 +14,7 @@ from alembic.operations import Operations
 
 from jwt_column import ReencryptionError
 from migrations_helpers import reencrypt
+from tests.support.databases import KINDS
 from tests.support.workload import NEW, OLD, Sessions, create_sessions, engine_on
 
 if TYPE_CHECKING:
@@ -145,3 +146,25 @@ def test_a_shard_that_connects_to_another_database_refuses_its_table(tmp_path: A
         ):
             ours.reencrypt(engine, shards=2, executor=executor, make_engine=elsewhere, nice=0)
         assert theirs.census(other) == {(OLD, "stale"): ROWS}
+
+
+@pytest.mark.processes
+def test_a_shard_that_connects_to_another_server_of_mariadb_refuses_its_table(
+    mariadb: sa.Engine, mariadb_database: Any
+) -> None:
+    server = KINDS["mariadb"].private()
+    try:
+        url = server.url.set(database=mariadb_database.url().database)
+        with engine_on(server.url) as root, root.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE `{url.database}`")
+        with engine_on(url) as other, ThreadPoolExecutor(2) as executor:
+            ours, theirs = create_sessions(mariadb, ROWS), create_sessions(other, ROWS)
+            options: dict[str, Any] = {"shards": 2, "executor": executor, "nice": 0}
+            with pytest.raises(ReencryptionError, match="leads to another table of this name"):
+                ours.reencrypt(mariadb, make_engine=partial(sa.create_engine, url), **options)
+            assert theirs.census(other) == {(OLD, "stale"): ROWS}
+            # The control: a connection of its own to the same server works on the table.
+            ours.reencrypt(mariadb, make_engine=partial(sa.create_engine, mariadb.url), **options)
+            assert ours.census(mariadb) == {(NEW, "current"): ROWS}
+    finally:
+        server.close()
