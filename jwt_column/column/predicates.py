@@ -20,6 +20,7 @@ from sqlalchemy.sql.elements import (
     CollectionAggregate,
     ColumnElement,
     Extract,
+    ExpressionClauseList,
     Grouping,
     Label,
     Null,
@@ -134,7 +135,7 @@ def _ciphertext(element: Any) -> ColumnElement[Any] | None:
         return None if isinstance(element, Exists) else _ciphertext(element.element)
     if isinstance(element, SelectBase):
         return ciphertext_in(*element.selected_columns)
-    if isinstance(element, Tuple | ClauseList):
+    if isinstance(element, Tuple | ClauseList | ExpressionClauseList):
         return ciphertext_in(*element.clauses)
     if isinstance(element, ColumnElement) and isinstance(element.type, EncryptedJWT):
         return element
