@@ -111,7 +111,6 @@ def test_a_sensible_use_does_not_warn(session: Session, name: str) -> None:
         lambda: select(sa.cast(Login.second, sa.Text).ilike("eyJ%")),
         lambda: select(Login.id).where(sa.cast(Login.second, sa.Text).ilike("eyJ%")),
         lambda: select(sa.cast(Login.token, sa.Text) == TOKEN),
-        lambda: select(func.count(sa.distinct(Login.token))),
         lambda: select(func.row_number().over(order_by=Login.token)),
         lambda: select(Login.id).order_by(Login.token),
     ],
@@ -119,6 +118,12 @@ def test_a_sensible_use_does_not_warn(session: Session, name: str) -> None:
 def test_a_question_that_has_no_answer_is_refused(session: Session, make: Callable[[], Any]) -> None:
     with pytest.raises(UnsupportedComparisonError, match=r"^logins\.(token|second): "):
         session.execute(make())
+
+
+def test_count_of_distinct_is_refused_or_warns(session: Session) -> None:
+    """SQLAlchemy 2.1 builds it by the column's operator, and 2.0 does not."""
+    with pytest.raises((UnsupportedComparisonError, CiphertextWarning), match=r"^logins\.token: "):
+        session.execute(select(func.count(sa.distinct(Login.token))))
 
 
 def test_a_warning_that_is_an_error_stops_the_statement(session: Session) -> None:
