@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jwt_column import encrypt_token
+from jwt_column.fleet import _to_json
 from tests.fuzz.targets import CONTEXT, RING
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def seeds(target: str) -> Iterator[bytes]:
             yield from _texts(json.loads((VECTORS / "key_ring_v1.json").read_text(encoding="utf-8")))
         case "uris":
             yield from (kind + uri.encode() for uri in URIS for kind in (b"\0", b"\1"))
+        case "fleet":
+            yield _to_json(RING.report()).encode()
+            yield _to_json(RING.report()._replace(error="e" * 9, revision=7)).encode()
         case "foreign":
             rows = json.loads((VECTORS / "foreign_formats.json").read_text(encoding="utf-8"))
             yield from (bytes([kind]) + text for kind, text in enumerate(list(_texts(rows))[:40]))

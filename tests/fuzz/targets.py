@@ -6,6 +6,7 @@ The first byte of an input chooses among the variants of a target; see :func:`pi
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from jwt_column import (
@@ -17,6 +18,7 @@ from jwt_column import (
     KeyRingError,
     decrypt_token,
 )
+from jwt_column.fleet import _from_json as report_members
 from jwt_column.format.claims import expiry_of, parse_object
 from jwt_column.format.frame import pack, unpack
 from jwt_column.format.readable import has_token
@@ -94,10 +96,18 @@ def foreign(data: bytes) -> None:
         reader(rest)
 
 
+def fleet(data: bytes) -> None:
+    """Read a row of the table of a fleet; one that is read is written so that it reads the same."""
+    members = report_members(data.decode("utf-8", "replace"))
+    if members is not None:
+        assert report_members(json.dumps(members)) == members
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "envelope": envelope,
     "claims": claims,
     "ring_file": ring_file,
     "uris": uris,
     "foreign": foreign,
+    "fleet": fleet,
 }
