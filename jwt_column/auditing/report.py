@@ -120,7 +120,7 @@ class AuditReport:
 
     Attributes:
         created: End of the audit, UTC.
-        database: The database's URL without user and password.
+        database: The database's URL without user, password and query.
         deep: Whether rows were opened.
         active_key: Key id that counted as the active one; None if none was known, or columns differ.
         seconds: Duration of the audit.

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from ..database.error_sentences import explained
 from ..database.reading import connected, rolled_back
 from ..database.row_security import hidden_rows
-from ..database.server import server_of
+from ..database.server import public_url, server_of
 from ..errors import ConfigurationError, KeyUnavailableError
 from ..keys.ring import KeyRing
 from ..keys.snapshot import parse_key_id
@@ -182,12 +182,12 @@ def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Opt
         server = server_of(connection)
         for run in runs:
             run.run(connection, origins, len(runs))
-        url = connection.engine.url.set(username=None, password=None, query={})
+        url = public_url(connection.engine.url)
     findings = [*sharing_findings(columns), *(finding for run in runs for finding in run.findings)]
     active = {run.active for run in runs}
     return AuditReport(
         created=datetime.now(UTC),
-        database=url.render_as_string(),
+        database=url,
         deep=options.deep,
         active_key=active.pop() if len(active) == 1 else None,
         seconds=round(time.monotonic() - started, 3),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import text
+from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
 from .reading import rolled_back
@@ -12,7 +13,7 @@ from .reading import rolled_back
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["server_of"]
+__all__ = ["public_url", "server_of"]
 
 # One row each: host, port, database, version. PostgreSQL has no address for a connection over a local socket.
 _MYSQL: Final = "SELECT @@hostname, @@port, DATABASE(), VERSION()"
@@ -24,6 +25,12 @@ _STATEMENTS: Final = {
     "sqlite": "SELECT NULL, NULL, file, sqlite_version() FROM pragma_database_list WHERE name = 'main'",
 }
 _PRODUCTS: Final = {"postgresql": "PostgreSQL", "sqlite": "SQLite", "mysql": "MySQL", "mariadb": "MariaDB"}
+
+
+def public_url(url: URL) -> str:
+    """Return a URL without user, password and query, which may hold a secret too."""
+    # URL.set() takes None for "as it is".
+    return URL.create(url.drivername, host=url.host, port=url.port, database=url.database).render_as_string()
 
 
 def server_of(connection: Connection) -> dict[str, str]:
@@ -46,7 +53,7 @@ def server_of(connection: Connection) -> dict[str, str]:
     found = {
         "host": f"{host}:{port}" if host and port else host,
         "name": name or ("in memory" if dialect.name == "sqlite" else None),
-        # PostgreSQL adds the distribution in brackets.
-        "version": f"{_PRODUCTS[product]} {str(version).partition(' ')[0]}",
+        # Behind the number stands the distribution: "15.3 (Debian ...)", "10.11.6-MariaDB-...".
+        "version": f"{_PRODUCTS[product]} {re.split('[- ]', str(version))[0]}",
     }
     return {key: str(value) for key, value in found.items() if value}

@@ -76,7 +76,7 @@ class ScanReport:
 
     Attributes:
         created: End of the scan, UTC.
-        database: The database's URL without user and password.
+        database: The database's URL without user, password and query.
         sample: The most rows of each table that were looked at; None for all.
         seconds: Duration of the scan.
         tables: Tables that were looked through.

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from ..database.driver_errors import error_name
 from ..database.reading import connected, rolled_back, streamed
 from ..database.row_security import hidden_rows
+from ..database.server import public_url
 from ..errors import ConfigurationError
 from ..format.readable import has_token, without_tokens
 from .report import FailedTable, FoundTokens, ScanProgress, ScanReport
@@ -70,10 +71,10 @@ def find_plaintext_tokens(
     with connected(bind, "find_plaintext_tokens") as connection:
         scan = _Scan(connection, sample)
         scan.run(schema, progress or (lambda _: None))
-        url = connection.engine.url.set(username=None, password=None, query={})
+        url = public_url(connection.engine.url)
     return ScanReport(
         created=datetime.now(UTC),
-        database=url.render_as_string(),
+        database=url,
         sample=sample,
         seconds=round(time.monotonic() - started, 3),
         tables=scan.tables,

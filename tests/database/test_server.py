@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from jwt_column.database.server import server_of
+from jwt_column.database.server import public_url, server_of
 
 if TYPE_CHECKING:
     from tests.support.databases import Database
@@ -35,6 +35,14 @@ def test_a_server_that_refuses_ends_no_transaction_of_the_caller(engine: sa.Engi
         assert server_of(connection)
         assert connection.execute(sa.text("SELECT count(*) FROM server_probe")).scalar() == 0
         connection.execute(sa.text("DROP TABLE server_probe"))
+
+
+def test_a_report_names_neither_user_nor_password_nor_query() -> None:
+    url = sa.make_url("postgresql+psycopg://alice:s3cr3t@db.example.org:5432/app?password=s3cr3t")
+    assert public_url(url) == "postgresql+psycopg://db.example.org:5432/app"
+    # The control: SQLAlchemy's own way leaves the user there.
+    assert "alice" in url.set(username=None, password=None, query={}).render_as_string()
+    assert public_url(sa.make_url("sqlite:////var/app.db")) == "sqlite:////var/app.db"
 
 
 def test_a_server_that_does_not_answer_is_left_out() -> None:
