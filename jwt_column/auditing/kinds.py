@@ -166,7 +166,8 @@ def _kinds() -> Mapping[str, Kind]:
             Kind(
                 "unknown-key",
                 critical,
-                "Add the key to the ring, decrypt only; where it is lost, clear the rows.",
+                "Add the key to the ring, decrypt only; where it is lost, clear the rows; where it was destroyed on "
+                "purpose, say so: jwt-column keys remove --destroyed.",
             ),
             Kind(
                 "destroyed-key",

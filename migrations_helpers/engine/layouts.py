@@ -178,5 +178,7 @@ class FoundFields:
         spec = self._type.spec
         named = [name for name in self._names if name is not None]
         names = tuple(dict.fromkeys((*named, *spec.fingerprints)))
-        complete = replace(spec, fingerprints=names, expose_expiry=spec.expose_expiry or self._has_expiry)
+        exposed = spec.expose_expiry or self._has_expiry
+        # A run looks nothing up, and with other fingerprints the older layouts may be impossible.
+        complete = replace(spec, fingerprints=names, expose_expiry=exposed, previous=())
         return render_type(self._type, complete)
