@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Final
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from migrations_helpers.engine.preflight import preflight
+
     from .auditing import AuditReport, Finding, Severity, audit, check_declarations, check_ready
     from .census import key_usage
     from .column.annotations import MappedToken, token_column
@@ -95,6 +97,7 @@ __all__ = [
     "find_plaintext_tokens",
     "generate_key",
     "key_usage",
+    "preflight",
     "purge_expired",
     "redact_errors",
     "set_default_keyring",
@@ -135,7 +138,9 @@ _NAMES: Final = {
     "purge": ("purge_expired",),
     "scanning": ("ScanReport", "find_plaintext_tokens"),
 }
-_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
+_MODULES: Final = {name: f".{module}" for module, names in _NAMES.items() for name in names}
+# It stands above this package.
+_MODULES["preflight"] = "migrations_helpers.engine.preflight"
 
 
 # A type checker would take a module with __getattr__ for one that has every name.
@@ -145,7 +150,7 @@ if not TYPE_CHECKING:
         module = _MODULES.get(name)
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+        value = globals()[name] = getattr(import_module(module, __name__), name)
         return value
 
 

@@ -15,9 +15,10 @@ from sqlalchemy.types import TypeDecorator
 
 from .column.comparator import EncryptedComparator
 from .database.driver_errors import error_name, is_null_refused, is_refusal_of_row
-from .database.error_sentences import explained, is_read_only
+from .database.error_sentences import explained, is_setup_problem
 from .database.key_order import KeyOrder, KeyRange, paged_by
 from .database.reading import is_autocommit, refuse_asynchronous
+from .database.writability import why_no_writes
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def purge_expired(
     Raises:
         UnsupportedComparisonError: The column does not store the expiry, or *before* is a naive time.
         ConfigurationError: Not a column of a table with a primary key that rows can be found by; *where* or *action* is
-            something else; ``action="null"`` and the column is NOT NULL; or the database is read-only, such as a
-            replica.
+            something else; or ``action="null"`` and the column is NOT NULL; or the database is a replica, or the role
+            may not write.
     """
     expires_at = EncryptedComparator(_column_of(column)).expires_at
     expired = expires_at <= (datetime.now(UTC) if before is None else before)
@@ -129,7 +130,14 @@ def purge_rows(
     # Each batch begins behind the last one: a snapshot may go on showing rows that others have deleted.
     window: KeyRange | None = KeyRange()
     while window is not None:
-        window = purge.work(window)
+        try:
+            window = purge.work(window)
+        except DBAPIError as error:
+            if not is_setup_problem(error):
+                raise
+            raise ConfigurationError(
+                f"{purge.name}: the database refused ({explained(error)}); {purge.removed} rows were removed before"
+            ) from None
         if progress is not None:
             progress(purge.removed)
     return PurgedRows.of(purge.removed, purge.refused, purge.refused_count)
@@ -149,6 +157,7 @@ class _Purge:
         source = _column_of(column)
         table = source.table
         self.name = f"{table.fullname}.{source.name}"
+        _refuse_replica(session, table, self.name)
         self.removed = 0
         self.refused: list[tuple[tuple[Any, ...], str]] = []
         self.refused_count = 0
@@ -172,23 +181,18 @@ class _Purge:
         """Remove rows; of a batch that the database refuses, each half, down to the row."""
         if not keys:
             return
-        read_only = None
         try:
             with self._attempt() as bind:
                 # The conditions once more: a row may have been given another token since its key was read.
                 result = bind.execute(self._removal.where(self._order.among(keys), *self._conditions))
         except DBAPIError as error:
-            if is_read_only(error):
-                read_only = explained(error)
-            elif not is_refusal_of_row(error):
+            if not is_refusal_of_row(error):
                 raise
             refusal, reason = error, error_name(error)
             is_not_null = self._clears and is_null_refused(error)
         else:
             self.removed += cast("CursorResult[Any]", result).rowcount
             return
-        if read_only is not None:
-            raise ConfigurationError(f"{self.name}: nothing was removed ({read_only})")
         if is_not_null:
             raise ConfigurationError(_NOT_NULL.format(name=self.name))
         if len(keys) == 1:
@@ -284,6 +288,21 @@ def _entity_of(column: Any, table: Any) -> Any:
 def _dialect_of(session: Session | Connection | Engine, table: Table) -> str:
     bind = session.get_bind(clause=table) if isinstance(session, Session) else session
     return bind.dialect.name
+
+
+def _refuse_replica(session: Session | Connection | Engine, table: Table, name: str) -> None:
+    """Raise for a database that takes no writes, also where nothing has expired.
+
+    Raises:
+        ConfigurationError: It is a replica, or read-only.
+    """
+    with session.connect() if isinstance(session, Engine) else nullcontext(session) as bind:
+        connection = bind.connection(bind_arguments={"clause": table}) if isinstance(bind, Session) else bind
+        refusal = why_no_writes(connection)
+    if refusal is not None:
+        raise ConfigurationError(
+            f"{name} cannot be purged: {refusal.reason}; {refusal.cure}. Nothing was done"
+        )
 
 
 def _transaction(session: Session | Connection | Engine) -> Any:

@@ -10,6 +10,7 @@ The operations are ``op.reencrypt_jwt_column``, ``op.encrypt_jwt_column``, ``op.
 from __future__ import annotations
 
 from . import operations as _operations
+from .engine.preflight import preflight
 from .engine.reencryption import reencrypt
 from .engine.report import ReencryptionReport, TokenReport
 from .formats import FernetReader, JWEReader, SQLAlchemyUtilsReader
@@ -31,6 +32,7 @@ __all__ = [
     "ReencryptionReport",
     "SQLAlchemyUtilsReader",
     "TokenReport",
+    "preflight",
     "reencrypt",
 ]
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Column, MetaData, Table, inspect, select
 from sqlalchemy.exc import OperationalError
 
+from migrations_helpers.engine.preflight import Subject, examine
 from migrations_helpers.engine.reencryption import in_column
-from migrations_helpers.engine.reflection import find_table
 
 from ..column.header_sql import HeaderSQL
 from ..column.json_type import EncryptedJSON
 from ..column.row_binding import python_type_of
 from ..column.types import EncryptedJWT
+from ..database.reading import rolled_back
 from ..errors import ConfigurationError, ReencryptionError
 from ..format.envelope import HEADER_LENGTHS, LAYOUT_FIELD, Layout
 from .console import did_you_mean
@@ -76,36 +77,47 @@ class ChosenColumn:
         return typed
 
     def found_in(
-        self, connection: Connection, *, key_columns: Sequence[str], preserve: Sequence[str]
+        self,
+        connection: Connection,
+        *,
+        key_columns: Sequence[str],
+        preserve: Sequence[str],
+        writes: bool = True,
     ) -> ChosenColumn:
-        """Return the column as the database has it.
+        """Return the column as the database has it, if a run on it would be right.
 
         Raises:
-            ConfigurationError: It is not there, or not of a type that holds tokens; or a run would drop index fields
-                of its rows. Nothing was done.
+            ConfigurationError: It is not there, or not of a type that holds tokens; or something stands in the way of a
+                run; or it would drop index fields of rows. Nothing was done.
         """
         try:
-            find_table(
-                connection,
-                self.table,
-                self.column,
-                self.type_,
-                schema=self.schema,
-                key_columns=key_columns,
-                preserve=preserve,
-            )
-        except ReencryptionError as error:
-            # Before a run it is the command line that is wrong, and not the rows.
-            raise ConfigurationError(str(error)) from None
+            self._refuse_absent(connection)
         except OperationalError:
             # Other databases have no tables in a schema that is not there; SQLite has an error.
             if self.schema is None or connection.dialect.name != "sqlite":
                 raise
             raise ConfigurationError(f"there is no schema {self.schema}; nothing was done") from None
         found = self._as_stored(connection)
+        try:
+            with rolled_back(connection):
+                examine(connection, found.subject(key_columns, preserve), limits={}).fit_table(writes=writes)
+        except ReencryptionError as error:
+            # Before a run it is the database or the command line that is wrong, and not the rows.
+            raise ConfigurationError(str(error)) from None
         if self.options is not None and not self.drop:
             _refuse_lost_fields(connection, found)
         return found
+
+    def subject(self, key_columns: Sequence[str] = (), preserve: Sequence[str] = ()) -> Subject:
+        """Return the column as a preflight takes it."""
+        return Subject(
+            self.table,
+            self.column,
+            self.type_,
+            schema=self.schema,
+            key_columns=key_columns or None,
+            preserve=preserve,
+        )
 
     def counted_in(self, connection: Connection) -> ChosenColumn:
         """Return the column as the database has it, for statements that count its rows and change none.

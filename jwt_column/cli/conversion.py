@@ -29,6 +29,7 @@ from ..database.error_sentences import explained
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .console import DatabaseError, counted, make_console, print_json, print_problem
 from .databases import connect, connect_arguments, is_async, read_url, sync_drivername, with_engine
+from .preflight import show_preflight
 from .progress import terminal
 from .signals import Interruptions, Pauses, ignore_pauses
 from .summary import Summary, listed_keys, print_summary
@@ -67,8 +68,11 @@ def convert(
         JWTColumnError: It was not done; :func:`print_error` knows the exit code.
         typer.Exit: It was stopped by a signal.
     """
-    column.type_.ring()
     url = read_url(database)
+    if options.preflight:
+        with_engine(url, partial(_preflight, column, options, make_conversion))
+        return
+    column.type_.ring()
     if options.shards > 1 and is_async(url):
         raise ConfigurationError(
             f"--shards needs a synchronous driver, and {url.drivername}:// is an asynchronous one; write "
@@ -88,6 +92,41 @@ def convert(
     # Any exception then came from the signal.
     run.report_stop()
     raise typer.Exit(interruptions.exit_code)
+
+
+def _preflight(
+    column: ChosenColumn, options: RunOptions, make_conversion: Callable[..., Conversion], engine: Engine
+) -> None:
+    schemas = _schemas(engine, column, options)
+    show_preflight(
+        engine,
+        column,
+        [column.schema] if schemas is None else schemas,
+        make_conversion,
+        split_names(options.key_columns),
+        split_names(options.preserve),
+        as_json=options.as_json,
+    )
+
+
+def _schemas(engine: Engine, column: ChosenColumn, options: RunOptions) -> list[str] | None:
+    """Return the schemas that the command line names; None for the one of the column.
+
+    Raises:
+        ConfigurationError: It names them twice, or there are none.
+    """
+    names, query = split_names(options.schemas), options.schemas_query
+    if not names and not query:
+        return None
+    if (names and query) or (column.options is not None and column.schema is not None):
+        raise ConfigurationError(
+            "--schema, --schemas and --schemas-query exclude each other; give one of them"
+        )
+    with connect(engine) as connection:
+        found = schema_names(connection, text(query) if query else names)
+    if not found:
+        raise ConfigurationError("--schemas-query found no schema; nothing was done")
+    return found
 
 
 class _Run:
@@ -121,7 +160,7 @@ class _Run:
     def run(self, engine: Engine) -> None:
         """Convert: wrong options are refused before any row is read."""
         options = self._options
-        schemas = self._schemas(engine)
+        schemas = _schemas(engine, self._column, options)
         with connect(engine) as connection:
             column = self._found_in(connection, schemas)
         expired = choose_expired(self._expired, column.type_)
@@ -176,25 +215,6 @@ class _Run:
         if failure is not None:
             raise failure
 
-    def _schemas(self, engine: Engine) -> list[str] | None:
-        """Return the schemas that the command line names; None for the one of the column.
-
-        Raises:
-            ConfigurationError: It names them twice, or there are none.
-        """
-        names, query = split_names(self._options.schemas), self._options.schemas_query
-        if not names and not query:
-            return None
-        if (names and query) or (self._column.options is not None and self._column.schema is not None):
-            raise ConfigurationError(
-                "--schema, --schemas and --schemas-query exclude each other; give one of them"
-            )
-        with connect(engine) as connection:
-            found = schema_names(connection, text(query) if query else names)
-        if not found:
-            raise ConfigurationError("--schemas-query found no schema; nothing was done")
-        return found
-
     def _found_in(self, connection: Connection, schemas: Sequence[str] | None) -> ChosenColumn:
         """Return the column as the database has it; of several schemas, as the first one that has it.
 
@@ -205,7 +225,12 @@ class _Run:
         for schema in [self._column.schema] if schemas is None else schemas:
             column = replace(self._column, schema=schema)
             try:
-                return column.found_in(connection, key_columns=self._key_columns, preserve=self._preserve)
+                return column.found_in(
+                    connection,
+                    key_columns=self._key_columns,
+                    preserve=self._preserve,
+                    writes=not self._options.dry_run,
+                )
             except ConfigurationError as error:
                 failure = failure or error
         assert failure is not None  # noqa: S101 - there is one schema at least

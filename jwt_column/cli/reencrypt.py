@@ -24,6 +24,14 @@ _pace_option = partial(option, rich_help_panel="The pace of the run")
 class RunOptions:
     """The options of a run."""
 
+    preflight: Annotated[
+        bool,
+        _run_option(
+            "--preflight",
+            help="Look at server, role, table, column and disk, show what would stop a run, make it wrong or slow, and "
+            "do nothing else. Ends with 2 if a run would be refused.",
+        ),
+    ] = False
     dry_run: Annotated[
         bool,
         _run_option(

@@ -6,7 +6,7 @@ from typing import Final
 
 from .driver_errors import error_code, error_name
 
-__all__ = ["explained", "is_read_only", "is_setup_problem"]
+__all__ = ["explained", "is_setup_problem"]
 
 _GRANT: Final = (
     "the role lacks a right on the table: GRANT it SELECT to read, UPDATE too to rewrite, DELETE to delete, and in "
@@ -153,11 +153,6 @@ def explained(error: BaseException) -> str:
 def is_setup_problem(error: BaseException) -> bool:
     """Return True if an error comes of how the database or its role is set up, and a retry does not help."""
     return _sentence_of(error) in _SETUP
-
-
-def is_read_only(error: BaseException) -> bool:
-    """Return True if the database takes no change from anybody here, as a replica does not."""
-    return _sentence_of(error) in (_READ_ONLY, _READ_ONLY_FILE)
 
 
 def _sentence_of(error: BaseException) -> str | None:

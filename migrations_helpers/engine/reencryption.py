@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from jwt_column.column.types import EncryptedJWT
+from jwt_column.database.column_size import capacity_of
 from jwt_column.database.key_order import KeyRange
-from jwt_column.database.row_history import keeps_history
 from jwt_column.errors import ConfigurationError
 
-from .capacity import find_capacity
 from .connection import RunConnection
 from .conversions import Recomputation, Reencryption
 from .expired import choose_expired
 from .layouts import check_drop
-from .reflection import find_table
+from .preflight import Subject, examine
 from .report import ReencryptionReport
 from .run import Options, Run, check_options, database_failure
 from .shards import work_in_shards
@@ -184,8 +183,7 @@ def convert_column(
             )
         ) as connection:
             with connection.reading() as transaction:
-                run_table = find_table(
-                    transaction,
+                subject = Subject(
                     table,
                     column,
                     type_,
@@ -193,18 +191,20 @@ def convert_column(
                     shown=shown,
                     key_columns=options.key_columns,
                     preserve=options.preserve,
+                    conversions=(make_conversion,),
                 )
+                examination = examine(transaction, subject, limits={})
+                run_table = examination.fit_table(writes=not options.dry_run)
                 if expired is not None:
                     expired.check_column(f"{run_table.name}.{column}", is_nullable=run_table.is_nullable)
-                if transaction.execute(run_table.any_row()).first() is None:
+                if examination.is_empty:
                     report.finished = True
                     return report
-                capacity = find_capacity(transaction, run_table, type_, make_conversion)
-                has_history = keeps_history(transaction, run_table.clause)
+            capacity = capacity_of(run_table.type_in_database, run_table.dialect)
             make_fitting = partial(make_conversion, capacity=capacity)
             run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
             report = run.report
-            report.keeps_history = has_history
+            report.keeps_history = examination.found("history-kept")
             with closing(run):
                 _work(run, connection, run_table, type_, make_fitting, expired)
                 if options.recompute:

@@ -21,7 +21,6 @@ from sqlalchemy.exc import NoSuchTableError
 
 from jwt_column.database.catalogue import IS_NAMED
 from jwt_column.database.key_order import KeyOrder, is_inexact, key_type, sorts_as_it_compares
-from jwt_column.database.row_security import hidden_rows
 from jwt_column.errors import ReencryptionError
 
 from .table import RunTable
@@ -41,16 +40,6 @@ _PLACE: Final[tuple[ColumnElement[Any], ...]] = (
     literal_column("ctid::text", Text()),
     literal_column("tableoid", BigInteger()),
 )
-# Kinds of PostgreSQL's pg_class.relkind that a row can be locked in and written to.
-_TABLES: Final = frozenset("rp")
-# Partitions and inheritance children of any depth.
-_HAS_FOREIGN_PARTS: Final = text(
-    "WITH RECURSIVE part AS ("  # noqa: S608
-    f"SELECT t.oid FROM pg_catalog.pg_class t WHERE {IS_NAMED} "
-    "UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN part ON part.oid = i.inhparent) "
-    "SELECT 1 FROM part JOIN pg_catalog.pg_class c ON c.oid = part.oid AND c.relkind = 'f' LIMIT 1"
-)
-_KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 
 def find_table(
@@ -86,11 +75,6 @@ def find_table(
         columns = {info["name"]: info for info in inspector.get_columns(table_name, schema=schema)}
     except NoSuchTableError:
         raise ReencryptionError(f"there is no table {full_name}; nothing was done") from None
-    kind = _kind(connection, clause)
-    if kind is not None:
-        raise ReencryptionError(
-            f"{full_name} is {kind}; run on the table that holds the rows. Nothing was done"
-        )
     for name in (column_name, *(key_columns or ()), *type_.bound_to, *preserve):
         if name not in columns:
             raise ReencryptionError(f"there is no column {full_name}.{name}; nothing was done")
@@ -103,9 +87,6 @@ def find_table(
     names, index = _find_key(connection, clause, full_name, columns, wanted)
     if column_name in names:
         raise ReencryptionError(f"{full_name}.{column_name} is part of the key to page by; nothing was done")
-    hidden = hidden_rows(connection, clause)
-    if hidden is not None:
-        raise ReencryptionError(f"{hidden}; nothing was done")
     dialect = _family(connection.dialect.name)
     typed = tuple(
         column(name, key_type(columns[name]["type"], dialect))
@@ -131,7 +112,8 @@ def find_table(
         place=_PLACE if dialect == "postgresql" else (),
         preserve=tuple(clause.c[name] for name in kept),
         is_nullable=bool(columns[column_name]["nullable"]),
-        has_triggers=_has_triggers(connection, clause),
+        triggers=_triggers(connection, clause),
+        is_generated="computed" in columns[column_name],
         key_index=index,
     )
 
@@ -214,39 +196,32 @@ def _unique_keys(
             yield names, index
 
 
-def _kind(connection: Connection, clause: TableClause) -> str | None:
-    """Return the kind of a relation that is no table, in words; None for a table."""
-    if connection.dialect.name == "postgresql":
-        statement = text(f"SELECT CAST(relkind AS TEXT) FROM pg_catalog.pg_class t WHERE {IS_NAMED}")  # noqa: S608
-        relkind = connection.execute(statement, _name_of(clause)).scalar_one()
-        if relkind not in _TABLES:
-            return _KINDS.get(relkind, "no table")
-        has_foreign = connection.execute(_HAS_FOREIGN_PARTS, _name_of(clause)).first() is not None
-        return "a table with parts that are foreign tables" if has_foreign else None
-    views = inspect(connection).get_view_names(schema=clause.schema)
-    return "a view" if clause.name in views else None
-
-
-def _has_triggers(connection: Connection, clause: TableClause) -> bool:
-    """Return True if triggers of the table are known that an UPDATE may fire."""
+def _triggers(connection: Connection, clause: TableClause) -> tuple[str, ...]:
+    """Return the triggers of the table, and of its parts, that an UPDATE may fire."""
     parameters = _name_of(clause)
     if connection.dialect.name == "postgresql":
         query = (
-            "SELECT 1 FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid "  # noqa: S608
-            f"WHERE {IS_NAMED} AND NOT g.tgisinternal LIMIT 1"
+            f"WITH RECURSIVE family(oid) AS (SELECT t.oid FROM pg_catalog.pg_class t WHERE {IS_NAMED} "  # noqa: S608
+            "UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent) "
+            "SELECT DISTINCT g.tgname FROM family f JOIN pg_catalog.pg_trigger g ON g.tgrelid = f.oid "
+            "WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 16 <> 0 ORDER BY 1"
         )
     elif _family(connection.dialect.name) == "mysql":
         query = (
-            "SELECT 1 FROM information_schema.triggers WHERE event_object_table = :name "
-            "AND event_object_schema = COALESCE(:schema, DATABASE()) LIMIT 1"
+            "SELECT trigger_name FROM information_schema.triggers WHERE event_object_table = :name "
+            "AND event_object_schema = COALESCE(:schema, DATABASE()) AND event_manipulation = 'UPDATE' ORDER BY 1"
         )
     elif connection.dialect.name == "sqlite":
         quote = connection.dialect.identifier_preparer.quote
         schema = quote(parameters.pop("schema") or "main")
-        query = f"SELECT 1 FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = :name LIMIT 1"  # noqa: S608
+        # SQLite has no list of what a trigger is fired by; the word may stand elsewhere in it too.
+        query = (
+            f"SELECT name FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = :name "  # noqa: S608
+            "AND upper(sql) LIKE '%UPDATE%' ORDER BY 1"
+        )
     else:
-        return False
-    return connection.execute(text(query), parameters).first() is not None
+        return ()
+    return tuple(connection.execute(text(query), parameters).scalars())
 
 
 def _enforced_indexes(connection: Connection, clause: TableClause) -> frozenset[str] | None:

@@ -372,7 +372,7 @@ class Run:
         """Rewrite current rows whose index fields are not those of their token, in one pass over the table."""
         own, table = self.conversion, self._table
         # A row that is rewritten meets the condition still, so it tells nothing about what was written.
-        self.conversion, self._table = conversion, replace(table, has_triggers=False)
+        self.conversion, self._table = conversion, replace(table, triggers=())
         before = self.report.reencrypted
         try:
             end = self.read(table.order.last())

@@ -60,7 +60,8 @@ class RunTable:
         dialect: ``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's.
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
         is_nullable: Whether the column takes NULL.
-        has_triggers: Whether an UPDATE fires triggers, as far as this role can see.
+        triggers: The triggers that an UPDATE fires, as far as this role can see.
+        is_generated: Whether the database generates the column from others.
         key_index: The name that MySQL and MariaDB give the index of the key.
         reads_back: Whether new values are read again before their transaction ends, and compared.
     """
@@ -76,9 +77,15 @@ class RunTable:
     place: tuple[ColumnElement[Any], ...] = ()
     preserve: tuple[ColumnClause[Any], ...] = ()
     is_nullable: bool = True
-    has_triggers: bool = False
+    triggers: tuple[str, ...] = ()
+    is_generated: bool = False
     key_index: str | None = None
     reads_back: bool = False
+
+    @property
+    def has_triggers(self) -> bool:
+        """Whether an UPDATE fires triggers."""
+        return bool(self.triggers)
 
     @property
     def has_binary_form(self) -> bool:

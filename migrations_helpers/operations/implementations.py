@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 from alembic.operations import Operations
 from alembic.util import CommandError
 from sqlalchemy import not_
+from sqlalchemy.exc import SQLAlchemyError
 
 from jwt_column.census import current_stamps
 from jwt_column.column.header_sql import HeaderSQL
-from jwt_column.database.row_security import hidden_rows
+from jwt_column.database.error_sentences import explained
+from jwt_column.database.reading import rolled_back
 from jwt_column.errors import ConfigurationError, ReencryptionError
 from jwt_column.wording import counted
 
 from ..engine.conversions import Adoption, Decryption, Reencryption, find_lost_fields
 from ..engine.expired import choose_expired
 from ..engine.layouts import check_drop
+from ..engine.preflight import Subject, examine
 from ..engine.progress import report_progress
 from ..engine.reencryption import convert_column
-from ..engine.reflection import find_table
 from ..engine.rendering import render_type
 from ..engine.report import ReencryptionReport
 from ..engine.run import Options, check_options, require_complete
@@ -121,9 +123,8 @@ def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> Re
 def _find_table(connection: Connection, operation: ColumnOp) -> RunTable:
     schema = effective_schema(connection, operation.table, operation.schema)
     shown = f"{operation.schema}.{operation.table}" if operation.schema else operation.table
-    return find_table(
-        connection, operation.table, operation.column, operation.type_, schema=schema, shown=shown
-    )
+    subject = Subject(operation.table, operation.column, operation.type_, schema=schema, shown=shown)
+    return examine(connection, subject, limits={}).fit_table(writes=operation.name != EnsureCurrentOp.name)
 
 
 @Operations.implementation_for(EnsureCurrentOp)
@@ -134,6 +135,18 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
     if options:
         raise ConfigurationError(f"op.{operation.name} has no option {', '.join(sorted(options))}")
     connection = operations.get_bind()
+    try:
+        with rolled_back(connection):
+            _refuse_behind_each(connection, operation, schemas)
+    except SQLAlchemyError as error:
+        raise ReencryptionError(
+            f"op.{operation.name}: the database refused ({explained(error)})",
+            reason="database",
+            context=operation.type_.context,
+        ) from None
+
+
+def _refuse_behind_each(connection: Connection, operation: ColumnOp, schemas: Any) -> None:
     if schemas is None:
         _refuse_behind(connection, operation)
         return
@@ -173,9 +186,6 @@ def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
     """
     type_ = operation.type_
     table = _find_table(connection, operation)
-    hidden = hidden_rows(connection, table.clause)
-    if hidden is not None:
-        raise ReencryptionError(f"op.{operation.name} cannot see every row: {hidden}", context=type_.context)
     if connection.execute(table.any_row()).first() is None:
         return
     header, destroyed = HeaderSQL(table.value, type_), type_.ring().destroyed_key_ids

@@ -692,7 +692,7 @@ def test_bound_rows_stay_bound(sqlite: sa.Engine) -> None:
         ((*TABLE, "--key-columns", "nothing"), "there is no column sessions.nothing"),
         ((*TABLE, "--preserve", "nothing"), "there is no column sessions.nothing"),
         (("--table", "sessions", "--column", "number"), "neither bytes nor text"),
-        (("--table", "sessions", "--column", "id"), "part of the key"),
+        (("--table", "sessions", "--column", "id"), "neither bytes nor text"),
         (("--table", "keyless", "--column", "token"), "no primary key"),
         ((*TABLE, "--fingerprint", "jti", "--fingerprint", "jti"), "fingerprints are different names"),
         ((*TABLE, "--keyring", "vault-of-mine:x"), "no provider of a key ring"),
@@ -911,10 +911,10 @@ def test_a_connection_that_is_lost_between_batches(
 def test_a_connection_that_is_lost_before_the_run(
     sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find_table(*_: Any, **__: Any) -> None:
+    def examine(*_: Any, **__: Any) -> None:
         raise OperationalError("SELECT", {}, RuntimeError("it has gone away"))
 
-    monkeypatch.setattr("jwt_column.cli.columns.find_table", find_table)
+    monkeypatch.setattr("jwt_column.cli.columns.examine", examine)
     done = invoke(sqlite.url, *TABLE)
     assert (done.exit_code, done.stdout) == (ExitCode.DATABASE, "")
     assert done.stderr.endswith("refused: it has gone away\n")

@@ -95,7 +95,7 @@ def test_a_role_without_rights_is_told_what_it_lacks(postgresql_database: Databa
                 connection.exec_driver_sql("SET ROLE jwt_column_reader")
                 connection.commit()
                 sessions = create_sessions(sa.create_engine("sqlite://"), 0)
-                with pytest.raises(ReencryptionError, match="GRANT") as caught:
+                with pytest.raises(ReencryptionError, match="may not write sessions; GRANT UPDATE on it"):
                     sessions.reencrypt(connection)
             finally:
                 connection.rollback()
@@ -103,7 +103,6 @@ def test_a_role_without_rights_is_told_what_it_lacks(postgresql_database: Databa
                 connection.exec_driver_sql("DROP OWNED BY jwt_column_reader")
                 connection.exec_driver_sql("DROP ROLE jwt_column_reader")
                 connection.commit()
-        assert isinstance(caught.value.report, ReencryptionReport)
 
 
 def test_a_database_that_is_not_there_is_no_raw_error(database: Database, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""``jwt-column reencrypt --preflight``: what a run would meet, without a run."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import typer
+from rich.text import Text
+
+from migrations_helpers.engine.preflight import preflight_column
+
+from ..auditing.report import Severity
+from ..errors import JWTColumnError
+from .console import ExitCode, make_console, mark, print_json, written_out
+from .databases import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Engine
+
+    from migrations_helpers.engine.conversions import Conversion
+
+    from ..auditing.report import Finding
+    from .columns import ChosenColumn
+
+__all__ = ["show_preflight"]
+
+_STYLES: Final = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
+
+
+def show_preflight(
+    engine: Engine,
+    column: ChosenColumn,
+    schemas: Sequence[str | None],
+    make_conversion: Callable[..., Conversion],
+    key_columns: Sequence[str],
+    preserve: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Show what stands in the way of a run over a column, in each of its schemas, and what makes it slow.
+
+    Raises:
+        typer.Exit: A run would be refused.
+    """
+    findings: list[Finding] = []
+    for schema in schemas:
+        with connect(engine) as connection:
+            found = replace(column, schema=schema).counted_in(connection)
+            # Without keys nothing can be said about the length of new values, and all else can.
+            conversions: tuple[Callable[..., Conversion], ...] = ()
+            with suppress(JWTColumnError):
+                found.type_.ring()
+                conversions = (make_conversion,)
+            connection.rollback()
+            subject = replace(found.subject(key_columns, preserve), conversions=conversions)
+            findings += preflight_column(connection, subject)
+    findings.sort(key=lambda one: (-one.severity.rank, one.column, one.code))
+    is_ready = not any(one.severity is Severity.CRITICAL for one in findings)
+    if as_json:
+        print_json({"ready": is_ready, "findings": [_to_dict(one) for one in findings]})
+    else:
+        _print(findings, is_ready=is_ready)
+    if not is_ready:
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def _print(findings: Sequence[Finding], *, is_ready: bool) -> None:
+    console = make_console()
+    for one in findings:
+        line = Text.assemble(
+            (str(one.severity), _STYLES[one.severity]),
+            "  ",
+            (one.code, "bold"),
+            "  ",
+            written_out(f"{one.message} {one.action}"),
+        )
+        console.print(line, soft_wrap=not console.is_terminal)
+    verdict = "Nothing stands in the way of a run." if is_ready else "A run would be refused."
+    console.print(Text.assemble(mark(console, ok=is_ready), " ", (verdict, "bold")))
+
+
+def _to_dict(one: Finding) -> dict[str, str]:
+    return {
+        "code": one.code,
+        "severity": str(one.severity),
+        "column": one.column,
+        "message": one.message,
+        "action": one.action,
+    }

@@ -1,0 +1,119 @@
+"""What would stop a run, falsify it or make it slow, found out before the first row is touched.
+
+Every run examines its column first, and so does :func:`preflight`, which reports and does nothing else.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from jwt_column.auditing.columns import columns_of
+from jwt_column.database.error_sentences import explained
+from jwt_column.database.reading import connected, rolled_back
+from jwt_column.errors import JWTColumnError, ReencryptionError
+
+from ..conversions import Adoption, Reencryption
+from ..schemas import effective_schema
+from .examination import Examination, Subject, examine
+from .kinds import finding
+from .server import time_outs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection, Engine
+
+    from jwt_column.auditing import Finding
+    from jwt_column.auditing.columns import AuditedColumn
+    from jwt_column.column.types import EncryptedJWT
+
+    from ..conversions import Conversion
+
+__all__ = ["Examination", "Subject", "examine", "preflight", "preflight_column"]
+
+
+def preflight(bind: Engine | Connection, target: Any) -> list[Finding]:
+    """Return what would stop a run, an audit or a census on this database for this role, or make it wrong or slow.
+
+    Looks at the server (a replica, a pooler, time-outs, the packet), the role and its rights, the table (its kind, its
+    parts, triggers, rules, row-level security, versioning, replication identity, indexes), the column (generated, of
+    the wrong type, too short) and the disk. Nothing is written, and no row is locked. Every run does the same first.
+
+    Args:
+        bind: An engine, or a connection. With an ``AsyncEngine``:
+            ``await connection.run_sync(lambda connection: preflight(connection, Session.token))``.
+        target: A mapped attribute, a column, a table, a mapped class; a ``MetaData`` for all its encrypted columns; or
+            a list of these.
+
+    Returns:
+        A finding for each fact, the gravest first; empty if nothing was found. A critical one stops a run. Of the
+        others, a warning makes it slow or its result less than it seems, and the rest is good to know.
+
+    Raises:
+        ConfigurationError: The target holds no encrypted column.
+        ReencryptionError: The database cannot be reached.
+    """
+    columns = columns_of(target)
+    findings: list[Finding] = []
+    try:
+        with connected(bind, "preflight") as connection:
+            for column in columns:
+                findings += _of_mapped(connection, column)
+    except (SQLAlchemyError, OSError) as error:
+        raise ReencryptionError(
+            f"the database cannot be reached ({explained(error)}); nothing was done", reason="database"
+        ) from None
+    return sorted(findings, key=lambda one: (-one.severity.rank, one.column, one.code))
+
+
+def _of_mapped(connection: Connection, column: AuditedColumn) -> list[Finding]:
+    table = column.table
+    subject = Subject(
+        table.name,
+        column.column.name,
+        column.type_,
+        schema=table.schema,
+        conversions=_conversions(column.type_),
+    )
+    return preflight_column(connection, subject)
+
+
+def preflight_column(connection: Connection, subject: Subject) -> list[Finding]:
+    """Return the findings of one column, and undo all that looking for them took."""
+    shown = f"{subject.schema}.{subject.table}" if subject.schema else subject.table
+    translations: Any = connection.get_execution_options().get("schema_translate_map")
+    try:
+        was_in_transaction = connection.in_transaction()
+        # Before any of them is lifted.
+        limits = time_outs(connection)
+        if not was_in_transaction:
+            connection.rollback()
+        with rolled_back(connection):
+            schema = effective_schema(connection, subject.table, subject.schema)
+            # The name that was found is no name to be translated again.
+            connection.execution_options(schema_translate_map=None)
+            try:
+                return examine(connection, replace(subject, schema=schema, shown=shown), limits).findings
+            finally:
+                connection.execution_options(schema_translate_map=translations)
+    except SQLAlchemyError as error:
+        if connection.invalidated:
+            raise
+        name = f"{shown}.{subject.column}"
+        return [
+            finding(
+                "refused", name, f"the database refused ({explained(error)})", "mend that, and look again"
+            )
+        ]
+
+
+def _conversions(type_: EncryptedJWT) -> Sequence[Callable[..., Conversion]]:
+    """Return the conversions that a run may do; none where the keys cannot be had."""
+    with suppress(JWTColumnError):
+        type_.ring()
+        return (Reencryption,) if type_.bound_to else (Reencryption, Adoption)
+    return ()
