@@ -138,17 +138,17 @@ _NAMES: Final = {
     "purge": ("purge_expired",),
     "scanning": ("ScanReport", "find_plaintext_tokens"),
 }
-_MODULES: Final = {name: f".{module}" for module, names in _NAMES.items() for name in names}
+_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
 # It stands above this package.
-_MODULES["preflight"] = "migrations_helpers.engine.preflight"
+_ELSEWHERE: Final = {"preflight": "migrations_helpers.engine.preflight"}
 
 
 # A type checker would take a module with __getattr__ for one that has every name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        module = _MODULES.get(name)
-        if module is None:
+        module = _ELSEWHERE.get(name) or f".{_MODULES.get(name, '')}"
+        if module == ".":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(module, __name__), name)
         return value

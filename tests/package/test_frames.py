@@ -127,6 +127,7 @@ FAILURES: dict[str, list[Callable[[], object]] | None] = {
     "find_plaintext_tokens": None,
     "generate_key": None,
     "key_usage": None,
+    "preflight": None,
     "purge_expired": None,
     "redact_errors": None,
 }
