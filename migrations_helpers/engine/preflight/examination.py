@@ -35,7 +35,7 @@ logger: logging.Logger = logging.getLogger("migrations_helpers")
 
 _UNDONE = "nothing was done"
 # With one of these, rows are not read.
-_UNREADABLE: Final = frozenset({"rows-hidden", "rights-read", "foreign-part"})
+_UNREADABLE: Final = frozenset({"rows-hidden", "rights-read"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,28 @@ _IDENTITIES: Final = text(
 
 
 def kind_finding(connection: Connection, name: str, shown: str, clause: TableClause) -> Finding | None:
-    """Return the finding about a relation that holds no rows of its own; None for a table."""
+    """Return the finding about a relation whose rows are elsewhere, all or some; None for a table."""
     kind = _kind(connection, clause)
-    if kind is None:
+    if kind is not None:
+        return finding("relation", name, f"{shown} is {kind}", "run on the table that holds the rows")
+    if connection.dialect.name != "postgresql":
         return None
-    return finding("relation", name, f"{shown} is {kind}", "run on the table that holds the rows")
+    foreign = [part for relkind, part, _ in _parts(connection, _name_of(clause)) if relkind == "f"]
+    if not foreign:
+        return None
+    return finding(
+        "foreign-part",
+        name,
+        f"{shown} is a table with parts that are foreign tables ({', '.join(foreign)}), where rows can be neither "
+        "locked nor told apart",
+        "run on the servers that hold them, and on the local parts by their own names",
+    )
+
+
+def _parts(connection: Connection, named: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """Return the partitions of a table, or the tables that inherit from it: kind, name, whether it is a partition."""
+    found = connection.execute(_PARTS, named).all()
+    return [(relkind, part, is_partition) for relkind, part, is_partition in found if part != named["name"]]
 
 
 def _kind(connection: Connection, clause: TableClause) -> str | None:
@@ -109,17 +126,8 @@ def relation_findings(
 def _postgresql_findings(
     connection: Connection, name: str, shown: str, named: dict[str, Any]
 ) -> Iterator[Finding]:
-    parts = [row for row in connection.execute(_PARTS, named) if row[1] != named["name"]]
-    foreign = [part for relkind, part, _ in parts if relkind == "f"]
-    if foreign:
-        yield finding(
-            "foreign-part",
-            name,
-            f"rows of {shown} are in foreign tables ({', '.join(foreign)}), where they can be neither locked nor "
-            "told apart",
-            "run on the servers that hold them, and on the local parts by their own names",
-        )
-    elif parts:
+    parts = _parts(connection, named)
+    if parts:
         are = "is partitioned into" if parts[0][2] else "is inherited by"
         yield finding(
             "parts",
