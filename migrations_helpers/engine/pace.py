@@ -39,6 +39,8 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 50.0
 _SHRINKING: Final = 0.8
 _SMALLEST_PAUSE: Final = 0.05
+# The part of its usual time to which a batch shrinks at most.
+_SHORTEST_BATCH: Final = 10
 
 
 class Pace:
@@ -77,6 +79,11 @@ class Pace:
         """Close connections to replicas."""
         if self._lag is not None:
             self._lag.close()
+
+    @property
+    def batch_seconds(self) -> float:
+        """How long a batch should take: the shorter, the longer the pauses that the application's latency asks for."""
+        return self._options.batch_seconds / min(1 + self._pause, _SHORTEST_BATCH)
 
     @property
     def is_over(self) -> bool:

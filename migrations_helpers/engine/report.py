@@ -102,7 +102,7 @@ class ReencryptionReport:
         keeps_history: Whether the table is system-versioned (MariaDB): its history keeps the old values under their
             keys, which no run rewrites.
         seconds_left: Seconds that the rest will take, by the rows of the last minute; None if that is not known.
-        waiting: What the run waits for: ``"paused"``, ``"window"``, ``"replicas"``, ``"throttle"`` or None.
+        waiting: The reason for which the run waits: ``"paused"``, ``"window"``, ``"replicas"``, ``"throttle"`` or None.
         finished: Whether the run came to its end; the counts say which rows it left.
         reason: Why rows are left that another run can do: ``"until"``, the time was over; ``"locks"``, the application
             held locks on them; ``"writers"``, processes went on writing under another key or layout. Else None.

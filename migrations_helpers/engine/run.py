@@ -541,7 +541,7 @@ class Run:
         newest = seconds / rows
         old = newest if self._row_seconds is None else self._row_seconds
         self._row_seconds = _SMOOTHING * newest + (1 - _SMOOTHING) * old
-        fitting = round(self.options.batch_seconds / self._row_seconds)
+        fitting = round(self.pace.batch_seconds / self._row_seconds)
         largest = max(_LARGEST_BATCH, self.options.batch_size)
         smallest = min(_SMALLEST_BATCH, self.options.batch_size)
         # Back to the smallest in steps: a batch that was put off has come down from there, and the next one may meet

@@ -94,7 +94,7 @@ def _variables(added: dict[str, str]) -> Iterator[None]:
 
 
 class _Course:
-    """What a run did until now, by tenths of its rows."""
+    """The course of a run, by tenths of its rows."""
 
     def __init__(self, size: Any) -> None:
         self._size = size

@@ -1,4 +1,4 @@
-"""What a run costs a live service on PostgreSQL, and what ``nice`` and a limit of latency save.
+"""The cost of a run to a live service on PostgreSQL, with ``nice`` and with a limit of latency.
 
 A process reads a session and writes its token 150 times a second. In turns nothing else happens, or a run works beside
 it: with ``nice=0``, with ``nice=1``, and with ``throttle`` and ``max_latency`` at 1.25 times the service's own 90th

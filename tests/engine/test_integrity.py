@@ -56,7 +56,7 @@ def once(happen: Callable[[], object]) -> Callable[[ReencryptionReport], None]:
 
 
 def swap(engine: sa.Engine, sessions: Sessions, first: int, second: int) -> None:
-    """Exchange the stored values of two rows, as a wrong UPDATE of somebody does: both still open."""
+    """Exchange the stored values of two rows, as a wrong UPDATE does: both still open."""
     stored = sessions.stored(engine)
     sessions.put(engine, (first,), stored[second,])
     sessions.put(engine, (second,), stored[first,])

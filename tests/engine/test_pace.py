@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
@@ -186,16 +187,40 @@ def throttles() -> list[tuple[Any, list[Any]]]:
     ]
 
 
-def test_latency_above_its_limit_slows_a_run_down(engine: sa.Engine) -> None:
-    def seconds(latency: float) -> float:
-        sessions = create_sessions(engine, 200, name=f"sessions_{round(latency * 100)}")
-        report = sessions.reencrypt(
-            engine, batch_size=20, batch_seconds=0.02, nice=0, throttle=lambda: latency, max_latency=0.02
-        )
-        assert report.is_complete
-        return report.seconds
+def test_latency_above_its_limit_slows_a_run_down(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of this run goes a second forward with each look at it, so a batch takes one second."""
+    ticks = iter(range(1_000_000))
+    slept: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    latencies = iter([0.03, 0.03, 0.03, 0.01, 0.01])
+    sessions = create_sessions(engine, 60)
+    sessions.reencrypt(
+        engine,
+        batch_size=10,
+        batch_seconds=1e-9,
+        nice=0,
+        throttle=lambda: next(latencies, 0.03),
+        max_latency=0.02,
+    )
+    assert slept == pytest.approx([0.5, 1.0, 2.0, 1.6, 1.28, 2.56])
 
-    assert seconds(0.05) > 2 * seconds(0.01)
+
+def test_latency_above_its_limit_shortens_batches(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 400)
+    done: list[int] = []
+    sessions.reencrypt(
+        engine,
+        batch_size=200,
+        batch_seconds=0.02,
+        nice=0,
+        throttle=lambda: 0.05,
+        max_latency=0.02,
+        progress=lambda report: done.append(report.reencrypted),
+    )
+    batches = [after - before for before, after in itertools.pairwise(done) if after > before]
+    assert batches[0] == 200
+    assert min(batches[1:-1]) == 50
 
 
 def test_a_paused_run_waits_between_batches(engine: sa.Engine) -> None:
@@ -314,7 +339,7 @@ def test_time_left_is_that_of_the_last_minute(engine: sa.Engine) -> None:
         batch_size=20,
         batch_seconds=0.01,
         nice=0,
-        throttle=lambda: 0.2,
+        throttle=lambda: 0.02,
         progress=lambda report: seen.append(report.seconds_left),
     )
     known = [seconds for seconds in seen if seconds is not None]

@@ -33,7 +33,7 @@ def key_ring() -> Iterator[None]:
 
 # -- several databases ---------------------------------------------------------------------------------------------
 
-# What "alembic init -t multidb" writes, without offline mode, two-phase commits and comments.
+# The env.py of "alembic init -t multidb", without offline mode, two-phase commits and comments.
 MULTIDB = """
     import sqlalchemy as sa
     from alembic import context
