@@ -32,6 +32,7 @@ __all__ = ["Claim", "EncryptedComparator", "name_of"]
 
 _EQUALITY = (operators.eq, operators.ne)
 _LISTS = (operators.in_op, operators.not_in_op)
+_MEMBERSHIP = (operators.contains_op, operators.not_contains_op, operators.any_op, operators.all_op)
 _NULL_TESTS: dict[Any, OperatorType] = {
     operators.is_: operators.is_,
     operators.eq: operators.is_,
@@ -197,6 +198,13 @@ class Claim(operators.ColumnOperators):
         """
         if op in _NULL_TESTS and _is_null(other[0]):
             return ClaimIsMissing(self._column, self._fingerprints.name, _NULL_TESTS[op])
+        if op in _MEMBERSHIP:
+            raise UnsupportedComparisonError(
+                f"{name_of(self._column)}: the members of a claim that is a list have no fingerprints, so no row is "
+                f"found by a member of {self._fingerprints.name!r}; write the members into a table or column of your "
+                "own beside the token",
+                context=self._fingerprints.type.context,
+            )
         given = _given(op, other, self._column)
         if given is None:
             raise _refusal(self._column, op)

@@ -16,9 +16,9 @@ from . import base64url
 from .shape import parse_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["MARKS", "has_token", "without_tokens"]
+__all__ = ["MARKS", "has_token", "inner_token", "without_tokens"]
 
 #: Beginnings of the base64url of a JSON object: ``{"``, ``{`` and a space, a line feed, a tab, a carriage return.
 _BEGINNINGS: Final = ("eyJ", "eyA", "ewo", "ewk", "ew0")
@@ -84,31 +84,42 @@ def _decoded(text: str) -> str:
     return (base64url.decode(whole) or b"").decode("latin-1")
 
 
+def inner_token(text: str) -> str | None:
+    """Return the first JWS or JWE within a text, without the padding of its segments; None if there is none."""
+    return next(_tokens_in(text), None)
+
+
 def _has_jwt(text: str) -> bool:
-    return bool(_BEGINNING.search(text)) and any(
-        _is_token([segment.rstrip("=") for segment in found.split(".")]) for found in _SEGMENTS.findall(text)
-    )
+    return inner_token(text) is not None
 
 
-def _is_token(segments: list[str]) -> bool:
-    """Return True if a token begins in one of these segments."""
-    return any(
-        _begins_token(segments[place][found.start() :], segments[place + 1 : place + 5])
-        for place in range(len(segments) - 2)
-        for _, found in zip(range(_MOST_BEGINNINGS), _BEGINNING.finditer(segments[place]), strict=False)
-    )
+def _tokens_in(text: str) -> Iterator[str]:
+    """Yield the tokens of a text."""
+    if not _BEGINNING.search(text):
+        return
+    for run in _SEGMENTS.findall(text):
+        segments = [segment.rstrip("=") for segment in run.split(".")]
+        for place in range(len(segments) - 2):
+            beginnings = zip(range(_MOST_BEGINNINGS), _BEGINNING.finditer(segments[place]), strict=False)
+            for _, found in beginnings:
+                header, following = segments[place][found.start() :], segments[place + 1 : place + 5]
+                count = _segments_after(header, following)
+                if count:
+                    yield ".".join((header, *following[:count]))
 
 
-def _begins_token(header: str, following: list[str]) -> bool:
-    """Return True if a segment is the header of a token that goes on with these segments, at most four."""
+def _segments_after(header: str, following: list[str]) -> int:
+    """Return the number of segments that a token with this header goes on with, of at most four; 0 for no token."""
     if not _SHORTEST_HEADER <= len(header) <= _LONGEST_HEADER:
-        return False
+        return 0
     try:
         fields = parse_header(header)
     except InvalidTokenError:
-        return False
+        return 0
     # The payload of a JWS, the ciphertext of a JWE: without it there is nothing to protect.
-    return len(following) >= 4 and bool(following[2]) if "enc" in fields else bool(following[0])
+    if "enc" in fields:
+        return 4 if len(following) >= 4 and following[2] else 0
+    return 2 if following[0] else 0
 
 
 def without_tokens(keys: Iterable[Any]) -> tuple[Any, ...] | None:

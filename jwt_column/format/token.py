@@ -111,6 +111,26 @@ class JWT(str):
             token._expiry = seconds  # noqa: SLF001 - of the object made here
         return token
 
+    @classmethod
+    def inner(cls, text: str) -> JWT | None:
+        """Return the JWT that a text wraps: an SD-JWT, ``ghs_<id>_<jwt>``, a token with padding; None without one.
+
+        The text itself is an opaque token to a column. The inner token has its claims and expiry, for
+        ``JWT.opaque(text, expires_at=inner.expires_at)``. Padding is left out, so the signature of a token that was
+        signed with it, as by the load balancer of AWS, does not verify.
+
+        Args:
+            text: The whole text.
+        """
+        from .readable import inner_token  # Its patterns take longer to compile than all of this module.
+
+        found = inner_token(text) if isinstance(text, str) else None
+        text = ""  # Error reporters show local variables.
+        try:
+            return None if found is None else JWT(found)
+        except InvalidTokenError:
+            return None
+
     def __repr__(self) -> str:
         return f"JWT(redacted, {len(self)} characters)"
 

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from jwt_column import JWT, EncryptedJWT, InvalidTokenError, KeyRing, generate_key
-from tests.support.tokens import rfc_token, signed_token
+from tests.support.tokens import compact, rfc_token, signed_token
 
 EXPIRY = datetime(2033, 5, 18, 3, 33, 20, tzinfo=UTC)  # 2,000,000,000 seconds
 
@@ -77,3 +77,36 @@ def test_the_expiry_is_stored_found_by_sql_loaded_and_carried_over(text: str, st
         cipher = table.c.token.type.cipher()  # type: ignore[attr-defined]
         stored = connection.scalars(sa.select(sa.type_coerce(table.c.token, type_.impl))).first()
         assert cipher.decrypt(cipher.resealer(new)(stored), new).expires_at == EXPIRY
+
+
+def test_the_token_within_a_text_is_found() -> None:
+    """What wraps a JWT is opaque to a column; its claims and its expiry are those of the token inside."""
+    inner = signed_token(sub="alice", exp=1_900_000_000)
+    header, payload, signature = inner.split(".")
+    padded = ".".join(one + "=" * (-len(one) % 4) for one in (header, payload, signature))
+    jwe = rfc_token("A.1 encrypted JWT")
+    for text, expected in (
+        (inner, inner),
+        (f"{inner}~WyJzYWx0IiwibmFtZSIsInZhbHVlIl0~", inner),
+        (f"{inner}~WyJzYWx0IiwibmFtZSIsInZhbHVlIl0~{signed_token(nonce='kb')}", inner),
+        (f"ghs_12345_{inner}", inner),
+        (f"Bearer {inner}", inner),
+        (padded, inner),
+        (f"x_{jwe}", jwe),
+        (f"not.a.token {inner}", inner),
+    ):
+        found = JWT.inner(text)
+        assert (type(found), found) == (JWT, expected)
+    found = JWT.inner(f"ghs_12345_{inner}")
+    assert found is not None
+    assert found.expires_at == datetime(2030, 3, 17, 17, 46, 40, tzinfo=UTC)
+    for nothing in (
+        "",
+        "opaque",
+        "a.b.c",
+        f"{header}.{payload}",
+        compact({"alg": "none"}, {}) + ".",
+        None,
+        5,
+    ):
+        assert JWT.inner(nothing) is None  # type: ignore[arg-type]
