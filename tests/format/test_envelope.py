@@ -214,6 +214,11 @@ class TestRefusals:
             envelope.parse(stored)
         assert reason == caught.value.reason
 
+    def test_refusal_of_a_truncated_value_has_its_length_in_bytes(self) -> None:
+        for stored in (FULL[:60], text_of(HEX, base64url.encode(FULL[44:60]))):
+            with pytest.raises(MalformedEnvelopeError, match=r"\(60 bytes"):
+                envelope.parse(stored)
+
     @malformed
     def test_refusal_names_the_key_where_it_can_be_read(
         self, stored: bytes | str, reason: str, key_id: str | None
