@@ -132,12 +132,13 @@ def combined(reports: Sequence[AuditReport], labels: Mapping[str, str] | None = 
 
 
 def json_of(reports: Sequence[AuditReport]) -> str:
-    """Return the JSON file of an audit, with its last line feed: the bytes that a report's SHA-256 is of.
+    """Return the JSON file of an audit, of which the HTML report has the SHA-256.
 
-    The file of one database is its report. That of several has ``format``, ``ok`` and the list ``reports``.
+    The file of one database is its report's :meth:`~jwt_column.AuditReport.to_json`. That of several has ``format``,
+    ``ok`` and the list ``reports``.
     """
     if len(reports) == 1:
-        return reports[0].to_json() + "\n"
+        return reports[0].to_json()
     content = {
         "format": FORMAT,
         "ok": all(report.ok for report in reports),

@@ -173,8 +173,8 @@ class AuditReport:
         return json_dict(self, format=FORMAT, ok=self.ok)
 
     def to_json(self) -> str:
-        """Return :meth:`to_dict` as text, indented by two spaces; in ASCII, so that its bytes are always the same."""
-        return json.dumps(self.to_dict(), indent=2)
+        """Return :meth:`to_dict` as a JSON file of ASCII, with its last line feed; the HTML report has its SHA-256."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> AuditReport:

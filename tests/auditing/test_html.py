@@ -417,7 +417,7 @@ def test_page_says_who_looked_at_what_and_when() -> None:
         "Duration 4.2 s",
         "Operator nightly@audit.example.org",
         "Versions jwt-column 0.2.0, SQLAlchemy 2.1.0, Python 3.11.7",
-        f"SHA-256 of the JSON report {hashlib.sha256((now.to_json() + chr(10)).encode()).hexdigest()}",
+        f"SHA-256 of the JSON report {hashlib.sha256(now.to_json().encode()).hexdigest()}",
         "Active key 3f9c2a10",
         "Last audit 2026-10-01 09:41 UTC",
         "Critical Plaintext 1 1,311",
