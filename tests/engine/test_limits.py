@@ -15,6 +15,7 @@ from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.shards import Shard
+from migrations_helpers.engine.strategies import CompareAndSwap
 from migrations_helpers.engine.strategies.base import _ROW_BYTES, Changes, in_chunks
 from tests.support.tokens import compact
 from tests.support.workload import after, create_sessions, seal, token
@@ -69,8 +70,9 @@ def test_old_values_count_towards_the_bytes_of_a_statement(with_old: bool, state
     ] == statements
 
 
-def test_a_row_that_was_superseded_is_no_foreign_one(memory: sa.Engine) -> None:
-    """Compare-and-swap counts afterwards which rows it wrote; the one that the application wrote is none of them."""
+@pytest.mark.parametrize("can_lock", [True, False])
+def test_a_row_that_was_superseded_is_no_foreign_one(memory: sa.Engine, can_lock: bool) -> None:
+    """Compare-and-swap counts which rows it wrote; the one that the application wrote is none of them."""
     sessions = create_sessions(memory, 2, storage="text")
     for number in (1, 2):
         sessions.put(memory, (number,), f"foreign {number}")
@@ -86,9 +88,8 @@ def test_a_row_that_was_superseded_is_no_foreign_one(memory: sa.Engine) -> None:
     def adopt(type_: EncryptedJWT, value: Any, **options: Any) -> Adoption:
         return Adoption(type_, value, decrypt, **options)
 
-    report = convert_column(
-        memory, "sessions", "token", sessions.type_(), adopt, Options(strategy="cas", nice=0)
-    )
+    options = Options(strategy=CompareAndSwap(can_lock=can_lock), nice=0)
+    report = convert_column(memory, "sessions", "token", sessions.type_(), adopt, options)
     assert (report.reencrypted, report.by_key_id, report.superseded) == (1, {"foreign": 1}, 1)
 
 
