@@ -344,7 +344,8 @@ def test_alembic_logs_nothing_where_nothing_changed(
     assert "Detected" not in caplog.text
     sa.Index("ix_id", table.c.id)
     assert [entry[0] for entry in difference(engine, table.metadata)] == ["add_index"]
-    assert "Detected added index 'ix_id'" in caplog.text
+    assert "Detected added index" in caplog.text
+    assert "ix_id" in caplog.text
 
 
 def test_the_filters_of_the_application_apply_to_our_indexes(engine: sa.Engine) -> None:
