@@ -286,6 +286,27 @@ class TestForgery:
         engine.dispose()
 
 
+def test_a_process_is_live_until_half_a_minute_after_three_missed_reports(
+    engine: sa.Engine, fleet: Fleet, key_file: Path
+) -> None:
+    ring = ring_of(key_file, fleet)
+    ring.acknowledge()
+    row = row_of(engine, fleet.table)
+    # A watch reports every 10 seconds, and a row says the next whole number. Of a row that anyone may have written,
+    # the interval is not obeyed.
+    for age, is_authentic, is_live in (
+        (60, True, True),
+        (68, True, False),
+        (206, False, True),
+        (212, False, False),
+    ):
+        reported_at = int(time.time()) - age
+        mac = fleets._mac(ring.snapshot().active, row["process"], reported_at, row["report"])
+        change(engine, fleet.table, reported_at=reported_at, mac=mac if is_authentic else "A" * 43)
+        (one,) = fleet.processes(ring)
+        assert (one.is_authentic, one.is_live) == (is_authentic, is_live), age
+
+
 def test_rows_of_ended_processes_go_after_a_day(engine: sa.Engine, fleet: Fleet, key_file: Path) -> None:
     ring_of(key_file, fleet).acknowledge()
     for age, left in ((fleets._FORGOTTEN_AFTER - 60, 2), (fleets._FORGOTTEN_AFTER + 60, 2)):

@@ -143,6 +143,7 @@ def test_a_database_that_cannot_be_asked_stops_the_command(
     new = shown("add")["added"]
     refused = keys("activate", new, "--database", f"sqlite:///{tmp_path / 'absent'}")
     assert refused.exit_code == ExitCode.DATABASE
+    assert "--no-fleet does without" in refused.stderr
     assert shown("list")["active"] != new
     # The control, without any database.
     assert keys("activate", new).exit_code == ExitCode.OK

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from jwt_column.format.frame import begins_as_jws, is_frame, jws_ends, pack, unpack
-from tests.support.tokens import signed_token
+from jwt_column.format import frame
+from jwt_column.format.frame import CACHED_HEADERS, begins_as_jws, is_frame, jws_ends, pack, unpack
+from tests.support.tokens import compact, signed_token
+
+
+def packed(token: str) -> bytes:
+    """Return the frame of a token, which can be packed."""
+    made = pack(token)
+    assert made is not None
+    return made
+
+
+def ends_of(made: bytes) -> tuple[int, int]:
+    """Return the ends of header and payload of a frame of three segments."""
+    ends = jws_ends(made)
+    assert ends is not None
+    return ends
 
 
 def test_ends_of_header_and_payload_are_known_without_a_signature_too() -> None:
     signed = signed_token(sub="alice")
     header, payload, _ = signed.split(".")
     for token in (signed, f"{header}.{payload}."):
-        frame = pack(token)
-        assert frame is not None
-        ends = jws_ends(frame)
-        assert ends is not None
-        assert begins_as_jws(frame)
-        assert b'"sub"' in frame[ends[0] : ends[1]]
-        assert (ends[1] == len(frame)) is token.endswith(".")
+        made = packed(token)
+        start, end = ends_of(made)
+        assert begins_as_jws(made)
+        assert b'"sub"' in made[start:end]
+        assert (end == len(made)) is token.endswith(".")
 
 
 def test_a_frame_that_ends_early_is_none() -> None:
-    frame = pack(signed_token(sub="alice"))
-    assert frame is not None
-    ends = jws_ends(frame)
-    assert ends is not None
-    for length in range(ends[1]):
-        assert jws_ends(frame[:length]) is None
-        assert not is_frame(frame[:length])
+    made = packed(signed_token(sub="alice"))
+    _, end = ends_of(made)
+    for length in range(end):
+        assert jws_ends(made[:length]) is None
+        assert not is_frame(made[:length])
     # The control: what follows is the signature, of any length.
-    assert is_frame(frame[: ends[1]])
-    assert unpack(frame) is not None
+    assert is_frame(made[:end])
+
+
+def test_headers_are_kept_up_to_a_limit() -> None:
+    frame._header_texts.clear()
+    for number in range(CACHED_HEADERS + 5):
+        made = packed(compact({"alg": "HS256", "kid": number}, {"sub": "alice"}, b"signature"))
+        assert unpack(made) is not None
+        # The next token with this header finds it.
+        assert made[6 : ends_of(made)[0]] in frame._header_texts
+        kept = len(frame._header_texts)
+        assert kept == number + 1 if number < CACHED_HEADERS else kept <= 5

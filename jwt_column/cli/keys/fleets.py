@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from ...errors import ConfigurationError, JWTColumnError
-from ..console import ExitCode, indented, make_console, mark, plain_table, print_json
+from ..console import DatabaseError, ExitCode, indented, make_console, mark, plain_table, print_json
 from ..options import DATABASE_VARIABLE, DatabasesOption, FileOption, JsonOption, given_databases, option
 from .rings import PlainFile, open_ring, views_of
 
@@ -161,7 +161,11 @@ def await_fleet(
     held: list[DataKey] = []
     deadline = time.monotonic() + options.timeout
     while True:
-        processes = _read(databases, options.fleet_table, held, keys)
+        try:
+            processes = _read(databases, options.fleet_table, held, keys)
+        except DatabaseError as error:
+            error.args = (f"{error}. It was asked for the table of the fleet; --no-fleet does without",)
+            raise
         if processes is None:
             if options.expect is not None or options.fleet_table is not None:
                 raise ConfigurationError(
