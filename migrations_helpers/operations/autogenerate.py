@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["OPTION"]
+__all__ = ["OPTION", "complete", "leave_indexes_to_us"]
 
 #: The keyword of ``context.configure`` that holds our options.
 OPTION = "jwt_column"
@@ -53,7 +53,7 @@ def _register(function: Callable[..., None], *, first: bool = False) -> None:
     comparators.dispatch_for("schema", priority=priority)(function)
 
 
-def _complete(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any) -> None:
+def complete(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any) -> None:
     """Put plain types into the operations found, and add those that the rows need."""
     for operation in list(_walk(upgrade_ops)):
         _use_plain_types(operation)
@@ -67,7 +67,7 @@ def _complete(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any
 
 
 _register(leave_indexes_to_us, first=True)
-_register(_complete)
+_register(complete)
 
 
 def _walk(container: ops.OpContainer) -> Iterator[ops.MigrateOperation]:
