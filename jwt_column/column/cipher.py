@@ -47,6 +47,8 @@ __all__ = ["OTHER_TYPE", "TokenCipher", "decrypt_token", "encrypt_token", "repor
 # Each writing process adds one prefix per 2**16 rows.
 _CACHED_OPENERS: Final = 512
 
+_STAMP_LENGTH: Final = STAMP_FIELD.length
+
 _as_jwt: Final = str.__new__
 
 _REFUSAL: Final = " does not take this value"
@@ -87,6 +89,7 @@ class TokenCipher:
         "_layout_byte",
         "_max_length",
         "_openers",
+        "_stamped",
         "context",
         "layout",
         "spec",
@@ -129,10 +132,14 @@ class TokenCipher:
         self._fields = (
             IndexFields(spec, self.expiry_name) if self._header_length > STAMP_FIELD.length else None
         )
-        # By the nonce prefix, which the envelopes of one process have in common: their opener, key and stamp. The
-        # whole is replaced, because another thread must not see the openers of another snapshot of the ring.
-        self._openers: tuple[Keys | None, dict[bytes, tuple[_Open, DataKey, bytes]]] = None, {}
+        # By the nonce prefix, which the envelopes of one process have in common: their opener, key and stamp, and
+        # their associated data if they have no index fields. The whole is replaced, because another thread must not
+        # see the openers of another snapshot of the ring.
+        self._openers: tuple[Keys | None, dict[bytes, tuple[_Open, DataKey, bytes, bytes]]] = None, {}
         self._aad_end = sized(self.context.encode(), "the context")
+        # Of the last key: the stamp, and the associated data of an envelope without index fields and binding.
+        # Replaced whole, as the openers are.
+        self._stamped: tuple[DataKey | None, bytes, bytes] = None, b"", b""
         kinds = {Kind.SIGNED, Kind.ENCRYPTED}
         kinds |= {Kind.UNSIGNED} if spec.allow_unsigned else set()
         kinds |= {Kind.OPAQUE} if spec.allow_opaque else set()
@@ -257,10 +264,16 @@ class TokenCipher:
             key: The key.
             binding: The result of :func:`binding_of` for the row, or empty.
         """
-        header = key.stamp_prefix + self._layout_byte
+        last_key, header, aad = self._stamped
+        if key is not last_key:
+            header = key.stamp_prefix + self._layout_byte
+            aad = header + self._aad_end
+            self._stamped = key, header, aad
         if self._fields is not None:
             header += self._fields.of(payload, frame, key, token, expiry)
-        aad = header + self._aad_end + binding
+            aad = header + self._aad_end
+        if binding:
+            aad += binding
         if self._is_text:
             return envelope.as_text(header, key.aead.seal(frame, aad))
         return key.aead.seal(frame, aad, header)
@@ -308,9 +321,11 @@ class TokenCipher:
             keys, openers = self._openers
             if keys is ring.snapshot():
                 body = length + PREFIX_LENGTH
-                open_next, key, stamp = openers[data[length:body]]
+                open_next, key, stamp, aad = openers[data[length:body]]
                 if data.startswith(stamp):
-                    return open_next(data, body, data[:length] + self._aad_end + binding), key
+                    if length != _STAMP_LENGTH:
+                        aad = data[:length] + self._aad_end
+                    return open_next(data, body, aad + binding if binding else aad), key
         except (LookupError, InvalidTag, ValueError, JWTColumnError):
             pass
         # Outside the handler, so that no error carries the first bytes of a stored value as its context.
@@ -342,7 +357,8 @@ class TokenCipher:
                 self._openers = current, openers
             if current.by_prefix.get(key.stamp_prefix) is key:
                 prefix = data[length : length + PREFIX_LENGTH]
-                openers[prefix] = key.aead.opener(prefix), key, data[: STAMP_FIELD.length]
+                stamp = data[:_STAMP_LENGTH]
+                openers[prefix] = key.aead.opener(prefix), key, stamp, stamp + self._aad_end
         return frame, key
 
     def unindexed(self, token: JWT) -> tuple[Sequence[str], bool]:
