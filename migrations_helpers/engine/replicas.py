@@ -45,6 +45,8 @@ _REPLICA: Final = text(
     "WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 "
     "ELSE coalesce(extract(epoch FROM now() - pg_last_xact_replay_timestamp()), 0) END::float8"
 )
+# Of MariaDB; of MySQL since 8.0.22; of older ones.
+_STATUS: Final = ("SHOW ALL SLAVES STATUS", "SHOW REPLICA STATUS", "SHOW SLAVE STATUS")
 _COLUMNS: Final = ("Seconds_Behind_Master", "Seconds_Behind_Source")
 
 
@@ -179,8 +181,7 @@ def _lag_of(engine: Engine) -> float | None:
 
 def _replica_status(connection: Connection) -> Sequence[Any]:
     """Return the state of each source that a replica of MySQL or MariaDB has."""
-    if getattr(connection.dialect, "is_mariadb", False):
-        return connection.exec_driver_sql("SHOW ALL SLAVES STATUS").mappings().all()
-    with suppress(DBAPIError):
-        return connection.exec_driver_sql("SHOW REPLICA STATUS").mappings().all()
-    return connection.exec_driver_sql("SHOW SLAVE STATUS").mappings().all()
+    for statement in _STATUS[:-1]:
+        with suppress(DBAPIError):
+            return connection.exec_driver_sql(statement).mappings().all()
+    return connection.exec_driver_sql(_STATUS[-1]).mappings().all()

@@ -65,11 +65,10 @@ def _create(connection: Connection, table: Table, name: str, definition: str) ->
     try:
         connection.exec_driver_sql(definition)
     except OperationalError as error:
-        if "no such column" not in str(error.orig):
-            raise
         logger.warning(
-            "%s: the index %s went with its column, which is gone or has another name; op.create_jwt_index creates one "
-            "for the new name",
+            "%s: the index %s was not created again (%s), because its column is gone or has another name; "
+            "op.create_jwt_index creates one for the new name",
             table.fullname,
             name,
+            error.orig,
         )

@@ -209,6 +209,15 @@ def test_rows_that_cannot_be_read_are_compared_as_they_are(engine: sa.Engine) ->
     assert (report.tokens.unchanged, report.verified) == (30, 29)
 
 
+def test_a_current_row_that_does_not_open_is_listed(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, 30)
+    sessions.put(engine, (7,), seal(token(7), after())[:-1])
+    with pytest.raises(ReencryptionError, match="1 row cannot be read") as caught:
+        sessions.reencrypt(engine, verify="tokens", batch_size=10)
+    report: Any = caught.value.report
+    assert (report.undecryptable, report.tokens.is_same) == ([7], True)
+
+
 def test_more_changes_than_are_held_at_once(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integrity, "_CHANGES", 2)
     monkeypatch.setattr(integrity, "_WINDOW", 7)

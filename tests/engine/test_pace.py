@@ -14,7 +14,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from jwt_column.errors import ConfigurationError, ReencryptionError
+from migrations_helpers.engine import pace
 from migrations_helpers.engine.hours import Window, moment, window
+from migrations_helpers.engine.replicas import ReplicaLag
 from tests.support.replicas import Replicated, replicated
 from tests.support.workload import column_type, create_sessions, engine_on, every_server, seal, token
 
@@ -193,8 +195,8 @@ def test_latency_above_its_limit_slows_a_run_down(engine: sa.Engine, monkeypatch
     slept: list[float] = []
     monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
     monkeypatch.setattr(time, "sleep", slept.append)
-    latencies = iter([0.03, 0.03, 0.03, 0.01, 0.01])
-    sessions = create_sessions(engine, 60)
+    latencies = iter([0.03, 0.03, 0.03, 0.01, 0.01, 0.03, *[0.01] * 30])
+    sessions = create_sessions(engine, 300)
     sessions.reencrypt(
         engine,
         batch_size=10,
@@ -203,27 +205,39 @@ def test_latency_above_its_limit_slows_a_run_down(engine: sa.Engine, monkeypatch
         throttle=lambda: next(latencies, 0.03),
         max_latency=0.02,
     )
-    assert slept == pytest.approx([0.5, 1.0, 2.0, 1.6, 1.28, 2.56])
+    assert slept[:6] == pytest.approx([0.5, 1.0, 2.0, 1.6, 1.28, 2.56])
+    # No pause at last.
+    assert slept[6:] == sorted(slept[6:], reverse=True)
+    assert len(slept) < 30
 
 
-def test_latency_above_its_limit_shortens_batches(engine: sa.Engine) -> None:
-    sessions = create_sessions(engine, 400)
-    done: list[int] = []
-    sessions.reencrypt(
-        engine,
-        batch_size=200,
-        batch_seconds=0.02,
-        nice=0,
-        throttle=lambda: 0.05,
-        max_latency=0.02,
-        progress=lambda report: done.append(report.reencrypted),
-    )
-    batches = [after - before for before, after in itertools.pairwise(done) if after > before]
-    assert batches[0] == 200
-    assert min(batches[1:-1]) == 50
+def test_latency_above_its_limit_shortens_batches(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1_000_000))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    batches = {}
+    for latency in (0.05, 0.01):
+        sessions = create_sessions(engine, 600, name=f"sessions_{round(latency * 100)}")
+        done: list[int] = []
+        sessions.reencrypt(
+            engine,
+            batch_size=200,
+            batch_seconds=1.0,
+            nice=0,
+            throttle=lambda: latency,  # noqa: B023 - called before the next round
+            max_latency=0.02,
+            progress=lambda report: done.append(report.reencrypted),  # noqa: B023
+        )
+        batches[latency] = [after - before for before, after in itertools.pairwise(done) if after > before]
+    assert batches[0.01] == [200, 200, 200]
+    assert batches[0.05][:2] == [200, 200]
+    assert 50 <= batches[0.05][2] < 150
+    assert batches[0.05] == sorted(batches[0.05], reverse=True)
 
 
-def test_a_paused_run_waits_between_batches(engine: sa.Engine) -> None:
+def test_a_paused_run_waits_between_batches(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It uses its connection meanwhile.
+    monkeypatch.setattr(pace, "_KEEP_INTERVAL", 0.5)
     sessions = create_sessions(engine, 40)
     answers = iter([False, True])
     waiting: list[str | None] = []
@@ -287,8 +301,16 @@ def test_a_run_waits_for_replicas_that_lag(name: str) -> None:
             for number, replicas in enumerate([named, []] if name == "postgresql" else [named]):
                 sessions = create_sessions(engine, 60, name=f"sessions_{number}")
                 waits_for(engine, sessions, pair, replicas)
+            with engine.begin() as connection:
+                connection.exec_driver_sql(_ACCOUNTS[name])
             if name == "postgresql":
                 refused_without_a_right(engine)
+            else:
+                with pytest.raises(ConfigurationError, match="SLAVE MONITOR"):
+                    sessions.reencrypt(
+                        engine, max_replica_lag=1, replicas=[url.set(username="app", password="app")]
+                    )
+            replica_that_goes(engine, pair)
 
 
 def waits_for(engine: sa.Engine, sessions: Sessions, pair: Replicated, replicas: list[str]) -> None:
@@ -317,11 +339,38 @@ def waits_for(engine: sa.Engine, sessions: Sessions, pair: Replicated, replicas:
     assert waited[0] < 60
 
 
+_ACCOUNTS = {
+    "postgresql": "CREATE ROLE app LOGIN PASSWORD 'app' IN ROLE pg_read_all_data, pg_write_all_data",
+    "mariadb": "CREATE USER app IDENTIFIED BY 'app'",
+}
+
+
+def replica_that_goes(engine: sa.Engine, pair: Replicated) -> None:
+    """Waiting does not bring a replica back."""
+
+    def read(statement: sa.Executable) -> Any:
+        with engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    with engine_on(pair.replica) as replica:
+        kinds: list[list[Any]] = [[replica]] if engine.dialect.name == "mariadb" else [[replica], []]
+        lags = [ReplicaLag(read, engine.dialect.name, replicas) for replicas in kinds]
+        pair.close()
+        replica.dispose()
+        for lag in lags:
+            # The primary notices a moment later.
+            patience = time.monotonic() + 30
+            while lag.seconds() > 0:
+                assert time.monotonic() < patience
+                time.sleep(0.1)
+            while not lag._unreachable:
+                assert time.monotonic() < patience
+                time.sleep(0.1)
+                lag.seconds()
+            lag.close()
+
+
 def refused_without_a_right(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE ROLE app LOGIN PASSWORD 'app' IN ROLE pg_read_all_data, pg_write_all_data"
-        )
     sessions = create_sessions(engine, 3, name="of_the_application")
     with engine_on(engine.url.set(username="app", password="app")) as other:
         with pytest.raises(ConfigurationError, match="pg_monitor"):

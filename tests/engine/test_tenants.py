@@ -12,7 +12,8 @@ from alembic.operations import Operations
 
 from jwt_column.errors import ConfigurationError, ReencryptionError
 from migrations_helpers import reencrypt
-from tests.support.workload import NEW, OLD, column_type, create_sessions
+from migrations_helpers.engine.calling import call
+from tests.support.workload import NEW, OLD, column_type, create_sessions, seal, token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,3 +166,22 @@ def test_operations_go_through_all_schemas(tenants: Tenants) -> None:
         report = migrate(lambda: op.reencrypt_jwt_column("sessions", "token", type_=type_, schemas=query))
         assert report.reencrypted == TOTAL
         migrate(gate)
+
+
+def test_a_tenant_with_another_layout_stops_no_other(tenants: Tenants) -> None:
+    first, second, _ = tenants.names
+    richer = seal(token(5), fingerprints=["jti"])
+    tenants.sessions[second].put(tenants.engine, (5,), richer)
+    with pytest.raises(ReencryptionError, match="1 of 2 schemas were not finished") as caught:
+        tenants.reencrypt(schemas=[first, second])
+    report: Any = caught.value.report
+    assert "the fingerprint 'jti'" in report.failures[second]
+    assert tenants.keys()[0] == {NEW}
+
+
+def test_functions_get_an_argument_if_they_take_one() -> None:
+    assert call(lambda: 1, "unused") == 1
+    assert call(lambda given: given, 2) == 2
+    assert call(lambda *given: given, 3) == (3,)
+    # A function of C tells nothing of its parameters.
+    assert call(dict, 4) == {}

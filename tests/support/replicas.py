@@ -20,7 +20,7 @@ from tests.support.databases import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Replicated", "replicated"]
 
@@ -34,12 +34,14 @@ class Replicated:
         replica: The replica's.
         stop: The statement that keeps the replica from applying what it receives.
         go_on: The statement that lets it go on.
+        close: Ends the replica.
     """
 
     url: sa.URL
     replica: sa.URL
     stop: str
     go_on: str
+    close: Callable[[], object]
 
     def tell(self, statement: str) -> None:
         """Send a statement to the replica."""
@@ -75,7 +77,9 @@ def _postgresql(stack: ExitStack) -> Replicated:
         ],
         primary.url,
     )
-    return Replicated(primary.url, replica, "SELECT pg_wal_replay_pause()", "SELECT pg_wal_replay_resume()")
+    return Replicated(
+        primary.url, replica, "SELECT pg_wal_replay_pause()", "SELECT pg_wal_replay_resume()", private.close
+    )
 
 
 def _mariadb(stack: ExitStack) -> Replicated:
@@ -84,7 +88,7 @@ def _mariadb(stack: ExitStack) -> Replicated:
     replica = start_private_mariadb("--server-id=2", "--slave-net-timeout=5")
     stack.callback(replica.close)
     url = primary.url
-    pair = Replicated(url, replica.url, "STOP SLAVE SQL_THREAD", "START SLAVE SQL_THREAD")
+    pair = Replicated(url, replica.url, "STOP SLAVE SQL_THREAD", "START SLAVE SQL_THREAD", replica.close)
     # The accounts are those that the replica has made itself.
     pair.tell("SET GLOBAL gtid_slave_pos = ''")
     engine = sa.create_engine(url, poolclass=NullPool)
