@@ -82,6 +82,32 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8", **extra}
 
 
+def type_in_terminal(*arguments: str, prompt: str, typed: str, **variables: str) -> tuple[str, int]:
+    """Run the command on a terminal, type a line at each prompt, and return the output and the exit status."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command(*arguments),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment({"TERM": "dumb", "COLUMNS": "200", **variables}),
+    )
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65_536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        output += chunk
+        if output.rstrip().endswith(prompt.encode()):
+            os.write(ours, f"{typed}\n".encode())
+    os.close(ours)
+    return output.decode(), process.wait(timeout=300)
+
+
 def run(*arguments: str, setup: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command with pipes for its output."""
     return subprocess.run(

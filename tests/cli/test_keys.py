@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import stat
 import subprocess
@@ -31,7 +30,7 @@ from jwt_column.cli.keys.rings import KeyView
 from jwt_column.cli.keys.showing import age
 from jwt_column.format import base64url
 from jwt_column.providers import write_key_file
-from tests.cli.test_cli import command, environment, plain_display
+from tests.cli.test_cli import environment, plain_display, type_in_terminal
 from tests.support.docs_examples import ROOT
 from tests.support.tokens import signed_token
 
@@ -600,31 +599,15 @@ def test_key_that_does_not_unwrap_needs_force_although_no_row_is_under_it(
 
 def in_terminal(*arguments: str, typed: str, path: Path, site: Path) -> tuple[str, int]:
     """Run a command on a real terminal where somebody types."""
-    ours, theirs = pty.openpty()
-    variables = {"JWT_COLUMN_KEYRING": f"file:{path}", "JWT_COLUMN_KEKS": "standin:kek standin:other"}
-    variables |= {"TERM": "dumb", "COLUMNS": "200"}
-    python_path = os.pathsep.join([str(site), *sys.path])
-    process = subprocess.Popen(
-        command("keys", *arguments),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment({**variables, "PYTHONPATH": python_path}),
+    return type_in_terminal(
+        "keys",
+        *arguments,
+        prompt="to remove it:",
+        typed=typed,
+        JWT_COLUMN_KEYRING=f"file:{path}",
+        JWT_COLUMN_KEKS="standin:kek standin:other",
+        PYTHONPATH=os.pathsep.join([str(site), *sys.path]),
     )
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65_536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        output += chunk
-        if output.rstrip().endswith(b"to remove it:"):
-            os.write(ours, f"{typed}\n".encode())
-    os.close(ours)
-    return output.decode(), process.wait(timeout=300)
 
 
 @pytest.mark.parametrize("answer", ["right", "wrong"])

@@ -21,7 +21,7 @@ from jwt_column.cli.options import DATABASE_VARIABLE
 from jwt_column.cli.rotation import rotation_of
 from jwt_column.fleet import Fleet
 from jwt_column.providers import write_key_file
-from tests.cli.test_cli import plain_display
+from tests.cli.test_cli import plain_display, type_in_terminal
 from tests.support.docs_examples import ROOT
 from tests.support.tokens import signed_token
 
@@ -265,6 +265,40 @@ def test_what_cannot_end_well_is_refused_before_a_change(place: Place, tmp_path:
     unasked = invoke("rotate", "--table", "sessions", "--column", "token", "--wait", "0")
     assert "give --yes" in unasked.stderr
     assert place.path.read_bytes() == before
+
+
+def test_it_asks_once_before_the_first_change(place: Place) -> None:
+    if is_wrapped(place):
+        return  # Asking is the same.
+    before = place.path.read_bytes()
+    options = ("rotate", "--table", "sessions", "--column", "token", "--wait", "0", "--settle", "0")
+    output, code = type_in_terminal(*options, prompt="[y/N]:", typed="n", PYTHONPATH=str(ROOT))
+    assert "A new key takes the place of" in output
+    assert "nothing was changed" in output
+    assert (code, place.path.read_bytes()) == (ExitCode.USAGE, before)
+    output, code = type_in_terminal(*options, prompt="[y/N]:", typed="y", PYTHONPATH=str(ROOT))
+    assert (code, output.count("Go on?"), place.path.read_bytes() != before) == (ExitCode.OK, 1, True)
+
+
+def test_databases_and_rings_are_named(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = f"application_of_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(
+        "import os\nimport sqlalchemy as sa\nfrom jwt_column import EncryptedJWT, KeyRing\n"
+        "ring = KeyRing.from_uri(os.environ['JWT_COLUMN_KEYRING'])\n"
+        "type_ = EncryptedJWT(ring.with_active(ring.active), context='sessions.token')\n"
+        "table = sa.Table('sessions', sa.MetaData(), sa.Column('id', sa.Integer, primary_key=True),\n"
+        "                 sa.Column('token', type_))\n"
+        "token = table.c.token\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (old,) = place.ids
+    arguments = ("rotate", "--model", f"{module}:token", "--yes", "--wait", "0", "--settle", "0")
+    pinned = invoke(*arguments)
+    # Its program chose the old key for it, so it would go on writing under it.
+    assert "its ring writes under" in pinned.stderr
+    assert (pinned.exit_code, old in place.ids) == (ExitCode.USAGE, True)
+    monkeypatch.delenv(DATABASE_VARIABLE)
+    assert "no database: give --database" in invoke(*arguments).stderr
 
 
 def test_rows_that_cannot_be_read_keep_the_old_key(place: Place) -> None:
