@@ -19,6 +19,7 @@ from jwt_column.column.binding import binding_of
 from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.spec import ColumnSpec
 from tests.support import independent_envelope as independent
+from tests.support.tokens import chain_of
 from tests.vectors import generate
 
 if TYPE_CHECKING:
@@ -212,18 +213,6 @@ class TestAccept:
     def test_both_forms_of_a_row_hold_the_same_bytes(self, binary: AcceptRow, text: AcceptRow) -> None:
         assert text["stored"] == independent.to_text(bytes.fromhex(binary["stored"]))
         assert binary["stored"] == independent.to_binary(text["stored"]).hex()
-
-
-def chain_of(error: BaseException | None) -> list[BaseException]:
-    """Return an error and everything that it was raised from or during, suppressed or not."""
-    chain: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is not None and one not in chain:
-            chain.append(one)
-            waiting += [one.__cause__, one.__context__]
-    return chain
 
 
 class TestReject:

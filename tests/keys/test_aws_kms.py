@@ -13,11 +13,9 @@ from typer.testing import CliRunner
 
 from jwt_column import (
     ConfigurationError,
-    JWTColumnError,
     KeyRing,
     KeyRingError,
     KeyUnavailableError,
-    MissingExtraError,
 )
 from jwt_column.cli.app import app
 from jwt_column.keys.providers.aws_kms import AWSKMSWrapper
@@ -29,9 +27,12 @@ from tests.support.kms import (
     Cloud,
     EveryWrapper,
     Log,
+    assert_extra_is_named,
     assert_may_be_retried,
+    assert_uri_is_refused,
     certificates,
     closed_port,
+    error_of,
     keys,
     log,
     refusal_of,
@@ -156,7 +157,7 @@ class TestAgainstMoto(EveryWrapper):
         self, kms: Any, arn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wrapper = open_wrapper(f"aws-kms:{arn.rpartition('/')[2]}")
-        error = _raised_by(lambda: wrapper.wrap(KEY, BOUND))
+        error = error_of(lambda: wrapper.wrap(KEY, BOUND))
         assert type(error) is ConfigurationError
         assert "?region=" in str(error)
         monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
@@ -300,7 +301,7 @@ class TestErrorsOfAWS:
 
     @pytest.mark.parametrize("code", ["InvalidKeyUsageException", "ValidationException"])
     def test_key_that_is_no_kek_is_a_matter_of_configuration(self, code: str) -> None:
-        error = _raised_by(lambda: Stubbed(("encrypt", (code, 400))).wrap(KEY, BOUND))
+        error = error_of(lambda: Stubbed(("encrypt", (code, 400))).wrap(KEY, BOUND))
         assert type(error) is ConfigurationError
         assert code in str(error)
         assert set() == revealed_by(error, KEY)
@@ -348,7 +349,7 @@ class TestOutOfReach:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AWS_PROFILE", "nobody")
-        error = _raised_by(lambda: AWSKMSWrapper(ARN).unwrap(WRAPPED))
+        error = error_of(lambda: AWSKMSWrapper(ARN).unwrap(WRAPPED))
         assert type(error) is ConfigurationError
         assert "AWS_PROFILE" in str(error)
 
@@ -401,19 +402,8 @@ class TestURI:
         ],
     )
     def test_anything_else_is_refused_and_not_shown(self, rest: str) -> None:
-        error = _raised_by(lambda: open_wrapper(f"aws-kms:{rest}"))
-        assert type(error) is ConfigurationError
-        assert set() == revealed_by(error, "secret-pin-4711!")
+        assert_uri_is_refused(f"aws-kms:{rest}")
 
     def test_missing_extra_is_named_with_its_command(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "boto3.session", None)
-        wrapper = open_wrapper(f"aws-kms:{ARN}")
-        error = _raised_by(lambda: wrapper.unwrap(WRAPPED))
-        assert type(error) is MissingExtraError
-        assert 'pip install "jwt-column[aws-kms]"' in str(error)
-
-
-def _raised_by(call: Any) -> JWTColumnError:
-    with pytest.raises(JWTColumnError) as caught:
-        call()
-    return caught.value
+        assert_extra_is_named(f"aws-kms:{ARN}", WRAPPED, "aws-kms")

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from jwt_column import ConfigurationError, JWTColumnError, KeyRingError, MissingExtraError
+from jwt_column import ConfigurationError, KeyRingError
 from jwt_column.format import base64url
 from jwt_column.providers import KeyWrapper, Rewrapper, WrappedKey, open_wrapper
 from tests.support.kms import (
@@ -27,10 +27,13 @@ from tests.support.kms import (
     EveryWrapper,
     RefusalError,
     Request,
+    assert_extra_is_named,
     assert_may_be_retried,
+    assert_uri_is_refused,
     certificates,
     closed_port,
     cloud,
+    error_of,
     log,
     refusal_of,
     require,
@@ -300,7 +303,7 @@ class TestAgainstAServer(EveryWrapper):
 
     def test_key_that_does_not_wrap_is_a_matter_of_configuration(self, key: str, cloud: Cloud) -> None:
         cloud.faults = [refusal(400, "BadParameter")]
-        error = _raised_by(lambda: open_wrapper(key).wrap(KEY, BOUND))
+        error = error_of(lambda: open_wrapper(key).wrap(KEY, BOUND))
         assert type(error) is ConfigurationError
         assert set() == revealed_by(error, KEY)
 
@@ -382,22 +385,11 @@ class TestURI:
         ],
     )
     def test_anything_else_is_refused_and_not_shown(self, rest: str) -> None:
-        error = _raised_by(lambda: open_wrapper(f"azure-keyvault:{rest}"))
-        assert type(error) is ConfigurationError
-        assert set() == revealed_by(error, "secret-pin-4711!")
+        assert_uri_is_refused(f"azure-keyvault:{rest}")
 
     @pytest.mark.parametrize("module", ["azure.identity", "azure.keyvault.keys"])
     def test_missing_extra_is_named_with_its_command(
         self, monkeypatch: pytest.MonkeyPatch, module: str
     ) -> None:
         monkeypatch.setitem(sys.modules, module, None)
-        wrapper = open_wrapper(f"azure-keyvault:{VAULT}")
-        error = _raised_by(lambda: wrapper.unwrap(WRAPPED))
-        assert type(error) is MissingExtraError
-        assert 'pip install "jwt-column[azure-keyvault]"' in str(error)
-
-
-def _raised_by(call: Any) -> JWTColumnError:
-    with pytest.raises(JWTColumnError) as caught:
-        call()
-    return caught.value
+        assert_extra_is_named(f"azure-keyvault:{VAULT}", WRAPPED, "azure-keyvault")

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from jwt_column import ConfigurationError, JWTColumnError, KeyUnavailableError, MissingExtraError
+from jwt_column import ConfigurationError, KeyUnavailableError
 from jwt_column.providers import KeyWrapper, Rewrapper, WrappedKey, open_wrapper
 from tests.support.kms import (
     BOUND,
@@ -28,10 +28,13 @@ from tests.support.kms import (
     Log,
     RefusalError,
     Request,
+    assert_extra_is_named,
     assert_may_be_retried,
+    assert_uri_is_refused,
     certificates,
     closed_port,
     cloud,
+    error_of,
     log,
     refusal_of,
     require,
@@ -287,7 +290,7 @@ class TestAgainstAServer(EveryWrapper):
         self, wrapper: KeyWrapper, cloud: Cloud
     ) -> None:
         cloud.faults = [refusal(400, "INVALID_ARGUMENT")]
-        error = _raised_by(lambda: wrapper.wrap(KEY, BOUND))
+        error = error_of(lambda: wrapper.wrap(KEY, BOUND))
         assert type(error) is ConfigurationError
         assert set() == revealed_by(error, KEY)
 
@@ -373,19 +376,8 @@ class TestURI:
         ],
     )
     def test_anything_else_is_refused_and_not_shown(self, rest: str) -> None:
-        error = _raised_by(lambda: open_wrapper(f"gcp-kms:{rest}"))
-        assert type(error) is ConfigurationError
-        assert set() == revealed_by(error, "secret-pin-4711!")
+        assert_uri_is_refused(f"gcp-kms:{rest}")
 
     def test_missing_extra_is_named_with_its_command(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "google.cloud.kms_v1", None)
-        wrapper = open_wrapper(f"gcp-kms:{NAME}")
-        error = _raised_by(lambda: wrapper.unwrap(WRAPPED))
-        assert type(error) is MissingExtraError
-        assert 'pip install "jwt-column[gcp-kms]"' in str(error)
-
-
-def _raised_by(call: Any) -> JWTColumnError:
-    with pytest.raises(JWTColumnError) as caught:
-        call()
-    return caught.value
+        assert_extra_is_named(f"gcp-kms:{NAME}", WRAPPED, "gcp-kms")

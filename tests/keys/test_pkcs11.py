@@ -16,13 +16,14 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
-from jwt_column import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
+from jwt_column import ConfigurationError, KeyRingError, KeyUnavailableError
 from jwt_column.errors import MissingExtraError
 from jwt_column.keys.providers import pkcs11_module as _pkcs11_module
 from jwt_column.keys.providers.pin import read_pin
 from jwt_column.keys.providers.pkcs11 import PKCS11Wrapper, open_wrapper
 from jwt_column.keys.providers.pkcs11_uri import KEKName, parse, pin_source
 from jwt_column.providers import AssociatedData, KeyWrapper, Rewrapper, WrappedKey
+from tests.support.kms import AnyWrapper, failure_of
 from tests.support.tokens import locals_shown_by, revealed_by
 
 if TYPE_CHECKING:
@@ -66,12 +67,6 @@ def wrapper(request: pytest.FixtureRequest, token: Token) -> PKCS11Wrapper:
 def refusal(rest: str) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         open_wrapper(rest)
-    return caught.value
-
-
-def failure_of(wrapper: KeyWrapper) -> JWTColumnError:
-    with pytest.raises(JWTColumnError) as caught:
-        wrapper.wrap(KEY, BOUND)
     return caught.value
 
 
@@ -239,7 +234,7 @@ class TestPIN:
             read_pin(self.write(tmp_path, b"1234", mode))
 
 
-class TestWrapping:
+class TestWrapping(AnyWrapper):
     """What is wrapped, and that nothing else opens it."""
 
     def test_it_is_a_key_wrapper_and_no_rewrapper(self, wrapper: PKCS11Wrapper) -> None:
@@ -270,29 +265,6 @@ class TestWrapping:
         wrapper = open_wrapper(token.rest())
         assert len({wrapper.wrap(KEY, BOUND)[1:13] for _ in range(5)}) == 5
 
-    def test_many_keys_come_back_in_order(self, wrapper: PKCS11Wrapper) -> None:
-        bound = [AssociatedData("ring", f"{number:08x}") for number in range(20)]
-        keys = [sha256(one.key_id.encode()).digest() for one in bound]
-        wrapped = [WrappedKey(wrapper.wrap(key, one), one) for key, one in zip(keys, bound, strict=True)]
-        assert wrapper.unwrap(wrapped) == keys
-
-    def test_no_keys_are_no_keys(self, wrapper: PKCS11Wrapper) -> None:
-        assert wrapper.unwrap([]) == []
-
-    @pytest.mark.parametrize(
-        "bound", [ELSEWHERE, AssociatedData("other", BOUND.key_id)], ids=["key id", "ring"]
-    )
-    def test_a_wrapped_key_in_another_place_does_not_open(
-        self, wrapper: PKCS11Wrapper, bound: AssociatedData
-    ) -> None:
-        ciphertext = wrapper.wrap(KEY, BOUND)
-        assert wrapper.unwrap([WrappedKey(ciphertext, BOUND)]) == [KEY]
-        with pytest.raises(KeyRingError, match=f"does not unwrap key {bound.key_id}") as caught:
-            wrapper.unwrap([WrappedKey(ciphertext, bound)])
-        assert type(caught.value) is KeyRingError
-        assert caught.value.key_id == bound.key_id
-        assert wrapper.uri in str(caught.value)
-
     def test_any_change_is_noticed(self, wrapper: PKCS11Wrapper) -> None:
         ciphertext = wrapper.wrap(KEY, BOUND)
         changed = [
@@ -310,12 +282,6 @@ class TestWrapping:
             with pytest.raises(KeyRingError) as caught:
                 wrapper.unwrap([WrappedKey(bad, BOUND)])
             assert type(caught.value) is KeyRingError, bad[:1]
-
-    def test_one_bad_key_among_good_ones_is_named(self, wrapper: PKCS11Wrapper) -> None:
-        good, moved = WrappedKey(wrapper.wrap(KEY, BOUND), BOUND), wrapper.wrap(OTHER_KEY, BOUND)
-        with pytest.raises(KeyRingError) as caught:
-            wrapper.unwrap([good, WrappedKey(moved, ELSEWHERE), good])
-        assert caught.value.key_id == ELSEWHERE.key_id
 
     def test_what_another_kek_wrapped_does_not_open(self, token: Token) -> None:
         """Each KEK says so of what the other one wrapped, also where it lacks the mechanism."""

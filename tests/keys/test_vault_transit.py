@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from jwt_column import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
+from jwt_column import ConfigurationError, KeyRingError, KeyUnavailableError
 from jwt_column.errors import MissingExtraError
 from jwt_column.keys.providers.vault_transit import DerivedTransitWrapper, TransitWrapper, open_wrapper
 from jwt_column.keys.providers.vault_uri import KEKName, parse
 from jwt_column.providers import AssociatedData, KeyWrapper, Rewrapper, WrappedKey
+from tests.support.kms import AnyWrapper, failure_of
 from tests.support.tokens import locals_shown_by, revealed_by
 
 if TYPE_CHECKING:
@@ -67,12 +68,6 @@ def wrapper(request: pytest.FixtureRequest, root: OpenBao) -> TransitWrapper:
 def refusal(rest: str) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         open_wrapper(rest)
-    return caught.value
-
-
-def failure_of(wrapper: KeyWrapper) -> JWTColumnError:
-    with pytest.raises(JWTColumnError) as caught:
-        wrapper.wrap(KEY, BOUND)
     return caught.value
 
 
@@ -218,7 +213,7 @@ class TestURI:
         assert not isinstance(other, Rewrapper)
 
 
-class TestWrapping:
+class TestWrapping(AnyWrapper):
     """What is wrapped, and that nothing else opens it."""
 
     def test_context_of_a_derived_key_is_what_others_send(self, root: OpenBao) -> None:
@@ -278,23 +273,6 @@ class TestWrapping:
             ]
         assert wrapper.unwrap(wrapped) == keys
 
-    def test_no_keys_are_no_keys(self, wrapper: TransitWrapper) -> None:
-        assert wrapper.unwrap([]) == []
-
-    @pytest.mark.parametrize(
-        "bound", [ELSEWHERE, AssociatedData("other", BOUND.key_id)], ids=["key id", "ring"]
-    )
-    def test_a_wrapped_key_in_another_place_does_not_open(
-        self, wrapper: TransitWrapper, bound: AssociatedData
-    ) -> None:
-        ciphertext = wrapper.wrap(KEY, BOUND)
-        assert wrapper.unwrap([WrappedKey(ciphertext, BOUND)]) == [KEY]
-        with pytest.raises(KeyRingError, match=f"does not unwrap key {bound.key_id}") as caught:
-            wrapper.unwrap([WrappedKey(ciphertext, bound)])
-        assert type(caught.value) is KeyRingError
-        assert caught.value.key_id == bound.key_id
-        assert wrapper.uri in str(caught.value)
-
     @pytest.mark.parametrize(
         "change",
         [
@@ -315,12 +293,6 @@ class TestWrapping:
             wrapper.unwrap([WrappedKey(changed, BOUND)])
         assert type(caught.value) is KeyRingError
         assert caught.value.key_id == BOUND.key_id
-
-    def test_one_bad_key_among_good_ones_is_named(self, wrapper: TransitWrapper) -> None:
-        good, moved = WrappedKey(wrapper.wrap(KEY, BOUND), BOUND), wrapper.wrap(OTHER_KEY, BOUND)
-        with pytest.raises(KeyRingError) as caught:
-            wrapper.unwrap([good, WrappedKey(moved, ELSEWHERE), good])
-        assert caught.value.key_id == ELSEWHERE.key_id
 
     def test_what_another_kek_wrapped_does_not_open(self, root: OpenBao) -> None:
         for make in (derived, underived):

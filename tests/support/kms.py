@@ -27,9 +27,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
-from jwt_column import KeyRing, KeyRingError, KeyUnavailableError
+from jwt_column import (
+    ConfigurationError,
+    JWTColumnError,
+    KeyRing,
+    KeyRingError,
+    KeyUnavailableError,
+    MissingExtraError,
+)
 from jwt_column.cli.app import app
-from jwt_column.providers import AssociatedData, WrappedKey
+from jwt_column.providers import AssociatedData, WrappedKey, open_wrapper
 from tests.support.databases import drivers_required
 from tests.support.tokens import chain_of, revealed_by
 
@@ -241,11 +248,38 @@ def closed_port() -> Iterator[int]:
 # -- what every wrapper must do ------------------------------------------------------------------------------------
 
 
-def refusal_of(call: Callable[[], object]) -> KeyRingError:
-    """Return the error that a call ends with."""
-    with pytest.raises(KeyRingError) as caught:
+def error_of(call: Callable[[], object]) -> JWTColumnError:
+    """Return the error of ours that a call ends with."""
+    with pytest.raises(JWTColumnError) as caught:
         call()
     return caught.value
+
+
+def refusal_of(call: Callable[[], object]) -> KeyRingError:
+    """Return the error of a key ring that a call ends with."""
+    error = error_of(call)
+    assert isinstance(error, KeyRingError)
+    return error
+
+
+def failure_of(wrapper: KeyWrapper) -> JWTColumnError:
+    """Return the error with which a wrapper does not wrap."""
+    return error_of(lambda: wrapper.wrap(KEY, BOUND))
+
+
+def assert_uri_is_refused(uri: str) -> None:
+    """Assert that a URI is refused at once, and that the error does not show the PIN in it."""
+    error = error_of(lambda: open_wrapper(uri))
+    assert type(error) is ConfigurationError
+    assert set() == revealed_by(error, "secret-pin-4711!")
+
+
+def assert_extra_is_named(uri: str, wrapped: list[WrappedKey], extra: str) -> None:
+    """Assert that a wrapper whose SDK is missing says what to install."""
+    wrapper = open_wrapper(uri)
+    error = error_of(lambda: wrapper.unwrap(wrapped))
+    assert type(error) is MissingExtraError
+    assert f'pip install "jwt-column[{extra}]"' in str(error)
 
 
 def changed(ciphertext: bytes) -> bytes:
@@ -253,7 +287,7 @@ def changed(ciphertext: bytes) -> bytes:
     return ciphertext[:-1] + bytes([ciphertext[-1] ^ 1])
 
 
-class EveryWrapper:
+class AnyWrapper:
     """Inherited by each wrapper's tests, which have the fixture ``wrapper``."""
 
     def test_key_unwraps_to_what_was_wrapped(self, wrapper: KeyWrapper) -> None:
@@ -282,6 +316,10 @@ class EveryWrapper:
         # Its end: at its beginning stands the name of the KEK, which errors may show.
         assert set() == revealed_by(error, KEY, ciphertext[-40:])
         assert_holds_no_foreign_error(error)
+
+
+class EveryWrapper(AnyWrapper):
+    """Inherited by the tests of each cloud's wrapper."""
 
     @pytest.mark.parametrize("damage", [changed, lambda _: b"\x00", lambda one: one[:-1], lambda _: KEY])
     def test_what_is_no_wrapped_key_is_refused(
