@@ -192,6 +192,19 @@ def test_any_callable_takes_reports(key_file: Path) -> None:
     assert told == [(OLD_ID,), (NEW_ID, OLD_ID)]
 
 
+def test_a_report_of_keys_without_a_file_has_no_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEYS", OLD)
+    for ring in (KeyRing([OLD]), KeyRing.from_uri("env:SOME_KEYS")):
+        report = ring.report()
+        assert (report.revision, report.active_since, report.error) == (0, None, None)
+
+
+def test_a_row_has_the_beginning_of_an_error_and_the_next_whole_interval(key_file: Path) -> None:
+    report = ring_of(key_file, lambda _: None).report()._replace(error="e" * 600)
+    members = json.loads(fleets._to_json(report))
+    assert (members["error"], members["interval"]) == ("e" * 500, 11)
+
+
 def test_a_report_needs_a_refresh(key_file: Path, fleet: Fleet) -> None:
     for options in ({"report_to": fleet}, {"report_to": "x", "refresh": 60}):
         with pytest.raises(ConfigurationError, match="report_to"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jwt_column.format import frame
+from jwt_column import JWT
+from jwt_column.format import frame, shape
 from jwt_column.format.frame import CACHED_HEADERS, begins_as_jws, is_frame, jws_ends, pack, unpack
 from tests.support.tokens import compact, signed_token
 
@@ -40,6 +41,33 @@ def test_a_frame_that_ends_early_is_none() -> None:
         assert not is_frame(made[:length])
     # The control: what follows is the signature, of any length.
     assert is_frame(made[:end])
+
+
+def test_payload_of_a_frame_is_that_of_a_signed_or_unsigned_token() -> None:
+    payload = b'{"sub": "alice"}'
+    tokens = {
+        compact({"alg": "HS256"}, payload, b"signature"): payload,
+        compact({"alg": "none"}, payload, b""): payload,
+        # Signed by its header, and without a signature.
+        compact({"alg": "HS256"}, payload, b""): None,
+        compact({"alg": "dir", "enc": "A256GCM"}, payload, b"iv", b"text", b"tag"): None,
+        compact(b"no JSON", payload, b"signature"): None,
+    }
+    for _ in range(2):  # The second time the kind of the header is known.
+        for token, expected in tokens.items():
+            assert shape.payload_of(packed(token)) == expected, token
+        shape._kinds.pop(b'{"alg": "HS256"}', None)
+    assert shape.payload_of(b"\x00opaque") is None
+
+
+def test_headers_of_values_are_kept_up_to_a_limit() -> None:
+    shape._packed_headers.clear()
+    for number in range(CACHED_HEADERS + 5):
+        token = compact({"alg": "HS256", "kid": number}, {"sub": "alice"}, b"signature")
+        JWT(token)
+        assert token.partition(".")[0] in shape._packed_headers
+        kept = len(shape._packed_headers)
+        assert kept == number + 1 if number < CACHED_HEADERS else kept <= 5
 
 
 def test_headers_are_kept_up_to_a_limit() -> None:

@@ -27,7 +27,7 @@ from jwt_column.format.base64url import decode
 from jwt_column.format.claims import expiry_of
 from jwt_column.format.frame import is_frame, pack, unpack
 from jwt_column.format.shape import Kind, pack_signed, shape_of
-from jwt_column.format.token import unchecked_jwt
+from jwt_column.format.token import redacted, unchecked_jwt
 from tests.support import independent_envelope as independent
 from tests.support.tokens import (
     ALGORITHMS,
@@ -293,6 +293,20 @@ class TestValue:
             assert TOKEN[:8] not in shown
             assert "redacted" in shown
 
+    def test_texts_within_a_json_value_are_redacted_and_keep_their_values(self) -> None:
+        claims: dict[str, Any] = {
+            "aud": ["a-long-audience", {"deep": ["deeper"]}, 1, None],
+            "inner": TOKEN,
+            "pair": "a.b.c.d",
+        }
+        shown = redacted(claims)
+        assert shown == claims
+        assert "audience" not in repr(shown)
+        assert "deeper" not in repr(shown)
+        assert type(shown["inner"]) is JWT
+        assert type(shown["pair"]) is not JWT
+        assert isinstance(shown["aud"], list)
+
     @pytest.mark.parametrize(
         "cut", [slice(0, 20), slice(None, None, -1), slice(5, None), 0, slice(2), slice(0, 0)], ids=str
     )
@@ -306,14 +320,14 @@ class TestValue:
     def test_tools_that_shorten_a_text_before_they_show_it_show_none_of_it(self, width: int) -> None:
         shortener = reprlib.Repr()
         shortener.maxstring = shortener.maxother = width
-        for value, redacted in ((TOKEN, False), (JWT(TOKEN), True)):
+        for value, is_redacted in ((TOKEN, False), (JWT(TOKEN), True)):
             shown = [
                 pretty_repr({"token": value}, max_string=width),
                 shortener.repr(value),
                 pprint.pformat([value], width=width),
             ]
             # The control: of a plain text, each of the three shows the beginning.
-            assert [redacted] * 3 == [TOKEN[:2] not in text for text in shown]
+            assert [is_redacted] * 3 == [TOKEN[:2] not in text for text in shown]
 
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
     @pytest.mark.parametrize("value", [TOKEN, ENCRYPTED, UNSIGNED, "an opaque token"])

@@ -161,6 +161,15 @@ class TestWait:
         assert caught.value.retryable
         assert time.monotonic() - begun < 5
 
+    def test_it_tries_more_than_once(self, standin: Standin) -> None:
+        standin.failure = KeyUnavailableError("away", retryable=True)
+        for wait, least in ((0, 1), (0.4, 2)):
+            standin.calls.clear()
+            with pytest.raises(KeyUnavailableError, match="away"):
+                KeyRing.from_uri("standin:x", wait=wait)
+            assert len(standin.calls) >= least
+            assert wait or len(standin.calls) == 1
+
     def test_what_a_retry_does_not_mend_is_raised_at_once(self, tmp_path: Path, kek: FakeKEK) -> None:
         path = tmp_path / "ring.json"
         begun = time.monotonic()
