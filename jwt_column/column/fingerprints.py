@@ -101,7 +101,11 @@ class Fingerprints:
             return self.sought([value])
         values = values_in(value)
         if values is None:
-            raise self._refusal(value)
+            context = self._cipher.context
+            raise UnsupportedComparisonError(
+                f"{context}: the parameter of in_() takes a list of values, not one {type(value).__name__}",
+                context=context,
+            )
         return self.sought(values)
 
     def of(self, inputs: Iterable[bytes | None], key: DataKey) -> list[bytes | None]:
