@@ -43,6 +43,19 @@ def test_a_frame_that_ends_early_is_none() -> None:
     assert is_frame(made[:end])
 
 
+def test_a_known_header_is_not_encoded_again() -> None:
+    made = packed(signed_token(sub="alice"))
+    assert unpack(made) == signed_token(sub="alice")
+    known = made[6 : ends_of(made)[0]]
+    before = frame._header_texts[known]
+    frame._header_texts[known] = "known"
+    try:
+        token = unpack(made)
+    finally:
+        frame._header_texts[known] = before
+    assert token == f"known.{signed_token(sub='alice').partition('.')[2]}"
+
+
 def test_payload_of_a_frame_is_that_of_a_signed_or_unsigned_token() -> None:
     payload = b'{"sub": "alice"}'
     tokens = {
