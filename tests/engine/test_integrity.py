@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from jwt_column import EncryptedJSON, EncryptedJWT, KeyRing
-from jwt_column.errors import ReencryptionError
+from jwt_column.errors import KeyUnavailableError, ReencryptionError
 from jwt_column.format import base64url
 from migrations_helpers.engine import integrity
-from migrations_helpers.engine.conversions import Adoption, Decryption
+from migrations_helpers.engine.conversions import Adoption, Decryption, Reencryption
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
 from tests.support.workload import (
@@ -216,6 +216,20 @@ def test_a_current_row_that_does_not_open_is_listed(engine: sa.Engine) -> None:
         sessions.reencrypt(engine, verify="tokens", batch_size=10)
     report: Any = caught.value.report
     assert (report.undecryptable, report.tokens.is_same) == ([7], True)
+
+
+def test_a_key_that_cannot_be_had_ends_the_run(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of a row: nothing is compared, and nothing rewritten."""
+    sessions = create_sessions(engine, 3)
+    before = sessions.stored(engine)
+
+    def token_of(*_: Any) -> str:
+        raise KeyUnavailableError("the key server does not answer", retryable=True)
+
+    monkeypatch.setattr(Reencryption, "token", token_of)
+    with pytest.raises(KeyUnavailableError):
+        sessions.reencrypt(engine, verify="tokens")
+    assert sessions.stored(engine) == before
 
 
 def test_more_changes_than_are_held_at_once(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

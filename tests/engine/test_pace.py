@@ -305,7 +305,8 @@ def test_a_run_waits_for_replicas_that_lag(name: str) -> None:
                 sessions = create_sessions(engine, 60, name=f"sessions_{number}")
                 waits_for(engine, sessions, pair, replicas)
             with engine.begin() as connection:
-                connection.exec_driver_sql(_ACCOUNTS[name])
+                for statement in _ACCOUNTS[name]:
+                    connection.exec_driver_sql(statement)
             if name == "postgresql":
                 refused_without_a_right(engine)
             else:
@@ -343,8 +344,8 @@ def waits_for(engine: sa.Engine, sessions: Sessions, pair: Replicated, replicas:
 
 
 _ACCOUNTS = {
-    "postgresql": "CREATE ROLE app LOGIN PASSWORD 'app' IN ROLE pg_read_all_data, pg_write_all_data",
-    "mariadb": "CREATE USER app IDENTIFIED BY 'app'",
+    "postgresql": ["CREATE ROLE app LOGIN PASSWORD 'app' IN ROLE pg_read_all_data, pg_write_all_data"],
+    "mariadb": ["CREATE USER app IDENTIFIED BY 'app'", "GRANT ALL ON app.* TO app"],
 }
 
 
