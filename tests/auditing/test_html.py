@@ -153,13 +153,19 @@ def test_no_row_is_no_segment() -> None:
 
 def test_rows_are_counted_by_state() -> None:
     counted = column(
-        "t.c", (ACTIVE, "current", 3), (OLD, "stale", 2), (None, "plaintext", 1), (OLD, "later", 4)
+        "t.c",
+        (ACTIVE, "current", 3),
+        (OLD, "stale", 2),
+        (None, "plaintext", 1),
+        (OLD, "later", 4),
+        ("0" * 8, "destroyed", 5),
     )
-    assert tokens(counted) == 10
+    assert tokens(counted) == 15
     assert rows_by_state([counted, counted]) == {
         "current": 6,
         "unknown": 8,  # What only a later release has a word for.
         "stale": 4,
+        "destroyed": 10,
         "plaintext": 2,
         "unreadable": 0,
     }
@@ -201,6 +207,7 @@ def test_progress_is_measured_by_the_key_that_is_active_now() -> None:
         "current": 10,
         "unknown": 0,
         "stale": 90,
+        "destroyed": 0,
         "plaintext": 5,
         "unreadable": 0,
     }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["STATES", "Segment", "rows_by_state", "segments", "tokens"]
 
 #: The states of the census in the order of a bar, the wanted ones first.
-STATES: Final = ("current", "unknown", "stale", "plaintext", "unreadable")
+STATES: Final = ("current", "unknown", "stale", "destroyed", "plaintext", "unreadable")
 
 #: Above this, keys are no longer told apart in a bar, and it has one segment for each state.
 MOST_SEGMENTS: Final = 12

@@ -9,6 +9,7 @@ from sqlalchemy import inspect, text
 from jwt_column.database.catalogue import IS_NAMED
 from jwt_column.database.row_history import keeps_history
 from jwt_column.database.row_security import hidden_rows
+from jwt_column.wording import counted
 
 from .kinds import finding
 
@@ -132,7 +133,7 @@ def _postgresql_findings(
         yield finding(
             "parts",
             name,
-            f"{shown} {are} {len(parts)} tables, whose rows are re-encrypted with it",
+            f"{shown} {are} {counted(len(parts), 'table')}, whose rows are re-encrypted with it",
             "name a part by itself to re-encrypt that alone",
         )
     rules = connection.execute(_RULES, named).scalars().all()
