@@ -34,6 +34,7 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
+from ..column.row_binding import python_type_of
 from ..database.key_order import KeyOrder, KeyRange, is_inexact, key_type, sorts_as_it_compares
 from .marks import any_of, may_hold_token
 
@@ -184,10 +185,7 @@ def _form(type_: TypeEngine[Any], dialect: str) -> Form | None:
         type_ = type_.data_type
     if isinstance(type_, Enum | SET) or (isinstance(type_, NullType) and dialect in _MYSQL):
         return None
-    try:
-        held = type_.python_type
-    except NotImplementedError:
-        return "other"
+    held = python_type_of(type_) or object
     if issubclass(held, _NO_TEXT):
         return None
     return "bytes" if issubclass(held, bytes) else "text" if isinstance(type_, String) else "other"
