@@ -166,6 +166,13 @@ def test_pinned_context_stays_and_a_default_one_follows_the_column() -> None:
     assert [context_of(column) for column in copied.c] == ["old.name", "u.b", "u.c"]
 
 
+def test_type_that_a_column_is_given_later_keeps_its_context() -> None:
+    column: sa.Column[Any] = sa.Column("token", EncryptedJWT(RING))
+    column.type = EncryptedJWT(RING, context="pinned")
+    sa.Table("logins", sa.MetaData(), column)
+    assert context_of(column) == "pinned"
+
+
 @pytest.mark.parametrize("stored", [b"\xff" * 6, b"\x01" * 5, b"\x01" * 7, b""])
 def test_expiry_of_another_length_or_of_all_ones_is_none(stored: bytes) -> None:
     assert ExpiryTime("binary").process_result_value(stored, DIALECT) is None

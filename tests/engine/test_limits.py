@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from jwt_column.errors import ReencryptionError
+from jwt_column.errors import InvalidTokenError, ReencryptionError
 from migrations_helpers.engine.connection import RunConnection
 from migrations_helpers.engine.conversions import Adoption
+from migrations_helpers.engine.conversions.base import limited
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.shards import Shard
@@ -91,6 +92,14 @@ def test_a_row_that_was_superseded_is_no_foreign_one(memory: sa.Engine, can_lock
     options = Options(strategy=CompareAndSwap(can_lock=can_lock), nice=0)
     report = convert_column(memory, "sessions", "token", sessions.type_(), adopt, options)
     assert (report.reencrypted, report.by_key_id, report.superseded) == (1, {"foreign": 1}, 1)
+
+
+def test_a_value_that_fills_its_column_is_written_and_a_longer_one_is_not() -> None:
+    convert = limited(10, lambda stored: stored, "s.token")
+    assert [convert(value) for value in (b"x" * 10, "é" * 5)] == [b"x" * 10, "é" * 5]
+    for value in (b"x" * 11, "é" * 6):
+        with pytest.raises(InvalidTokenError, match="and the column holds 10"):
+            convert(value)
 
 
 def test_an_unsigned_token_is_unwritable_where_the_column_takes_none(memory: sa.Engine) -> None:
