@@ -16,7 +16,7 @@ from ..errors import JWTColumnError, UnsupportedComparisonError
 from ..format.claims import claim_input, parse_object
 from ..format.frame import pack
 from .header_sql import HeaderSQL
-from .index_fields import fingerprint
+from .index_fields import fingerprint_of
 from .spec import WHOLE
 
 if TYPE_CHECKING:
@@ -110,13 +110,13 @@ class Fingerprints:
 
     def of(self, inputs: Iterable[bytes | None], key: DataKey) -> list[bytes | None]:
         """Return fingerprints under a key, from the bytes that they are made from."""
-        context, name = self._cipher.context, self.name
-        return [None if data is None else fingerprint(key, context, name, data) for data in inputs]
+        mac = key.fingerprint_mac(self._cipher.context, self.name)
+        return [None if data is None else fingerprint_of(mac, data) for data in inputs]
 
-    def stored(self, fingerprints: Iterable[bytes | None]) -> Sequence[bytes | str | None]:
+    def stored(self, fingerprints: Sequence[bytes | None]) -> Sequence[bytes | str | None]:
         """Return fingerprints in the column's storage form."""
         if not self._is_text:
-            return list(fingerprints)
+            return fingerprints
         return [None if one is None else one.hex() for one in fingerprints]
 
     def constants(self, fingerprints: Iterable[bytes | None]) -> list[ColumnElement[Any]]:
@@ -219,7 +219,10 @@ class Sought:
     def under(self, keys: Iterable[DataKey]) -> list[bytes | None]:
         """Return the fingerprints of every value under every key; None for NULL."""
         of, inputs = self._fingerprints.of, self._inputs
-        return [one for key in keys for one in of(inputs, key)]
+        found: list[bytes | None] = []
+        for key in keys:
+            found += of(inputs, key)
+        return found
 
     def is_in(self, token: object) -> bool | None:
         """Return whether a loaded token has one of the values; None if that is unknown, as in SQL."""

@@ -33,6 +33,8 @@ class Keys(NamedTuple):
 
     def in_order(self) -> tuple[DataKey, ...]:
         """Return every key, the active one first."""
+        if len(self.by_prefix) == 1:
+            return (self.active,)  # Of most rings, at every look-up.
         return (self.active, *(key for key in self.by_prefix.values() if key is not self.active))
 
     def successor(self, key: DataKey) -> DataKey:
