@@ -26,6 +26,7 @@ from migrations_helpers.engine.tenants import schema_names
 
 from ..census import key_usage
 from ..database.error_sentences import explained
+from ..database.time_limits import lifted
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
 from .console import DatabaseError, counted, make_console, print_json, print_problem
 from .databases import connect, connect_arguments, is_async, read_url, sync_drivername, with_engine
@@ -302,7 +303,7 @@ def split_names(text: str | None) -> tuple[str, ...]:
 def _census(engine: Engine, column: ChosenColumn, schemas: Sequence[str] | None) -> Census:
     """Count the rows by key id and state, by SQL alone, in all schemas that have the table."""
     counted: Counter[tuple[str | None, str]] = Counter()
-    with connect(engine) as connection:
+    with connect(engine) as connection, lifted(connection):
         for schema in [column.schema] if schemas is None else schemas:
             if schemas is None or inspect(connection).has_table(column.table, schema=schema):
                 for row in connection.execute(key_usage(replace(column, schema=schema).typed())):

@@ -10,9 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import REAL, Double, Float, String, and_, or_, select, tuple_, type_coerce
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    REAL,
+    Boolean,
+    Double,
+    Float,
+    Interval,
+    String,
+    and_,
+    or_,
+    select,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.dialects.mysql import ENUM, SET
-from sqlalchemy.dialects.postgresql import DOMAIN
+from sqlalchemy.dialects.postgresql import DOMAIN, HSTORE, INTERVAL, MONEY, TSVECTOR
 from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError
@@ -32,6 +46,9 @@ _KEY_PARAMETERS: Final = 900
 
 # FLOAT(p) up to this many bits has single precision.
 _SINGLE_PRECISION: Final = 24
+
+# Types of PostgreSQL.
+_UNPAGED: Final = (ARRAY, Boolean, HSTORE, Interval, INTERVAL, JSON, MONEY, TSVECTOR)
 
 # A sample is taken from this many parts of a table: more parts need more statements, fewer are less even.
 _PARTS: Final = 10
@@ -155,8 +172,12 @@ def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
 def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
     """Return True if a value of this type may differ from itself after it was read and sent back.
 
-    A number of single precision is shown with fewer digits than it has, and compared in double precision.
+    A number of single precision is shown with fewer digits than it has, and compared in double precision. Python has no
+    months, so an interval comes back as days. Of the other types of PostgreSQL here, drivers send no value back as one
+    of that type, or not in an array.
     """
+    if dialect == "postgresql" and isinstance(type_, _UNPAGED):
+        return True
     if dialect == "sqlite" or not isinstance(type_, Float):
         return False
     if type_.asdecimal:

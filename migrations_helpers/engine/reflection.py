@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from warnings import catch_warnings, simplefilter
 
 from sqlalchemy import (
     JSON,
@@ -17,7 +18,8 @@ from sqlalchemy import (
     table,
     text,
 )
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.exc import NoSuchTableError, SAWarning
+from sqlalchemy.types import NullType
 
 from jwt_column.database.catalogue import IS_NAMED
 from jwt_column.database.key_order import KeyOrder, is_inexact, key_type, sorts_as_it_compares
@@ -72,7 +74,10 @@ def find_table(
     clause = table(table_name, schema=schema)
     full_name = shown or clause.fullname
     try:
-        columns = {info["name"]: info for info in inspector.get_columns(table_name, schema=schema)}
+        with catch_warnings():
+            # A type that SQLAlchemy does not know; it is none to page by.
+            simplefilter("ignore", SAWarning)
+            columns = {info["name"]: info for info in inspector.get_columns(table_name, schema=schema)}
     except NoSuchTableError:
         raise ReencryptionError(f"there is no table {full_name}; nothing was done") from None
     for name in (column_name, *(key_columns or ()), *type_.bound_to, *preserve):
@@ -133,7 +138,7 @@ def _find_key(
 
     It is unique, because rows are written by it.
     """
-    inexact = _inexact_columns(connection, columns)
+    inexact = _inexact_columns(connection, clause, columns)
     passed_over: list[str] = []
     for names, index in _unique_keys(connection, clause, columns):
         has_order = sorts_as_it_compares(columns[name]["type"] for name in names)
@@ -160,15 +165,28 @@ def _find_key(
     )
 
 
-def _inexact_columns(connection: Connection, columns: dict[str, Any]) -> dict[str, str]:
+def _inexact_columns(connection: Connection, clause: TableClause, columns: dict[str, Any]) -> dict[str, str]:
     """Return the columns that no key may have because their values do not equal themselves, with their types."""
     family = _family(connection.dialect.name)
-    types = ((name, key_type(info["type"], family)) for name, info in columns.items())
-    return {
-        name: type_.compile(connection.dialect)
-        for name, type_ in types
-        if type_ is not None and is_inexact(type_, family)
-    }
+    inexact: dict[str, str] = {}
+    for name, info in columns.items():
+        type_ = key_type(info["type"], family)
+        if isinstance(type_, NullType):
+            inexact[name] = _type_name(connection, clause, name)
+        elif type_ is not None and is_inexact(type_, family):
+            inexact[name] = type_.compile(connection.dialect)
+    return inexact
+
+
+def _type_name(connection: Connection, clause: TableClause, column_name: str) -> str:
+    """Return the name of a type that SQLAlchemy does not know."""
+    if connection.dialect.name != "postgresql":
+        return "a type that SQLAlchemy does not know"
+    statement = text(
+        "SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a "  # noqa: S608
+        f"JOIN pg_catalog.pg_class t ON t.oid = a.attrelid WHERE {IS_NAMED} AND a.attname = :column"
+    )
+    return str(connection.execute(statement, _name_of(clause) | {"column": column_name}).scalar_one())
 
 
 def _unique_keys(

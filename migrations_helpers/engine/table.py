@@ -22,6 +22,7 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    literal_column,
     select,
 )
 
@@ -121,7 +122,8 @@ class RunTable:
 
     def any_row(self) -> Select[Any]:
         """Return the statement that finds one row with a value."""
-        return select(*self.keys).where(self.has_value).limit(1)
+        # No value of it: a driver may have none for a key.
+        return select(literal_column("1")).select_from(self.clause).where(self.has_value).limit(1)
 
     def count(self, *conditions: ColumnElement[bool]) -> Select[Any]:
         """Return the statement that counts the rows with a value for which all conditions hold."""

@@ -540,6 +540,49 @@ def test_a_run_waits_for_another_one(postgresql_database: Database) -> None:
     assert done.exit_code == ExitCode.OK, done.stderr
 
 
+def test_a_preflight_shows_what_a_run_would_meet_and_does_nothing(
+    sessions: Sessions, sqlite: sa.Engine
+) -> None:
+    before = sessions.stored(sqlite)
+    done = invoke(sqlite.url, *TABLE, "--preflight")
+    assert (done.exit_code, done.stderr) == (ExitCode.OK, "")
+    assert "Nothing stands in the way of a run." in done.stdout
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("CREATE TRIGGER watch AFTER UPDATE ON sessions BEGIN SELECT 1; END")
+    done = invoke(sqlite.url, *TABLE, "--preflight")
+    assert done.exit_code == ExitCode.OK
+    assert done.stdout.startswith("warning  triggers  an UPDATE of sessions fires triggers (watch)")
+    refused = invoke(sqlite.url, *TABLE[:2], "--column", "made", "--preflight", "--json")
+    assert refused.exit_code == ExitCode.USAGE
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE sessions ADD made BLOB GENERATED ALWAYS AS (token) VIRTUAL")
+    refused = invoke(sqlite.url, *TABLE[:2], "--column", "made", "--preflight", "--json")
+    assert refused.exit_code == ExitCode.USAGE
+    shown = json.loads(refused.stdout)
+    assert not shown["ready"]
+    assert [one["code"] for one in shown["findings"]] == ["column-generated", "triggers"]
+    assert sessions.stored(sqlite) == before
+
+
+def test_a_run_on_a_replica_ends_with_2(postgresql_database: Database) -> None:
+    """Before anything starts; the same statement that makes transactions read-only stands for the replica."""
+    with engine_on(postgresql_database.url()) as engine:
+        create_sessions(engine, 1)
+        name = engine.url.database
+        try:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            done = invoke(engine.url, *TABLE)
+            shown = invoke(engine.url, *TABLE, "--preflight")
+        finally:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert "sessions.token cannot be written: transactions are read-only" in done.stderr
+    assert shown.exit_code == ExitCode.USAGE
+    assert "A run would be refused." in shown.stdout
+
+
 # -- the column -------------------------------------------------------------------------------------------------------
 
 

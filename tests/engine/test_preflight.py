@@ -543,6 +543,52 @@ def test_a_table_without_a_key_to_page_by(engine: sa.Engine) -> None:
         reencrypt(engine, "sessions", "token", type_=column_type())
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_keys_that_drivers_do_not_send_back_are_refused_by_name(
+    postgresql_database: Database, driver: str
+) -> None:
+    """The control is a second key, by which the same rows are found."""
+    sessions = create_sessions(sa.create_engine("sqlite://"), 0)
+    kinds = {
+        "boolean": (["true", "false"], "of type BOOLEAN"),
+        "interval": (["'1 year'", "'3 days'"], "of type INTERVAL"),
+        "int[]": (["'{1}'", "'{2}'"], "of type"),
+        "jsonb": (["'1'", "'2'"], "of type JSONB"),
+        "xid8": (["'1'", "'2'"], "of type xid8"),
+        "pg_lsn": (["'0/1'", "'0/2'"], "of type pg_lsn"),
+        "timestamptz": (["'infinity'", "'2020-01-01'"], "infinity, a year before 1"),
+        "timestamp": (["'-infinity'", "'2020-01-01'"], "infinity, a year before 1"),
+        "date": (["'0044-03-15 BC'", "'2020-01-01'"], "infinity, a year before 1"),
+        "time": (["'24:00'", "'23:59'"], "or 24:00"),
+    }
+    with engine_on(postgresql_database.url(driver)) as engine:
+        for kind, (values, message) in kinds.items():
+            execute(engine, "DROP TABLE IF EXISTS sessions")
+            execute(engine, f"CREATE TABLE sessions (id {kind} PRIMARY KEY, nr serial UNIQUE, token bytea)")
+            with engine.begin() as connection:
+                for number, value in enumerate(values):
+                    insert = f"INSERT INTO sessions (id, token) VALUES (CAST({value} AS {kind}), :token)"
+                    connection.execute(sa.text(insert), {"token": seal(token(number))})
+            options: dict[str, Any] = {"type_": column_type(), "key_columns": ["id"]}
+            with pytest.raises(ReencryptionError, match=f"sessions cannot be paged by id.*{message}"):
+                reencrypt(engine, "sessions", "token", **options)
+            report = reencrypt(engine, "sessions", "token", **(options | {"key_columns": ["nr"]}))
+            assert report.reencrypted == 2, kind
+    assert sessions.key == ("id",)
+
+
+def test_times_of_mariadb_outside_of_a_day_are_refused(mariadb: sa.Engine) -> None:
+    execute(mariadb, "CREATE TABLE sessions (id time PRIMARY KEY, token blob)")
+    for value in ("'00:00:01'", "'800:00:00'"):
+        with mariadb.begin() as connection:
+            insert = f"INSERT INTO sessions VALUES ({value.replace(':', chr(92) + ':')}, :token)"
+            connection.execute(sa.text(insert), {"token": seal(token(1))})
+        if value == "'00:00:01'":
+            assert reencrypt(mariadb, "sessions", "token", type_=column_type()).reencrypted == 1
+    with pytest.raises(ReencryptionError, match=r"cannot be paged by id: .*24:00"):
+        reencrypt(mariadb, "sessions", "token", type_=column_type())
+
+
 # -- room ----------------------------------------------------------------------------------------------------------
 
 

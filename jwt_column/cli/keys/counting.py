@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...census import history_usage, key_usage
 from ...database.row_security import hidden_rows
+from ...database.time_limits import lifted
 from ...errors import ConfigurationError
 from ..columns import choose_column
 from ..console import DatabaseError
@@ -85,7 +86,8 @@ def count_column(
     hidden = hidden_rows(connection, column.table)
     if hidden is not None:
         raise DatabaseError(f"{column.table.fullname}.{column.name}: {hidden}")
-    history += history_usage(connection, column)
-    for row in connection.execute(key_usage(column, active=_NO_KEY)):
-        if row.key_id is not None:
-            counted[row.key_id] += row.rows
+    with lifted(connection):
+        history += history_usage(connection, column)
+        for row in connection.execute(key_usage(column, active=_NO_KEY)):
+            if row.key_id is not None:
+                counted[row.key_id] += row.rows

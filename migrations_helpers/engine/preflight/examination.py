@@ -13,6 +13,7 @@ from jwt_column.auditing.declaration import longest_value
 from jwt_column.errors import ReencryptionError
 
 from ..reflection import find_table
+from .keys import key_findings
 from .kinds import KINDS, finding
 from .relation import kind_finding, relation_findings, rows_hidden_finding
 from .rights import rights_findings
@@ -171,6 +172,7 @@ def examine(connection: Connection, subject: Subject, limits: Mapping[str, str])
     if can_read:
         examination.is_empty = connection.execute(table.any_row()).first() is None
     if can_read and not examination.is_empty:
+        found += key_findings(connection, name, table)
         found += column_findings(connection, name, table, subject.type_, subject.conversions)
     found += disk_findings(connection, name, table)
     return examination
