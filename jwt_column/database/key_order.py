@@ -14,19 +14,18 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     REAL,
-    Boolean,
     Double,
     Float,
-    Interval,
     String,
     and_,
+    literal,
     or_,
     select,
     tuple_,
     type_coerce,
 )
 from sqlalchemy.dialects.mysql import ENUM, SET
-from sqlalchemy.dialects.postgresql import DOMAIN, HSTORE, INTERVAL, MONEY, TSVECTOR
+from sqlalchemy.dialects.postgresql import DOMAIN, HSTORE, MONEY, TSVECTOR
 from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError
@@ -48,7 +47,7 @@ _KEY_PARAMETERS: Final = 900
 _SINGLE_PRECISION: Final = 24
 
 # Types of PostgreSQL.
-_UNPAGED: Final = (ARRAY, Boolean, HSTORE, Interval, INTERVAL, JSON, MONEY, TSVECTOR)
+_UNPAGED: Final = (ARRAY, HSTORE, JSON, MONEY, TSVECTOR)
 
 # A sample is taken from this many parts of a table: more parts need more statements, fewer are less even.
 _PARTS: Final = 10
@@ -91,6 +90,11 @@ class KeyOrder:
 
     def _compare(self, bound: Key, *, greater: bool) -> ColumnElement[bool]:
         """Return ``key > bound`` or ``key <= bound`` in the order of the key's columns."""
+        # SQLAlchemy compares a column with True and False for equality alone, unless they are parameters.
+        bound = [
+            literal(value, key.type) if isinstance(value, bool) else value
+            for key, value in zip(self.keys, bound, strict=True)
+        ]
         if len(self.keys) == 1:
             single: ColumnElement[bool] = self.keys[0] > bound[0] if greater else self.keys[0] <= bound[0]
             return single
@@ -172,9 +176,8 @@ def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
 def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
     """Return True if a value of this type may differ from itself after it was read and sent back.
 
-    A number of single precision is shown with fewer digits than it has, and compared in double precision. Python has no
-    months, so an interval comes back as days. Of the other types of PostgreSQL here, drivers send no value back as one
-    of that type, or not in an array.
+    A number of single precision is shown with fewer digits than it has, and compared in double precision. Of the
+    types of PostgreSQL here, drivers send no value back as one of that type, or not in an array.
     """
     if dialect == "postgresql" and isinstance(type_, _UNPAGED):
         return True

@@ -171,7 +171,7 @@ def _inexact_columns(connection: Connection, clause: TableClause, columns: dict[
     inexact: dict[str, str] = {}
     for name, info in columns.items():
         type_ = key_type(info["type"], family)
-        if isinstance(type_, NullType):
+        if isinstance(type_, NullType) and family == "postgresql":
             inexact[name] = _type_name(connection, clause, name)
         elif type_ is not None and is_inexact(type_, family):
             inexact[name] = type_.compile(connection.dialect)
@@ -179,9 +179,7 @@ def _inexact_columns(connection: Connection, clause: TableClause, columns: dict[
 
 
 def _type_name(connection: Connection, clause: TableClause, column_name: str) -> str:
-    """Return the name of a type that SQLAlchemy does not know."""
-    if connection.dialect.name != "postgresql":
-        return "a type that SQLAlchemy does not know"
+    """Return the name of a type of PostgreSQL that SQLAlchemy does not know."""
     statement = text(
         "SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a "  # noqa: S608
         f"JOIN pg_catalog.pg_class t ON t.oid = a.attrelid WHERE {IS_NAMED} AND a.attname = :column"

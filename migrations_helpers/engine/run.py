@@ -492,10 +492,12 @@ class Run:
                     "%s.%s: batch put off (%s)", self.report.table, self.report.column, error_name(error)
                 )
                 # A lock is a matter of whose turn it is: half the batch next time, down to a single row, because an
-                # application that writes to few rows all the time always holds one of many. And a server that
-                # takes no packet of this size closes the connection.
-                self._limit = max(1, self._limit // 2)
-                if error.connection_invalidated or self._connection.is_lost:
+                # application that writes to few rows all the time always holds one of many. A server that takes no
+                # packet of this size closes the connection, each time again.
+                is_lost = error.connection_invalidated or self._connection.is_lost
+                if attempt or not is_lost:
+                    self._limit = max(1, self._limit // 2)
+                if is_lost:
                     if not self._connection.can_reopen:
                         raise database_failure(self.report, error) from None
                     self._reopen()

@@ -148,7 +148,7 @@ def test_a_database_that_refuses_every_row_is_no_fault_of_the_rows(
 
 
 def test_a_right_that_is_missing_is_no_fault_of_a_row(postgresql: sa.Engine) -> None:
-    """The run ends at its first batch, instead of halving it."""
+    """The run ends before its first batch, instead of halving it."""
     sessions = create_sessions(postgresql, ROWS)
     execute(
         postgresql,
@@ -159,14 +159,13 @@ def test_a_right_that_is_missing_is_no_fault_of_a_row(postgresql: sa.Engine) -> 
         with postgresql.connect() as connection:
             connection.exec_driver_sql("SET ROLE reader_of_the_test")
             connection.commit()
-            with pytest.raises(ReencryptionError, match="42501") as failure:
+            with pytest.raises(ReencryptionError, match="may not write sessions; GRANT UPDATE"):
                 reencrypt(connection, "sessions", "token", type_=sessions.type_())
+            connection.rollback()
             connection.exec_driver_sql("RESET ROLE")
             connection.commit()
     finally:
         execute(postgresql, "DROP OWNED BY reader_of_the_test", "DROP ROLE reader_of_the_test")
-    report: Any = failure.value.report
-    assert (report.retries, report.unwritable, report.is_complete, report.remaining) == (0, [], False, ROWS)
 
 
 def test_a_run_that_died_is_not_complete(engine: sa.Engine) -> None:

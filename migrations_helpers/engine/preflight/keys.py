@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Date, DateTime, Time, literal_column, or_, select
+from sqlalchemy import Date, DateTime, Interval, Time, extract, literal_column, or_, select
+from sqlalchemy.dialects.postgresql import INTERVAL
 
 from .kinds import finding
 
@@ -37,8 +38,8 @@ def key_findings(connection: Connection, name: str, table: RunTable) -> Iterator
             yield finding(
                 "key",
                 name,
-                f"{table.name} cannot be paged by {key.name}: it has values that Python has no date or time for, such "
-                "as infinity, a year before 1, or 24:00",
+                f"{table.name} cannot be paged by {key.name}: it has values that Python has no date, time or "
+                "timedelta for, such as infinity, a year before 1, 24:00, or months",
                 "name a unique key of other types with key_columns= (--key-columns), after adding one if there is none",
             )
 
@@ -46,6 +47,9 @@ def key_findings(connection: Connection, name: str, table: RunTable) -> Iterator
 def _outside(key: ColumnElement[Any], dialect: str) -> ColumnElement[bool] | None:
     if dialect == "postgresql" and isinstance(key.type, DateTime | Date):
         return or_(key < literal_column(_FIRST_DAY), key >= literal_column(_LAST_DAY))
+    if dialect == "postgresql" and isinstance(key.type, Interval | INTERVAL):
+        # They would come back as days.
+        return or_(extract("year", key) != 0, extract("month", key) != 0)
     if isinstance(key.type, Time) and not key.type.timezone and dialect in ("postgresql", "mysql"):
         return or_(key < literal_column("'00:00:00'"), key >= literal_column("'24:00:00'"))
     return None
