@@ -288,7 +288,7 @@ def test_purge_works_in_bounded_batches(engine: sa.Engine, composite: bool) -> N
     seen: list[int] = []
 
     def note(*args: Any) -> None:
-        if "SAVEPOINT" not in args[2]:
+        if " many" in args[2]:
             seen.append(len(args[3]))
 
     with engine.begin() as connection:

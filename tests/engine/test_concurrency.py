@@ -185,9 +185,11 @@ class PutOff(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-        if len(self.messages) == 1:
-            self._then()
+        message = record.getMessage()
+        if "put off" in message:
+            self.messages.append(message)
+            if len(self.messages) == 1:
+                self._then()
 
     def __enter__(self) -> Self:
         logger = logging.getLogger("migrations_helpers")
