@@ -18,6 +18,7 @@ from jwt_column import (
     SealedJWT,
     encrypt_token,
 )
+from jwt_column.column.binding import binding_of
 from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.expiry import ExpiryTime
 from jwt_column.format.shape import shape_of
@@ -171,6 +172,16 @@ def test_type_that_a_column_is_given_later_keeps_its_context() -> None:
     column.type = EncryptedJWT(RING, context="pinned")
     sa.Table("logins", sa.MetaData(), column)
     assert context_of(column) == "pinned"
+
+
+def test_envelope_of_a_bound_row_outlives_the_buffer_of_its_driver() -> None:
+    """It stays closed until its row is known, and psycopg2 and others give a view of memory of their own."""
+    type_ = EncryptedJWT(RING, context="t.token", bound_to=["owner"])
+    binding = binding_of([("owner", 1)])
+    buffer = bytearray(type_.cipher().encrypt(TOKENS[0], RING, binding))  # type: ignore[arg-type]
+    sealed = type_.result_processor(DIALECT, None)(memoryview(buffer))
+    buffer[:] = bytes(len(buffer))
+    assert sealed.reveal(owner=1) == TOKENS[0]
 
 
 @pytest.mark.parametrize("stored", [b"\xff" * 6, b"\x01" * 5, b"\x01" * 7, b""])
