@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["JSONCipher", "TokenDict", "TokenList"]
 
+# Levels of objects and lists in a document. Python's own limit depends on the stack of the moment, so that a process
+# could write a document that another one cannot load.
+_MAX_DEPTH: Final = 100
 # The frame of a compact JSON object begins so.
 _OBJECT: Final = b"\x00{"
 
@@ -47,8 +50,18 @@ class _Part:
             self.owner.changed()
 
     def adopt(self) -> None:
-        """Replace plain members: texts by redacted ones, lists and dictionaries by tracked copies."""
-        raise NotImplementedError
+        """Replace plain members at any depth: texts by redacted ones, lists and dictionaries by tracked copies."""
+        waiting: list[Any] = [self]
+        while waiting:
+            owner = waiting.pop()
+            is_dict = isinstance(owner, dict)
+            setter = dict.__setitem__ if is_dict else list.__setitem__
+            for place, member in owner.items() if is_dict else enumerate(owner):
+                kept = _adopted(member, owner)
+                if kept is not member:
+                    setter(owner, place, kept)
+                    if isinstance(kept, _Part):
+                        waiting.append(kept)
 
 
 class TokenDict(_Part, MutableDict[str, Any]):
@@ -66,12 +79,10 @@ class TokenDict(_Part, MutableDict[str, Any]):
         """Return an assigned value as a TokenDict. The column has checked it."""
         return value if isinstance(value, SealedJWT) else super().coerce(key, value)
 
-    def adopt(self) -> None:
-        """Replace plain members."""
-        for name, member in self.items():
-            kept = _adopted(member, self)
-            if kept is not member:
-                dict.__setitem__(self, name, kept)
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return a member, which is the default if there was none. Not the default itself, which is copied."""
+        super().setdefault(name, default)
+        return self[name]
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
         self.update(other)
@@ -91,13 +102,6 @@ class TokenDict(_Part, MutableDict[str, Any]):
 class TokenList(_Part, MutableList[Any]):
     """A list within a :class:`TokenDict`."""
 
-    def adopt(self) -> None:
-        """Replace plain members."""
-        for place, member in enumerate(self):
-            kept = _adopted(member, self)
-            if kept is not member:
-                list.__setitem__(self, place, kept)
-
     def __repr__(self) -> str:
         return f"TokenList(redacted, {counted(len(self), 'member')})"
 
@@ -112,8 +116,19 @@ def _adopted(member: Any, owner: TokenDict | TokenList) -> Any:
         return member
     kept = TokenDict(member) if isinstance(member, dict) else TokenList(member)
     kept.owner = owner
-    kept.adopt()
     return kept
+
+
+def _is_too_deep(document: Any, text: str) -> bool:
+    """Return True for a document with too many levels, given its JSON text too."""
+    if text.count("{") + text.count("[") <= _MAX_DEPTH:
+        return False
+    level, depth = [document], 0
+    while level and depth <= _MAX_DEPTH:
+        depth += 1
+        members = (member for one in level for member in (one.values() if isinstance(one, Mapping) else one))
+        level = [member for member in members if isinstance(member, Mapping | list | tuple)]
+    return depth > _MAX_DEPTH
 
 
 class JSONCipher(TokenCipher):
@@ -137,7 +152,10 @@ class JSONCipher(TokenCipher):
         text = self._compact(value)
         value = None
         if text is None:
-            raise self._refuse("not JSON", "it is no JSON object, or not all of it has a JSON form")
+            raise self._refuse(
+                "not JSON",
+                f"it is no JSON object of at most {_MAX_DEPTH} levels, or not all of it has a JSON form",
+            )
         if len(text) > self._max_length:
             raise self._refuse(
                 "too long", f"it has {len(text)} characters, at most {self._max_length} are allowed"
@@ -155,7 +173,7 @@ class JSONCipher(TokenCipher):
             text.encode()
         except (TypeError, ValueError, RecursionError):
             return None
-        return text
+        return None if _is_too_deep(value, text) else text
 
     def load(self, stored: bytes | str, ring: KeyRing, binding: bytes = b"") -> TokenDict:
         """Return the dictionary of an envelope; raises as :meth:`TokenCipher.decrypt`."""

@@ -192,6 +192,7 @@ class TestORM:
             lambda token: token["scope"].__setitem__(0, ["nested"]),
             lambda token: token["scope"][0].clear(),
             lambda token: token.setdefault("h", []).append("i"),
+            lambda token: token.setdefault("h", ["other"]).append("k"),
             replace_by_plain_ones,
             merge,
             borrow,
@@ -207,6 +208,7 @@ class TestORM:
                 assert row.token is not None
                 assert row.token == expected
                 assert not any(text in repr(list(row.token.values())) for text in ("nested", "'x'"))
+            assert (row.token or {})["h"] == ["i", "k"]
             # A pickle and a copy track their own members.
             for copied in (pickle.loads(pickle.dumps(row.token)), copy.deepcopy(row.token)):
                 row.token = copied
@@ -216,6 +218,31 @@ class TestORM:
                 session.commit()
                 assert row.token == expected
         assert other == {"list": ["x"]}
+
+    def test_a_document_of_too_many_levels_is_refused(self, engine: sa.Engine) -> None:
+        """It could be written, and loaded only where the stack is short: Python's limit counts all calls."""
+
+        def nested(levels: int) -> Any:
+            document: Any = {}
+            for level in range(levels - 2):
+                document = ({"a": document}, [document], (document,))[level % 3]
+            return {"a": document}
+
+        def below(calls: int, function: Any) -> Any:
+            return below(calls - 1, function) if calls else function()
+
+        wide = {"a": [[] for _ in range(300)], "b": "{" * 300}
+        with Session(engine) as session:
+            session.add_all([OAuthToken(id=1, token=nested(100)), OAuthToken(id=2, token=wide)])
+            session.commit()
+            first, second = below(600, lambda: session.scalars(sa.select(OAuthToken)).all())
+            assert first.token == json.loads(json.dumps(nested(100)))
+            assert second.token == wide
+            for document in (nested(101), nested(400), nested(3000), '{"a":' * 400 + "1" + "}" * 400):
+                with pytest.raises(InvalidTokenError, match="of at most 100 levels"):
+                    OAuthToken(token=document)
+                with pytest.raises(InvalidTokenError, match="of at most 100 levels"):
+                    session.execute(sa.insert(OAuthToken).values(token=document))
 
     def test_rows_survive_copy_and_pickle(self, engine: sa.Engine) -> None:
         with Session(engine) as session:
