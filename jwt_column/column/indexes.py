@@ -115,6 +115,11 @@ class FingerprintIndex(_HeaderIndex):
         unique: bool = False,
         layout: PreviousLayout | None = None,
     ) -> None:
+        if not isinstance(fingerprint, str):
+            raise ConfigurationError(
+                f"{name}: an index is on one fingerprint, 'token' or the name of a claim, not on several or on another "
+                "column too; for a finer rule keep a column of your own beside the token"
+            )
         self.fingerprint = fingerprint
         self._layout = layout
         super().__init__(name, column, unique=unique)

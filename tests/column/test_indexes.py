@@ -369,3 +369,11 @@ def test_operations_write_sql_scripts_and_check_what_they_are_given() -> None:
             op.create_jwt_index("ix", "sessions", "token")
     assert "CREATE INDEX ix ON auth.sessions (substr(token, 7, 16))" in written.getvalue()
     assert "DROP INDEX auth.ix" in written.getvalue()
+
+
+@pytest.mark.parametrize("fingerprint", [("iss", "jti"), ["iss", "jti"], sa.Column("user_id", sa.Integer)])
+def test_an_index_on_several_fingerprints_is_refused(fingerprint: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^ux: an index is on one fingerprint") as caught:
+        FingerprintIndex("ux", "token", fingerprint, unique=True)
+    # What would be refused in turn.
+    assert "declare" not in str(caught.value)
