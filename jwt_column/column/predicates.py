@@ -26,11 +26,12 @@ from sqlalchemy.sql.elements import (
     Null,
     Over,
     Tuple,
+    TypeCoerce,
     UnaryExpression,
 )
 from sqlalchemy.sql.functions import Function, FunctionElement
 from sqlalchemy.sql.selectable import Exists, Join, ScalarSelect, SelectBase
-from sqlalchemy.types import NullType, String
+from sqlalchemy.types import JSON, NullType, String
 
 from ..errors import UnsupportedComparisonError
 from .comparator import name_of
@@ -131,6 +132,9 @@ def _ciphertext(element: Any) -> ColumnElement[Any] | None:
     is_reference = getattr(element, "__visit_name__", "") == "label_reference"
     if is_reference or isinstance(element, Grouping | Label | CollectionAggregate):
         return _ciphertext(element.element)
+    if isinstance(element, TypeCoerce) and isinstance(element.type, JSON):
+        # The database would look for members in the ciphertext.
+        return _ciphertext(element.clause)
     if isinstance(element, ScalarSelect | Exists):
         return None if isinstance(element, Exists) else _ciphertext(element.element)
     if isinstance(element, SelectBase):

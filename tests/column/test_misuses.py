@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func, select, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 
-from jwt_column import JWT, EncryptedJWT, KeyRing, UnsupportedComparisonError
+from jwt_column import JWT, EncryptedJSON, EncryptedJWT, KeyRing, UnsupportedComparisonError
 from jwt_column.errors import CiphertextWarning
 from tests.support.tokens import signed_token
 
@@ -32,6 +33,7 @@ class Login(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     token: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, fingerprints=["token"]))
     second: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, storage="text"))
+    response: Mapped[dict[str, Any] | None] = mapped_column(EncryptedJSON(RING))
     old: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, storage="text", plaintext="write"))
 
 
@@ -111,12 +113,15 @@ def test_a_sensible_use_does_not_warn(session: Session, name: str) -> None:
         lambda: select(sa.cast(Login.second, sa.Text).ilike("eyJ%")),
         lambda: select(Login.id).where(sa.cast(Login.second, sa.Text).ilike("eyJ%")),
         lambda: select(sa.cast(Login.token, sa.Text) == TOKEN),
+        lambda: select(Login.id).where(sa.type_coerce(Login.response, sa.JSON)["a"].as_string() == TOKEN),
+        lambda: select(Login.id).where(sa.type_coerce(Login.response, sa.JSON) == {"a": TOKEN}),
+        lambda: select(sa.type_coerce(Login.response, postgresql.JSONB).contains({"a": TOKEN})),
         lambda: select(func.row_number().over(order_by=Login.token)),
         lambda: select(Login.id).order_by(Login.token),
     ],
 )
 def test_a_question_that_has_no_answer_is_refused(session: Session, make: Callable[[], Any]) -> None:
-    with pytest.raises(UnsupportedComparisonError, match=r"^logins\.(token|second): "):
+    with pytest.raises(UnsupportedComparisonError, match=r"^logins\.(token|second|response): "):
         session.execute(make())
 
 
