@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Column, Index, Table, UniqueConstraint, event
+from sqlalchemy import Column, Index, PrimaryKeyConstraint, Table, UniqueConstraint, event
 from sqlalchemy.schema import Computed, DefaultClause, Identity
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import TextClause
@@ -80,6 +80,13 @@ def _check_column(column: Column[Any], table: Any) -> None:
         _raise_first(_of_column(column, table), table)
 
 
+@event.listens_for(PrimaryKeyConstraint, "after_parent_attach")
+def _check_primary_key(part: PrimaryKeyConstraint, table: Any) -> None:
+    if isinstance(table, Table):
+        for column in part.columns:
+            _raise_first(_of_column(column, table), table)
+
+
 @event.listens_for(Index, "after_parent_attach")
 @event.listens_for(UniqueConstraint, "after_parent_attach")
 def _check_key(part: Any, table: Any) -> None:
@@ -132,6 +139,12 @@ def _is_null(default: Any) -> bool:
 def _of_type(type_: Any) -> tuple[str, str] | None:
     """Return the problem of an encrypted type, or of a type that wraps one; None without a problem."""
     if isinstance(type_, EncryptedJWT):
+        if type_._variant_mapping:  # noqa: SLF001 - with_variant() keeps them there
+            return (
+                f"with_variant() puts another type in the place of {type(type_).__name__}, which stores tokens in the "
+                "clear, or is searched by the wrong layout",
+                "leave with_variant() out, and name the database's own type of bytes or text in a migration",
+            )
         own = type(type_).__mro__[: type(type_).__mro__.index(EncryptedJWT)]
         overridden = next((name for name in _OVERRIDABLE if any(name in vars(one) for one in own)), None)
         if overridden is None:

@@ -76,6 +76,19 @@ BAD: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "subclass": (lambda: (column(Upper(RING)),), "overrides process_bind_param()"),
     "ARRAY": (lambda: (column(sa.ARRAY(EncryptedJWT(RING))),), "one token in a row"),
     "variant with it": (lambda: (column(sa.Text().with_variant(EncryptedJWT(RING), "mysql")),), "context="),
+    "variant of it": (
+        lambda: (column(EncryptedJWT(RING).with_variant(sa.Text(), "sqlite")),),
+        "in a migration",
+    ),
+    "variant of it, encrypted too": (
+        lambda: (column(EncryptedJWT(RING).with_variant(EncryptedJWT(RING, storage="text"), "mysql")),),
+        "in a migration",
+    ),
+    "PrimaryKeyConstraint": (lambda: (column(), sa.PrimaryKeyConstraint("token")), "surrogate key"),
+    "PrimaryKeyConstraint of two": (
+        lambda: (column(), sa.PrimaryKeyConstraint("n", "token")),
+        "surrogate key",
+    ),
     "wrapper": (lambda: (column(Wrapper()),), "context="),
 }
 
@@ -119,6 +132,18 @@ def test_unique_column_would_take_one_token_twice() -> None:
         connection.execute(sa.text("CREATE TABLE t (token BLOB UNIQUE)"))
         connection.execute(good.insert(), [{"token": signed_token(jti="1")}] * 2)
         assert connection.scalar(sa.select(sa.func.count()).select_from(good)) == 2
+
+
+def test_variant_would_store_tokens_in_the_clear() -> None:
+    """The control: SQLAlchemy binds through the variant, and not through the type that stands in the declaration."""
+    type_ = EncryptedJWT(RING, context="t.token").with_variant(sa.Text(), "sqlite")
+    engine = sa.create_engine("sqlite://")
+    token = signed_token(jti="1")
+    with engine.connect() as connection:
+        sent = connection.execute(sa.select(sa.bindparam("x", token, type_=type_))).context
+        assert sent.compiled_parameters[0]["x"] == token
+        bound = sent.dialect.type_compiler_instance.process(type_)
+        assert bound == "TEXT"
 
 
 def test_declarations_that_work_are_taken() -> None:
