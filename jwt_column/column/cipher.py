@@ -98,6 +98,8 @@ class TokenCipher:
 
     #: The claim that is the expiry.
     expiry_name = "exp"
+    #: What a whole value is compared with, for an error.
+    compared_with = "a str that has a UTF-8 form"
 
     @staticmethod
     def payload_of(frame: bytes) -> bytes | None:

@@ -190,11 +190,10 @@ class Fingerprints:
         return data
 
     def _refusal(self, value: object) -> UnsupportedComparisonError:
-        kinds = "a str" if self._is_whole else "a str or an int"
+        kinds = self._cipher.compared_with if self._is_whole else "a str or an int that has a UTF-8 form"
         context = self._cipher.context
         return UnsupportedComparisonError(
-            f"{context}: what is compared with ciphertext is {kinds} that has a UTF-8 form, not this "
-            f"{type(value).__name__}",
+            f"{context}: what is compared with ciphertext is {kinds}, not this {type(value).__name__}",
             context=context,
         )
 

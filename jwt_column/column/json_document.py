@@ -136,6 +136,7 @@ class JSONCipher(TokenCipher):
 
     __slots__ = ()
     expiry_name = "expires_at"
+    compared_with = "a JSON object, as a mapping or its text"
 
     def encrypt(self, value: Any, ring: KeyRing, binding: bytes = b"") -> bytes | str:
         """Return the envelope of a document, a mapping or its JSON text, as :meth:`TokenCipher.encrypt`."""

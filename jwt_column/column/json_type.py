@@ -39,6 +39,7 @@ class EncryptedJSON(EncryptedJWT):
 
     cache_ok: bool = True
     plaintext_begins = "{"
+    unreadable_hint = "a column of JSON objects reads no other JSON, null neither, and no bare tokens"
 
     @property
     def python_type(self) -> type[Any]:

@@ -91,6 +91,8 @@ class EncryptedJWT(TypeDecorator[JWT]):
 
     #: The character that plaintext begins with.
     plaintext_begins = "e"
+    #: The remedy for a stored value that is neither an envelope nor what the column takes.
+    unreadable_hint = "a token that is no JWT needs allow_opaque=True on the column"
     #: The options of the column.
     spec: ColumnSpec = ColumnSpec()
 
@@ -274,7 +276,7 @@ class EncryptedJWT(TypeDecorator[JWT]):
                 context=cipher.context,
             )
         elif not self.allow_opaque and getattr(failure, "reason", "") == "not an envelope":
-            failure.args = (f"{failure}; a token that is no JWT needs allow_opaque=True on the column",)
+            failure.args = (f"{failure}; {self.unreadable_hint}",)
         return failure if self.undecryptable == "raise" else SealedJWT(value, cipher, self.ring, failure)
 
     @staticmethod

@@ -127,6 +127,18 @@ class TestValues:
             OAuthToken(token=value)
         assert not revealed_by(caught.value, TOKEN)
 
+    def test_messages_name_json_and_not_tokens(self, engine: sa.Engine) -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO oauth_tokens VALUES (1, ?)", (b"null",))
+            with pytest.raises(MalformedEnvelopeError, match="reads no other JSON, null neither") as caught:
+                connection.execute(sa.select(OAuthToken.token)).all()
+            assert "allow_opaque" not in str(caught.value)
+            for value in ("x", [1]):
+                with pytest.raises(
+                    UnsupportedComparisonError, match="is a JSON object, as a mapping or its text"
+                ):
+                    connection.execute(sa.select(OAuthToken.id).where(OAuthToken.token == value))
+
     def test_a_long_document_is_refused(self) -> None:
         cipher = EncryptedJSON(RING, context="c", max_length=20).cipher()
         with pytest.raises(InvalidTokenError) as caught:
