@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 from .column.comparator import EncryptedComparator
 from .database.driver_errors import error_name, is_null_refused, is_refusal_of_row
 from .database.error_sentences import explained, is_setup_problem
-from .database.key_order import KeyOrder, KeyRange, paged_by
+from .database.key_order import UNREADABLE, KeyOrder, KeyRange, paged_by, unreadable_key
 from .database.reading import is_autocommit, refuse_asynchronous
 from .database.writability import why_no_writes
 from .errors import ConfigurationError
@@ -170,8 +170,24 @@ class _Purge:
         self._removal = _removal(action, source, column if isinstance(session, Session) else source)
         self._clears = action == "null"
 
+    def _refuse_unreadable_keys(self) -> None:
+        """Raise if a row to remove has a key that a driver cannot send back: it would stay, in silence.
+
+        Raises:
+            ConfigurationError: There is such a row.
+        """
+        with _transaction(self._session) as bind:
+            key = unreadable_key(bind, self._order, *self._conditions)
+        if key is not None:
+            raise ConfigurationError(
+                f"{self.name} cannot be purged by the key {key.name}: {UNREADABLE}. Give the table a primary key "
+                "without such values, or leave these rows out by a condition (where=); nothing was done"
+            )
+
     def work(self, window: KeyRange) -> KeyRange | None:
         """Remove the next rows of a range, and return the range of those that are left; None at its end."""
+        if window.after is None:
+            self._refuse_unreadable_keys()
         with _transaction(self._session) as bind:
             batch = bind.execute(self._order.batch((), window, self._rows, *self._conditions)).all()
         self._remove([tuple(key) for key in batch])

@@ -21,10 +21,12 @@ from jwt_column import (
 )
 from jwt_column.purge import PurgedRows
 from tests.support.tokens import signed_token
-from tests.support.workload import every_server
+from tests.support.workload import engine_on, every_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.support.databases import Database
 
 RING = KeyRing.generate()
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -243,6 +245,42 @@ def test_a_table_whose_keys_do_not_equal_themselves_is_refused_and_audited(engin
             purge_expired(connection, table.c.token, before=NOW)
         assert audit(connection, table, deep=True).columns[0].examined == 700
         assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 700
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_key_with_infinity_is_refused_and_audited(postgresql_database: Database, driver: str) -> None:
+    """Psycopg 2 reads infinity as the end of the year 9999, which finds no row, and no end. The control is a date."""
+    table = sa.Table(
+        "periods",
+        sa.MetaData(),
+        sa.Column("until", sa.DateTime(timezone=True), primary_key=True),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("token", EncryptedJWT(RING, expose_expiry=True)),
+    )
+    with engine_on(postgresql_database.url(driver)) as engine:
+        table.create(engine)
+        with engine.begin() as connection:
+            rows = [{"until": NOW, "id": number, "token": EXPIRED} for number in range(600)]
+            connection.execute(table.insert(), rows)
+            connection.execute(table.update().where(table.c.id > 5).values(until=sa.text("'infinity'")))
+        with pytest.raises(ConfigurationError, match=r"cannot be purged by the key until: .* infinity"):
+            purge_expired(engine, table.c.token, before=NOW)
+        (column,) = audit(engine, table, deep=True).columns
+        assert column.examined == (600 if driver == "psycopg2" else 0)
+        assert purge_expired(engine, table.c.token, before=NOW, where=table.c.id <= 5) == 6
+
+
+def test_a_key_whose_type_the_driver_does_not_know_is_explained(postgresql_database: Database) -> None:
+    with engine_on(postgresql_database.url("psycopg")) as engine, engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE places (id pg_lsn PRIMARY KEY, token bytea)")
+        type_ = EncryptedJWT(RING, expose_expiry=True)
+        table = sa.Table(
+            "places", sa.MetaData(), sa.Column("id", sa.Text, primary_key=True), sa.Column("token", type_)
+        )
+        insert = sa.insert(table).values(id=sa.text("CAST('0/1' AS pg_lsn)"), token=EXPIRED)
+        connection.execute(insert)
+        with pytest.raises(ConfigurationError, match=r"UndefinedFunction 42883: .*key's columns"):
+            purge_expired(connection, table.c.token, before=NOW)
 
 
 def test_a_double_is_no_such_key(engine: sa.Engine) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select, type_coerce
 from sqlalchemy.types import NullType
 
 from ..column.binding import open_bound
-from ..database.key_order import KeyOrder, KeyRange, paged_by, sampled
+from ..database.key_order import KeyOrder, KeyRange, paged_by, sampled, unreadable_key
 from ..database.reading import rolled_back, streamed
 from ..errors import AuthenticationError, ConfigurationError, JWTColumnError, KeyRingError
 from ..format import envelope
@@ -56,12 +56,16 @@ def batches(
     columns = (*column.bound, type_coerce(column.column, NullType()))
     has_value = column.header.has_value()
     dialect = connection.dialect.name
-    try:
-        keys = paged_by(column.table, dialect)
-    except ConfigurationError:
+    order = None
+    with suppress(ConfigurationError):
+        order = KeyOrder(column.table, paged_by(column.table, dialect), dialect)
+    if order is not None:
+        with rolled_back(connection):
+            if unreadable_key(connection, order, has_value) is not None:
+                order = None
+    if order is None:
         yield from _stream(connection, column, columns, sample)
         return
-    order = KeyOrder(column.table, keys, dialect)
     parts: Iterator[tuple[KeyRange, int | None]] = iter([(KeyRange(), None)])
     if sample is not None and sample < rows:
         parts = sampled(connection, order, rows, sample, has_value)
@@ -76,7 +80,7 @@ def batches(
             with rolled_back(connection):
                 found = connection.execute(order.batch(columns, window, size, has_value)).all()
             if found:
-                yield [_row(found_row, len(keys)) for found_row in found]
+                yield [_row(found_row, len(order.keys)) for found_row in found]
                 window = KeyRange(after=order.key_of(found[-1]))
             if len(found) < size:
                 break

@@ -45,6 +45,10 @@ _REFERENCED: Final = (
     "other rows refer to this row by a foreign key: delete those first, or clear the column instead"
 )
 _MISSING: Final = "a table or a column is not there: look at the schema, and apply the migrations"
+_OPERATOR: Final = (
+    "the database has no such operator or function for these types: look whether the key's columns have the types that "
+    "the model declares, and whether the driver knows these types"
+)
 _TOO_LONG: Final = "the column is too short for the new value: change its type to one that holds it"
 _DAMAGED: Final = "the database is damaged: restore it from a backup, or rebuild the index that is"
 _STARTING: Final = "the server is starting or stopping: wait for it, and run again"
@@ -72,6 +76,7 @@ _SENTENCES: Final[dict[str | int, str]] = {
     "40P01": _CONCURRENT,
     "42501": _GRANT,
     "42703": _MISSING,
+    "42883": _OPERATOR,
     "428C9": "the database generates this column, and takes no other value: encrypt the column that it is made of",
     "42P01": _MISSING,
     "42P05": _POOLER,
@@ -141,7 +146,7 @@ _SENTENCES: Final[dict[str | int, str]] = {
 }
 
 # Caused by the set-up, so that the same call will fail again.
-_SETUP: Final = frozenset({_GRANT, _READ_ONLY, _READ_ONLY_FILE, _LOGIN, _MISSING, _IDENTITY})
+_SETUP: Final = frozenset({_GRANT, _READ_ONLY, _READ_ONLY_FILE, _LOGIN, _MISSING, _OPERATOR, _IDENTITY})
 
 
 def explained(error: BaseException) -> str:

@@ -14,18 +14,38 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     REAL,
+    Date,
+    DateTime,
     Double,
     Float,
+    Interval,
+    Numeric,
     String,
+    Time,
     and_,
+    case,
+    cast,
+    extract,
+    func,
     literal,
+    literal_column,
     or_,
     select,
     tuple_,
     type_coerce,
 )
 from sqlalchemy.dialects.mysql import ENUM, SET
-from sqlalchemy.dialects.postgresql import DOMAIN, HSTORE, MONEY, TSVECTOR
+from sqlalchemy.dialects.postgresql import (
+    DOMAIN,
+    HSTORE,
+    INET,
+    INTERVAL,
+    MONEY,
+    REGCLASS,
+    TSQUERY,
+    TSVECTOR,
+)
+from sqlalchemy.dialects.postgresql.ranges import AbstractMultiRange, AbstractRange
 from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError
@@ -34,11 +54,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
+    from sqlalchemy.orm import Session
     from sqlalchemy.types import TypeEngine
 
     Key = Sequence[Any]
 
-__all__ = ["KeyOrder", "KeyRange", "is_inexact", "key_type", "paged_by", "sampled", "sorts_as_it_compares"]
+__all__ = [
+    "UNREADABLE",
+    "KeyOrder",
+    "KeyRange",
+    "is_inexact",
+    "key_type",
+    "paged_by",
+    "sampled",
+    "sorts_as_it_compares",
+    "unreadable_key",
+]
+
+#: What :func:`unreadable_key` finds, for messages.
+UNREADABLE: Final = (
+    "it has values that drivers do not read, or read as others, such as infinity, a year before 1, 24:00, months, or "
+    "an address with a netmask"
+)
+
+# From the year 1 to 9999; and within a day. Infinity is beyond, and so is 24:00 of PostgreSQL.
+_FIRST_DAY: Final = "'0001-01-01'"
+_LAST_DAY: Final = "'10000-01-01'"
 
 # SQLite before 3.32 takes 999 parameters in a statement. The rest is for the statement's other conditions.
 _KEY_PARAMETERS: Final = 900
@@ -47,7 +88,17 @@ _KEY_PARAMETERS: Final = 900
 _SINGLE_PRECISION: Final = 24
 
 # Types of PostgreSQL.
-_UNPAGED: Final = (ARRAY, HSTORE, JSON, MONEY, TSVECTOR)
+_UNPAGED: Final = (
+    ARRAY,
+    AbstractMultiRange,
+    AbstractRange,
+    HSTORE,
+    JSON,
+    MONEY,
+    REGCLASS,
+    TSQUERY,
+    TSVECTOR,
+)
 
 # A sample is taken from this many parts of a table: more parts need more statements, fewer are less even.
 _PARTS: Final = 10
@@ -192,6 +243,49 @@ def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
     if type_.precision is None:
         return dialect in ("mysql", "mariadb")
     return type_.precision <= _SINGLE_PRECISION
+
+
+def _unreadable(key: ColumnElement[Any], dialect: str) -> ColumnElement[bool] | None:
+    """Return the condition of rows whose key drivers cannot read, or read as another value; None if there are none."""
+    type_ = key.type
+    if dialect == "postgresql":
+        if isinstance(type_, DateTime | Date):
+            return or_(key < literal_column(_FIRST_DAY), key >= literal_column(_LAST_DAY))
+        if isinstance(type_, Interval | INTERVAL):
+            # They would come back as days.
+            return or_(extract("year", key) != 0, extract("month", key) != 0)
+        if isinstance(type_, Numeric) and not isinstance(type_, Float):
+            # Psycopg 2 sends them back as NaN. As texts: PostgreSQL 13 has no such numbers.
+            return cast(key, String).in_(["Infinity", "-Infinity"])
+        if isinstance(type_, INET):
+            # Among other addresses, psycopg sends it back without its netmask.
+            return func.masklen(key) != case((func.family(key) == 4, 32), else_=128)
+    if isinstance(type_, Time) and not type_.timezone and dialect in ("postgresql", "mysql", "mariadb"):
+        return or_(key < literal_column("'00:00:00'"), key >= literal_column("'24:00:00'"))
+    return None
+
+
+def unreadable_key(
+    bind: Connection | Session, order: KeyOrder, *conditions: ColumnElement[bool]
+) -> ColumnElement[Any] | None:
+    """Return the column of a key with values that drivers do not read, or read as others; None if there is none.
+
+    A row with such a key is not found again, and the pages after it would begin anew.
+
+    Args:
+        bind: Executes the query.
+        order: The order of the table's rows.
+        *conditions: Of the rows that count.
+    """
+    for key in order.keys:
+        unreadable = _unreadable(key, order.dialect)
+        if unreadable is not None:
+            rows: Select[Any] = (
+                select(literal_column("1")).select_from(order.table).where(unreadable, *conditions)
+            )
+            if bind.execute(rows.limit(1)).first() is not None:
+                return key
+    return None
 
 
 def paged_by(table: Table, dialect: str) -> Sequence[ColumnElement[Any]]:

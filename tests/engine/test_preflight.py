@@ -550,7 +550,13 @@ def test_keys_that_drivers_do_not_send_back_are_refused_by_name(
     """The control is a second key, by which the same rows are found."""
     sessions = create_sessions(sa.create_engine("sqlite://"), 0)
     kinds = {
-        "interval": (["'1 year'", "'3 days'"], "24:00, or months"),
+        "interval": (["'1 year'", "'3 days'"], "24:00, months"),
+        "inet": (["'192.0.2.0/24'", "'192.0.2.1'"], "netmask"),
+        "numeric": (["'Infinity'", "1"], "infinity"),
+        "int4range": (["'empty'", "'[1,5)'"], "of type INT4RANGE"),
+        "int4multirange": (["'{[1,5)}'", "'{[2,3)}'"], "of type INT4MULTIRANGE"),
+        "regclass": (["'pg_class'", "'pg_type'"], "of type REGCLASS"),
+        "tsquery": (["'a'", "'b'"], "of type TSQUERY"),
         "int[]": (["'{1}'", "'{2}'"], "of type"),
         "jsonb": (["'1'", "'2'"], "of type JSONB"),
         "xid8": (["'1'", "'2'"], "of type xid8"),
