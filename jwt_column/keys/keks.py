@@ -10,20 +10,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote, unquote
 
 from ..errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "VARIABLE",
     "KEKRefusedError",
     "canonical_kek",
     "check_allowed",
+    "checked_keks",
     "configured_keks",
     "variable_line",
 ]
@@ -42,6 +41,25 @@ class KEKRefusedError(ConfigurationError):
 def configured_keks() -> tuple[str, ...]:
     """Return the KEK URIs of the environment variable."""
     return tuple(os.environ.get(VARIABLE, "").split())
+
+
+def checked_keks(keks: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return the KEK URIs that a caller allows; None for those of the environment variable.
+
+    Raises:
+        ConfigurationError: They are not a list of texts.
+    """
+    if keks is None:
+        return None
+    if isinstance(keks, str):
+        raise ConfigurationError("keks is a list of KEK URIs; put the one URI into brackets")
+    uris = tuple(keks) if isinstance(keks, Iterable) else (keks,)
+    for uri in uris:
+        if not isinstance(uri, str):
+            raise ConfigurationError(
+                f"keks is a list of KEK URIs as texts; one is of type {type(uri).__name__}"
+            )
+    return uris
 
 
 def canonical_kek(uri: str) -> str:

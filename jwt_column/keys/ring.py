@@ -23,6 +23,7 @@ from ..format.envelope import VERSION
 from ..frames import hides_locals
 from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
+from .keks import checked_keks
 from .loader import Loader
 from .missing import stored_key_ids
 from .process import PerProcess, may_report, on_event_loop
@@ -184,9 +185,7 @@ class KeyRing:
                 "report_to is called with the ring by its refresh; give it a callable such as a Fleet(engine), and "
                 "refresh= too"
             )
-        if isinstance(keks, str):
-            raise ConfigurationError("keks is a list of KEK URIs; put the one URI into brackets")
-        source = open_source(uri, None if keks is None else tuple(keks))
+        source = open_source(uri, checked_keks(keks))
         if refresh == WATCH and not isinstance(source, WatchedSource):
             raise ConfigurationError(
                 f'refresh="{WATCH}" looks at a file, and {source.name} is none; give refresh= a number of seconds'

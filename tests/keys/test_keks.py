@@ -132,6 +132,11 @@ class TestAllowed:
         with pytest.raises(ConfigurationError, match="brackets"):
             KeyRing.from_uri(f"file:{path}", keks=kek)
 
+    @pytest.mark.parametrize("keks", [5, [None], [b"file:/kek"]])
+    def test_what_is_no_list_of_texts_is_refused(self, path: Path, keks: Any) -> None:
+        with pytest.raises(ConfigurationError, match="keks is a list of KEK URIs as texts; one is of type"):
+            KeyRing.from_uri(f"file:{path}", keks=keks)
+
     def test_rings_without_wrapped_keys_need_none(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from ..data_key import DataKey
+from ..ring_file.plain import refuse_swallowed_key
 from .local import LocalWrapper
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class EnvironmentSource:
     def load(self) -> tuple[DataKey, ...]:
         """Return the keys, the active one first."""
         text = os.environ.get(self._variable, "")
+        for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+            refuse_swallowed_key(line, f"{self._variable}, line {number}")
         parts = split(text)
         if not parts:
             raise KeyUnavailableError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import ConfigurationError
+from ..regular_file import read_regular
 
 __all__ = ["read_pin"]
 
@@ -35,14 +36,11 @@ def read_pin(source: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            is_open = os.name == "posix" and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-            data = b"" if is_open else file.read(_MAX_BYTES + 1)
+        data, status = read_regular(path, _MAX_BYTES + 1)
     except OSError as error:
         problem = error.strerror
     else:
-        if is_open:
+        if os.name == "posix" and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigurationError(
                 f"the PIN file {path} is open to its group or to others (mode {stat.S_IMODE(status.st_mode):04o}); "
                 f"run: chmod 600 {path}"

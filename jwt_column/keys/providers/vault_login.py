@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import ConfigurationError
+from ..regular_file import read_regular
 
 if TYPE_CHECKING:
     from .vault_uri import KEKName
 
 __all__ = ["log_in"]
+
+# A batch token of Vault is a few hundred characters long.
+_MAX_BYTES: Final = 64 * 1024
 
 
 def log_in(name: KEKName, client: Any) -> str:
@@ -52,8 +56,10 @@ def _secret(file: str | None, variable: str, parameter: str) -> str:
 
 def _read(path: Path, parameter: str) -> str:
     try:
-        text = path.read_text(encoding="ascii").strip()
-        problem = "it is empty"
+        data, _ = read_regular(path, _MAX_BYTES + 1)
+        text, problem = data.decode("ascii").strip(), "it is empty"
+        if len(data) > _MAX_BYTES:
+            text, problem = "", f"it has more than {_MAX_BYTES} bytes"
     except OSError as error:
         text, problem = "", str(error.strerror)
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from ..regular_file import NotRegularError, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +21,6 @@ __all__ = ["PREVIOUS", "create", "previous_of", "read", "replace", "update"]
 PREVIOUS: Final = ".previous"
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
-_NO_BLOCK: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_NO_INHERIT: Final = getattr(os, "O_CLOEXEC", 0)
 
 
 def read(path: Path, most: int) -> tuple[bytes, int]:
@@ -33,19 +32,15 @@ def read(path: Path, most: int) -> tuple[bytes, int]:
         KeyUnavailableError: It cannot be read.
     """
     try:
-        # Without blocking: a FIFO would wait for a writer.
-        with os.fdopen(os.open(path, os.O_RDONLY | _NO_BLOCK | _NO_INHERIT), "rb") as file:
-            status = os.fstat(file.fileno())
-            mode = status.st_mode
-            if not stat.S_ISREG(mode):
-                raise KeyRingError(f"{path} is not a regular file")
-            _check_owner(path, status)
-            data = file.read(most + 1)
+        data, status = read_regular(path, most + 1)
+        _check_owner(path, status)
+    except NotRegularError:
+        raise KeyRingError(f"{path} is not a regular file") from None
     except OSError as error:
         raise KeyUnavailableError(f"the key file {path} cannot be read: {error.strerror}") from None
     if len(data) > most:
         raise KeyRingError(f"{path} has more than {most} bytes; it is not a key file")
-    return data, stat.S_IMODE(mode)
+    return data, stat.S_IMODE(status.st_mode)
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
@@ -57,7 +52,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise KeyRingError(
             f"{path} belongs to the user {status.st_uid}, who may change it; run: chown {user} {path}"
         )
-    for directory in path.resolve().parents:
+    # Of a symbolic link both: in one directory the link may be replaced, in the other its target.
+    for directory in dict.fromkeys((*path.absolute().parents, *path.resolve().parents)):
         mode = directory.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise KeyRingError(

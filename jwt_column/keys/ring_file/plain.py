@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["key_file_bytes", "read_plain_keys", "write_key_file"]
+__all__ = ["key_file_bytes", "read_plain_keys", "refuse_swallowed_key", "write_key_file"]
 
 _KEY_CHARACTERS: Final = 43
 
@@ -52,11 +52,7 @@ def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
         raise KeyRingError(f"{path} is not a text file in UTF-8")
     keys = []
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if line.startswith("#") and _ends_with_key(line):
-            raise KeyRingError(
-                f"{path}, line {number}: a key follows a comment, as after an append to a file without a line feed at "
-                "its end; put the key on a line of its own, or remove it"
-            )
+        refuse_swallowed_key(line, f"{path}, line {number}")
         if not line or line.startswith("#"):
             continue
         try:
@@ -66,6 +62,19 @@ def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
     if not keys:
         raise KeyRingError(f"{path} holds no key; 'jwt-column keys generate --file {path}' makes one")
     return tuple(keys)
+
+
+def refuse_swallowed_key(line: str, where: str) -> None:
+    """Raise for a line of comment that a key follows.
+
+    Raises:
+        KeyRingError: It is one; the message says where.
+    """
+    if line.startswith("#") and _ends_with_key(line):
+        raise KeyRingError(
+            f"{where}: a key follows a comment, as after an append to a file without a line feed at its end; put the "
+            "key on a line of its own, or remove it"
+        )
 
 
 def _ends_with_key(comment: str) -> bool:
