@@ -7,9 +7,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -258,20 +260,31 @@ class _Work:
         self._ship()
 
     def _check_columns(self) -> None:
-        """Refuse columns whose ring is another one, before anything is changed."""
+        """Refuse columns whose ring is another one, and a choice of the model's columns, before anything is changed."""
         path = self._read().path.resolve()
+        named: dict[str, AuditedColumn] = {}
 
         def check(engine: Engine) -> None:
             for column in self._columns(engine):
-                uri = column.type_.ring().uri or ""
-                scheme, _, rest = uri.partition(":")
-                if scheme != "file" or path_of(rest).resolve() != path:
+                named[column.name] = column
+                uri = column.type_.ring().uri
+                if not _is_of(path, uri):
                     raise ConfigurationError(
                         f"{column.name} is encrypted under {uri or 'keys that the program gives'}, and not under the "
                         f"ring {path} (--file); name the columns of this ring"
                     )
 
         self._in_databases(check)
+        if self._options.keep:
+            return
+        for metadata in {column.table.metadata for column in named.values()}:
+            for column in columns_of(metadata):
+                if column.name not in named and _is_of(path, _uri_of(column)):
+                    raise ConfigurationError(
+                        f"{column.name} is under the ring {path} (--file) too, and this command would remove a key "
+                        "that its rows need; name all columns of the model, as in --model app.models:Base, or keep the key "
+                        "(--keep). Nothing was changed"
+                    )
 
     def _columns(self, engine: Engine) -> tuple[AuditedColumn, ...]:
         with connect(engine) as connection:
@@ -420,3 +433,16 @@ def _has_descriptor() -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _uri_of(column: AuditedColumn) -> str | None:
+    """Return the URI of a column's ring; None if it has none, or cannot be loaded here."""
+    with suppress(JWTColumnError):
+        return column.type_.ring().uri
+    return None
+
+
+def _is_of(path: Path, uri: str | None) -> bool:
+    """Return True if a URI is that of the ring in a file."""
+    scheme, _, rest = (uri or "").partition(":")
+    return scheme == "file" and path_of(rest).resolve() == path

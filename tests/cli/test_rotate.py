@@ -470,3 +470,33 @@ def rotate_under_load(database: Database, tmp_path: Path, kek: str | None, varia
         stored = connection.execute(sa.select(sa.type_coerce(table.c.token, sa.LargeBinary))).scalars().all()
     engine.dispose()
     assert {value[1:5].hex() for value in stored} == {active}
+
+
+def test_a_key_that_another_column_of_the_model_needs_is_not_removed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controls are all columns by their MetaData, a column of another ring, and --keep."""
+    module = f"application_of_{tmp_path.name}"
+    write_key_file(tmp_path / "other.keys", [generate_key()])
+    (tmp_path / f"{module}.py").write_text(
+        "import sqlalchemy as sa\nfrom jwt_column import EncryptedJWT\nmetadata = sa.MetaData()\n"
+        "def table(name, *ring):\n"
+        "    key = sa.Column('id', sa.Integer, primary_key=True)\n"
+        "    return sa.Table(name, metadata, key, sa.Column('token', EncryptedJWT(*ring)))\n"
+        "token = table('sessions').c.token\n"
+        f"logins, others = table('logins'), table('others', 'file:{tmp_path}/other.keys')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with place.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE logins (id INTEGER PRIMARY KEY, token BLOB)")
+    before = place.path.read_bytes()
+    arguments = ("--yes", "--wait", "0", "--settle", "0")
+    refused = invoke("rotate", "--model", f"{module}:token", *arguments)
+    assert refused.exit_code == ExitCode.USAGE
+    assert "logins.token is under the ring" in refused.stderr
+    assert "others" not in refused.stderr
+    assert place.path.read_bytes() == before
+    kept = invoke("rotate", "--model", f"{module}:token", "--keep", *arguments)
+    assert (kept.exit_code, len(place.ids)) == (ExitCode.OK, 2)
+    both = ("--model", f"{module}:token", "--model", f"{module}:logins")
+    assert invoke("rotate", *both, *arguments).exit_code == ExitCode.OK
