@@ -282,8 +282,8 @@ class _Work:
                 if column.name not in named and _is_of(path, _uri_of(column)):
                     raise ConfigurationError(
                         f"{column.name} is under the ring {path} (--file) too, and this command would remove a key "
-                        "that its rows need; name all columns of the model, as in --model app.models:Base, or keep the key "
-                        "(--keep). Nothing was changed"
+                        "that its rows need; name all columns of the model, as in --model app.models:Base, or keep the "
+                        "key (--keep). Nothing was changed"
                     )
 
     def _columns(self, engine: Engine) -> tuple[AuditedColumn, ...]:
