@@ -104,9 +104,17 @@ class ChosenColumn:
         except ReencryptionError as error:
             # Before a run it is the database or the command line that is wrong, and not the rows.
             raise ConfigurationError(str(error)) from None
-        if self.options is not None and not self.drop:
-            _refuse_lost_fields(connection, found)
+        found.refuse_lost_fields(connection)
         return found
+
+    def refuse_lost_fields(self, connection: Connection) -> None:
+        """Refuse to drop index fields of rows that nothing names. A model names them, and so does ``--drop``.
+
+        Raises:
+            ConfigurationError: Rows have an expiry or fingerprints that the options do not name.
+        """
+        if self.options is not None and not self.drop:
+            _refuse_lost_fields(connection, self)
 
     def subject(self, key_columns: Sequence[str] = (), preserve: Sequence[str] = ()) -> Subject:
         """Return the column as a preflight takes it."""

@@ -44,6 +44,7 @@ def show_preflight(
     """Show what stands in the way of a run over a column, in each of its schemas, and what makes it slow.
 
     Raises:
+        ConfigurationError: A run would drop index fields of rows.
         typer.Exit: A run would be refused.
     """
     findings: list[Finding] = []
@@ -57,7 +58,10 @@ def show_preflight(
                 conversions = (make_conversion,)
             connection.rollback()
             subject = replace(found.subject(key_columns, preserve), conversions=conversions)
-            findings += preflight_column(connection, subject)
+            of_column = preflight_column(connection, subject)
+            findings += of_column
+            if not any(one.severity is Severity.CRITICAL for one in of_column):
+                found.refuse_lost_fields(connection)
     findings.sort(key=lambda one: (-one.severity.rank, one.column, one.code))
     is_ready = not any(one.severity is Severity.CRITICAL for one in findings)
     if as_json:

@@ -238,8 +238,8 @@ def _next_steps(summary: Summary, words: Words) -> Iterator[RenderableType]:
         yield Text.assemble(
             f"No row here needs {'the key' if len(idle) == 1 else 'the keys'} ",
             (", ".join(idle), "cyan"),
-            " any more. When the same holds for every column of the ring, it can leave the ring; old backups still "
-            "need it.",
+            " any more. When the same holds for every column of the ring, and it is no new key that is to become "
+            "active, it can leave the ring; old backups still need it.",
         )
 
 

@@ -540,6 +540,18 @@ def test_a_run_waits_for_another_one(postgresql_database: Database) -> None:
     assert done.exit_code == ExitCode.OK, done.stderr
 
 
+def test_a_preflight_refuses_what_a_run_would_drop(sqlite: sa.Engine) -> None:
+    """The control is the command line that names it."""
+    create_sessions(sqlite, 2, name="exposed", expose_expiry=True)
+    table = ("--table", "exposed", "--column", "token")
+    for arguments in ((), ("--preflight",), ("--preflight", "--json")):
+        refused = invoke(sqlite.url, *table, *arguments)
+        assert refused.exit_code == ExitCode.USAGE
+        assert "a readable expiry (--expose-expiry)" in refused.stderr
+        assert "Nothing stands in the way" not in refused.stdout
+    assert invoke(sqlite.url, *table, "--expose-expiry", "--preflight").exit_code == ExitCode.OK
+
+
 def test_a_preflight_shows_what_a_run_would_meet_and_does_nothing(
     sessions: Sessions, sqlite: sa.Engine
 ) -> None:
