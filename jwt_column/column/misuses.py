@@ -12,10 +12,9 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter, Over, TypeCoerce, UnaryExpression
+from sqlalchemy.sql.elements import Over, UnaryExpression
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import CompoundSelect, Select
-from sqlalchemy.types import String
 
 from ..errors import CiphertextWarning
 from ..format.token import JWT
@@ -45,14 +44,6 @@ _SENSIBLE: Final = frozenset(
         ),
     }
 )
-_EQUALITY: Final = (
-    operators.eq,
-    operators.ne,
-    operators.in_op,
-    operators.not_in_op,
-    operators.is_distinct_from,
-    operators.is_not_distinct_from,
-)
 
 
 def misuses_of(element: Any) -> Iterator[str]:
@@ -75,8 +66,6 @@ def misuses_of(element: Any) -> Iterator[str]:
         name = function_name(element)
         if column is not None and name not in _SENSIBLE:
             yield f"{name_of(column)}: {name}() works on ciphertext, and says nothing about tokens"
-    elif isinstance(element, BinaryExpression) and element.operator in _EQUALITY:
-        yield from _of_coerced(element)
 
 
 def _of_equal_rows(words: str, expressions: Iterable[Any]) -> Iterator[str]:
@@ -92,18 +81,6 @@ def _of_equal_rows(words: str, expressions: Iterable[Any]) -> Iterator[str]:
             f"{name_of(column)}: {words} of ciphertext takes all rows for different, because equal tokens have "
             "different ciphertext; leave the column out"
         )
-
-
-def _of_coerced(comparison: Any) -> Iterator[str]:
-    """Yield the fault of a token that is compared with the column as another type."""
-    for side, other in ((comparison.left, comparison.right), (comparison.right, comparison.left)):
-        column: Any = ciphertext_in(side.clause) if isinstance(side, TypeCoerce) else None
-        is_text = isinstance(other, BindParameter) and isinstance(other.type, String)
-        if column is not None and is_text and column.type.plaintext == "refuse":
-            yield (
-                f"{name_of(column)}: type_coerce(column, {type(side.type).__name__}) is compared as ciphertext, which "
-                "equals no token, and the value goes to the database as it is; compare the column itself"
-            )
 
 
 def tokens_sent_by(parameters: Any) -> Iterator[str]:

@@ -42,7 +42,7 @@ from .types import EncryptedJWT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ciphertext_in", "comparison_refusal", "function_name"]
+__all__ = ["ciphertext_in", "coerced_refusal", "comparison_refusal", "function_name"]
 
 _NULL_TESTS: Final = (operators.is_, operators.is_not)
 _ORDERS: Final = (operators.asc_op, operators.desc_op)
@@ -171,6 +171,15 @@ def _mixes_values(function: Any) -> bool:
 def function_name(element: Any) -> str:
     """Return the name of a function in SQL, in lower case."""
     return str(getattr(element, "name", None) or type(element).__name__).lower()
+
+
+def coerced_refusal(context: str) -> UnsupportedComparisonError:
+    """Return the error for a value that is no envelope, compared with the bytes or the text of a column."""
+    return UnsupportedComparisonError(
+        f"{context}: type_coerce() compares the stored envelopes, none of which equals a token, and the statement was "
+        "not sent; compare the column itself with ==, in_() or .claim()",
+        context=context,
+    )
 
 
 def _refusal(column: Any, subject: str) -> UnsupportedComparisonError:

@@ -11,14 +11,16 @@ Alembic's ``--sql`` send nothing, and are not looked at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import LargeBinary, String, Table, event
 from sqlalchemy.engine import Engine
-from sqlalchemy.sql import visitors
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import (
+    BinaryExpression,
     BindParameter,
     Case,
     Cast,
@@ -37,7 +39,7 @@ from ..errors import InvalidTokenError, JWTColumnError
 from ..format.envelope import looks_like_envelope
 from .comparator import name_of
 from .misuses import misuses_of, tokens_sent_by, warn_of
-from .predicates import comparison_refusal
+from .predicates import ciphertext_in, coerced_refusal, comparison_refusal
 from .stored_type import storage_refusal
 from .types import EncryptedJWT
 
@@ -46,8 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["examine"]
 
-# The name of a parameter, and that of its column.
-_Envelope = tuple[str, str]
+# The name of a parameter, that of its column, and what returns the error if the value is no envelope.
+_Envelope = tuple[str, str, Callable[[str], JWTColumnError]]
 
 # Under this name a compiled statement keeps the parameters whose values are looked at each time: stored envelopes,
 # bound as bytes or text. Of nearly every statement, none.
@@ -55,6 +57,15 @@ _CHECKED: Final = "_jwt_column_envelopes"
 
 # The types by which stored envelopes can be bound as they are.
 _RAW: Final = {"binary": LargeBinary, "text": String}
+
+_EQUALITY: Final = (
+    operators.eq,
+    operators.ne,
+    operators.in_op,
+    operators.not_in_op,
+    operators.is_distinct_from,
+    operators.is_not_distinct_from,
+)
 
 #: Functions that return one of their arguments.
 _CHOOSING: Final = frozenset({"coalesce", "ifnull"})
@@ -112,6 +123,8 @@ def examine(compiled: SQLCompiler) -> tuple[tuple[_Envelope, ...], JWTColumnErro
         refusal: JWTColumnError | None = None
         if isinstance(element, UpdateBase):
             refusal = _value_refusal(element, compiled, envelopes)
+        elif isinstance(element, BinaryExpression):
+            envelopes += _compared_envelopes(element, compiled)
         if refusal is None:
             refusal = comparison_refusal(element)
         if refusal is not None:
@@ -140,19 +153,40 @@ def _value_refusal(
         name = compiled.bind_names.get(value) if isinstance(value, BindParameter) else None
         if name is None or not isinstance(value.type, _RAW[type_.storage]):
             return _refusal(name_of(column))
-        envelopes.append((name, name_of(column)))
+        envelopes.append((name, name_of(column), _refusal))
     return None
+
+
+def _compared_envelopes(comparison: Any, compiled: SQLCompiler) -> Iterator[_Envelope]:
+    """Yield the parameters that are compared with the bytes or the text of a column, by ``type_coerce()``.
+
+    A token would equal nothing, and be sent in the clear. While rows may be in the clear, it finds those.
+    """
+    if comparison.operator not in _EQUALITY:
+        return
+    for side, other in ((comparison.left, comparison.right), (comparison.right, comparison.left)):
+        column: Any = ciphertext_in(side.clause) if isinstance(side, TypeCoerce) else None
+        name = compiled.bind_names.get(other) if isinstance(other, BindParameter) else None
+        if column is not None and name is not None and column.type.plaintext == "refuse":
+            yield name, name_of(column), coerced_refusal
 
 
 def _envelope_refusal(envelopes: tuple[_Envelope, ...], rows: Iterable[Any]) -> JWTColumnError | None:
     """Return the error for a parameter, bound as bytes or text, that is no envelope in one of the rows."""
     for row in rows:
-        for name, column in envelopes:
-            value = row.get(name)
-            is_stored = isinstance(value, bytes | str) and looks_like_envelope(value)
-            if value is not None and not is_stored:
-                return _refusal(column)
+        for name, column, refuse in envelopes:
+            for value in _values_of(name, row):
+                is_stored = isinstance(value, bytes | str) and looks_like_envelope(value)
+                is_empty = refuse is coerced_refusal and not value
+                if value is not None and not is_stored and not is_empty:
+                    return refuse(column)
     return None
+
+
+def _values_of(name: str, row: Any) -> Iterable[Any]:
+    """Return the values of a parameter: one, or those of a list, which SQLAlchemy has numbered."""
+    given = row[name] if name in row else [value for key, value in row.items() if key.startswith(f"{name}_")]
+    return given if isinstance(given, list | tuple) else (given,)
 
 
 def _refusal(context: str) -> InvalidTokenError:
