@@ -32,7 +32,7 @@ Action = Literal["delete", "null"]
 
 __all__ = ["Action", "PurgedRows", "purge_expired", "purge_rows"]
 
-logger = logging.getLogger("jwt_column.purge")
+logger: logging.Logger = logging.getLogger("jwt_column.purge")
 
 # Other transactions may have to wait for the rows of one batch.
 _BATCH: Final = 500

@@ -76,8 +76,8 @@ class Fingerprints:
         self._is_single = len(type_.spec.layouts) == 1
         self._is_text = type_.storage == "text"
         self._is_whole = name == WHOLE
-        self.type = type_
-        self.name = name
+        self.type: Any = type_
+        self.name: str = name
 
     def search_keys(self) -> tuple[DataKey, ...]:
         """Return the keys under which rows are looked for.

@@ -92,7 +92,9 @@ class _IndexOp(MigrateOperation):
         self.fingerprint = fingerprint
         self.unique = unique
         self.type_: EncryptedJWT = in_column(type_, table, column)
-        self.layout = None if layout is None else self.type_.spec.previous_of(layout).options()
+        self.layout: dict[str, Any] | None = (
+            None if layout is None else self.type_.spec.previous_of(layout).options()
+        )
         self.schema = schema
         self.postgresql_concurrently = postgresql_concurrently
 

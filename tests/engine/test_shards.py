@@ -528,12 +528,14 @@ def dying_engine(url: sa.URL, mark: Path | None) -> sa.Engine:
     engine = sa.create_engine(url)
     # On SQLite the UPDATE is a transaction by itself.
     last_statement = "UPDATE " if engine.dialect.name == "sqlite" else "COMMIT"
-    batches = 0
+    batches, has_written = 0, False
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        nonlocal batches
-        batches += statement.startswith(last_statement)
+        nonlocal batches, has_written
+        has_written = has_written or "UPDATE" in statement
+        if has_written and statement.startswith(last_statement):
+            batches, has_written = batches + 1, False
         if batches == 4 and (mark is None or is_first(mark)):
             os.kill(os.getpid(), signal.SIGKILL)
 
