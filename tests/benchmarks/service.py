@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,8 +52,8 @@ def measure(options: argparse.Namespace) -> Iterator[Table]:
             store = PostgreSQL(server.url)
             with store.template(ENVELOPES, options.rows) as template:
                 url = server.url.set(database=template.database)
-                with writing(url, options.rows) as writer:
-                    yield _measure(url, writer, store.title, options)
+                with writing(url, options.rows) as writer, closing(_Runs(url)) as runs:
+                    yield _measure(runs, writer, store.title, options)
 
 
 class _Runs:
@@ -61,6 +62,10 @@ class _Runs:
     def __init__(self, url: sa.URL) -> None:
         self._engine = sa.create_engine(url)
         self._rings = [ring(), back_ring()]
+
+    def close(self) -> None:
+        """Close the connections of the runs."""
+        self._engine.dispose()
 
     def work(self, seconds: float, **options: Any) -> int:
         """Re-encrypt for so long, and return how many rows were rewritten."""
@@ -77,8 +82,7 @@ class _Runs:
         return rewritten
 
 
-def _measure(url: sa.URL, writer: Writer, title: str, options: argparse.Namespace) -> Table:
-    runs = _Runs(url)
+def _measure(runs: _Runs, writer: Writer, title: str, options: argparse.Namespace) -> Table:
     p50: dict[str, list[float]] = {subject: [] for subject in _SUBJECTS}
     p99: dict[str, list[float]] = {subject: [] for subject in _SUBJECTS}
     rate: dict[str, list[float]] = {subject: [] for subject in _SUBJECTS}
