@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import inspect
+from sqlalchemy import MetaData, inspect
 from sqlalchemy.exc import NoSuchTableError
 
 from ..column.declarations import problems_of
@@ -15,13 +15,14 @@ from ..column.row_binding import python_type_of
 from ..column.spec import WHOLE
 from ..database.column_size import capacity_of
 from ..database.indexes import existing_indexes, positions_of
+from ..errors import ConfigurationError
 from ..format.envelope import TEXT_PREFIX
 from .kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sqlalchemy import Connection, MetaData
+    from sqlalchemy import Connection
     from sqlalchemy.types import TypeEngine
 
     from ..column.types import EncryptedJWT
@@ -70,12 +71,20 @@ def _ring_name(type_: EncryptedJWT, ring: KeyRing | None) -> str:
     return "the default ring (not loaded)"
 
 
-def check_declarations(metadata: MetaData) -> list[Finding]:
+def check_declarations(metadata: MetaData | Any) -> list[Finding]:
     """Return what is wrong with how the encrypted columns of a MetaData are declared. No database is needed.
 
     Args:
-        metadata: Its tables, and those that were refused when they were made.
+        metadata: Its tables, and those that were refused when they were made. A declarative base stands for its own.
+
+    Raises:
+        ConfigurationError: It is neither.
     """
+    metadata = getattr(metadata, "metadata", metadata)
+    if not isinstance(metadata, MetaData):
+        raise ConfigurationError(
+            f"check_declarations() takes a MetaData or a declarative base, not {type(metadata).__name__}"
+        )
     return [
         KINDS["declaration"].found(problem.name, f"{problem.message}; {problem.recipe}.")
         for problem in problems_of(metadata)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy import Engine
 
-__all__ = ["stored_key_ids"]
+__all__ = ["encrypted_columns", "stored_key_ids"]
+
+
+def encrypted_columns(columns: Any) -> tuple[Any, ...]:
+    """Return one encrypted column, or several, as a tuple.
+
+    Raises:
+        ConfigurationError: One is not an encrypted column.
+    """
+    if hasattr(columns, "key_id"):
+        return (columns,)
+    given = tuple(columns) if isinstance(columns, Iterable) else (columns,)
+    if not all(hasattr(column, "key_id") for column in given):
+        raise ConfigurationError("is_ready() takes a list of encrypted columns, such as [Session.token]")
+    return given
 
 
 def stored_key_ids(engine: Engine, columns: Iterable[Any]) -> set[str]:

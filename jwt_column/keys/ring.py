@@ -25,7 +25,7 @@ from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
 from .keks import checked_keks
 from .loader import Loader
-from .missing import stored_key_ids
+from .missing import encrypted_columns, stored_key_ids
 from .process import PerProcess, may_report, on_event_loop
 from .refresh import WATCH, Interval, Refresher, check_interval
 from .report import RingReport
@@ -298,10 +298,10 @@ class KeyRing:
             columns: Mapped attributes or Core columns of type ``EncryptedJWT``. A ``StaleIndex`` makes it cheap.
 
         Raises:
-            ConfigurationError: The engine is asynchronous.
+            ConfigurationError: The engine is asynchronous, or one of *columns* is no encrypted column.
             sqlalchemy.exc.SQLAlchemyError: The database could not be asked.
         """
-        self._watched = engine, tuple(columns)
+        self._watched = engine, encrypted_columns(columns)
         self._look_for_missing_keys()
         status = self.status
         return status.error is None and not status.missing_key_ids

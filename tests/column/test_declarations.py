@@ -174,4 +174,6 @@ def test_declarations_that_work_are_taken() -> None:
         StaleIndex("ix_stale", "token"),
     )
     assert check_declarations(metadata) == []
+    with pytest.raises(ConfigurationError, match="not Engine"):
+        check_declarations(sa.create_engine("sqlite://"))
     assert check_declarations(metadata.tables["t"].to_metadata(sa.MetaData()).metadata) == []

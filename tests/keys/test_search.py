@@ -186,6 +186,11 @@ def test_missing_keys_show_in_the_status_and_make_the_ring_not_ready(tmp_path: P
     logins = Logins(ring)
     logins.write(ring, signed_token(sub="alice"))
     assert ring.is_ready(logins.engine, [logins.column])
+    assert ring.is_ready(logins.engine, logins.column)
+    others: list[Any] = [None, [None], logins.column.table.metadata, logins.column.table]
+    for other in others:
+        with pytest.raises(ConfigurationError, match="list of encrypted columns"):
+            ring.is_ready(logins.engine, other)
     # Another process writes under a key that has not reached this host.
     logins.write(KeyRing([NEW]), signed_token(sub="bob"))
     assert [*ring.status.missing_key_ids] == []
