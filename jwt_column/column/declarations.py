@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Column, Index, PrimaryKeyConstraint, Table, UniqueConstraint, event
-from sqlalchemy.schema import Computed, DefaultClause, Identity
+from sqlalchemy import Column, Index, PrimaryKeyConstraint, Table, event
+from sqlalchemy.schema import ColumnCollectionConstraint, Computed, DefaultClause, Identity
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.types import TypeDecorator
@@ -42,6 +42,15 @@ _SEARCH: Final = (
     "declare FingerprintIndex(name, {column!r}, 'token') to find tokens, ExpiryIndex for expires_at or StaleIndex for "
     "is_stale"
 )
+_COMPARING: Final = {
+    "index": ("a plain index over ciphertext finds", _SEARCH),
+    "unique_constraint": ("a unique constraint or index over ciphertext refuses", _ENFORCE),
+    "exclude_constraint": ("an exclusion constraint over ciphertext refuses", _ENFORCE),
+    "foreign_key_constraint": (
+        "a foreign key of ciphertext matches",
+        "refer to the surrogate key of the row that holds the token",
+    ),
+}
 
 
 class Problem(NamedTuple):
@@ -91,7 +100,7 @@ def _check_primary_key(part: PrimaryKeyConstraint, table: Any) -> None:
 
 
 @event.listens_for(Index, "after_parent_attach")
-@event.listens_for(UniqueConstraint, "after_parent_attach")
+@event.listens_for(ColumnCollectionConstraint, "after_parent_attach")
 def _check_key(part: Any, table: Any) -> None:
     if isinstance(table, Table):
         _raise_first(_of_key(part, table), table)
@@ -173,25 +182,20 @@ def _wrapped(type_: Any) -> Iterator[Any]:
 
 
 def _of_key(part: Any, table: Table) -> Iterator[Problem]:
-    """Yield the problems of an index or a unique constraint: ciphertext in it."""
-    is_index = isinstance(part, Index)
-    if not is_index and not isinstance(part, UniqueConstraint):
+    """Yield the problems of an index or a constraint that compares: ciphertext in it."""
+    kind = "unique_constraint" if getattr(part, "unique", False) else str(part.__visit_name__)
+    if kind not in _COMPARING or (isinstance(part, Index) and indexed_part(part) is not None):
         return
-    if is_index and indexed_part(part) is not None:
-        return
-    for expression in part.expressions if is_index else part.columns:
+    compares, recipe = _COMPARING[kind]
+    for expression in part.expressions if isinstance(part, Index) else part.columns:
         column = _encrypted_column(expression)
-        if column is None:
-            continue
-        is_unique = not is_index or part.unique
-        kind = "a unique constraint or index" if is_unique else "a plain index"
-        yield Problem(
-            table.fullname,
-            column.name,
-            f"{kind} over ciphertext {'refuses' if is_unique else 'finds'} nothing, because equal tokens have "
-            "different ciphertext",
-            (_ENFORCE if is_unique else _SEARCH).format(column=column.name),
-        )
+        if column is not None:
+            yield Problem(
+                table.fullname,
+                column.name,
+                f"{compares} nothing, because equal tokens have different ciphertext",
+                recipe.format(column=column.name),
+            )
 
 
 def _encrypted_column(expression: Any) -> Column[Any] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -98,6 +99,18 @@ BAD: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "PrimaryKeyConstraint of two": (
         lambda: (column(), sa.PrimaryKeyConstraint("n", "token")),
         "surrogate key",
+    ),
+    "ForeignKey": (
+        lambda: (sa.Column("token", EncryptedJWT(RING), sa.ForeignKey("other.token")),),
+        "surrogate key",
+    ),
+    "ForeignKeyConstraint": (
+        lambda: (column(), sa.ForeignKeyConstraint(["n", "token"], ["other.n", "other.token"])),
+        "a foreign key of ciphertext matches nothing",
+    ),
+    "ExcludeConstraint": (
+        lambda: (column(), postgresql.ExcludeConstraint(("token", "="))),
+        "an exclusion constraint over ciphertext refuses nothing",
     ),
     "wrapper": (lambda: (column(Wrapper()),), "context="),
 }
