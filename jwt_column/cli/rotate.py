@@ -7,16 +7,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
-from sqlalchemy import Engine
+from sqlalchemy import Column, Engine
 from sqlalchemy.exc import DBAPIError
 
 from migrations_helpers.engine.conversions import Reencryption
@@ -27,7 +25,7 @@ from migrations_helpers.engine.run import Options, require_complete
 from ..auditing.columns import AuditedColumn, columns_of
 from ..database.driver_errors import error_name
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
-from ..keys.providers.file import path_of, uri_of
+from ..keys.providers.file import uri_of
 from .columns import choose_targets
 from .console import DatabaseError, counted, make_console, mark, print_json
 from .databases import connect, read_url, with_engine
@@ -41,6 +39,7 @@ from .keys.fleets import (
     key_everywhere,
     nothing_written_under,
 )
+from .keys.forgotten import forgotten_columns, is_of
 from .keys.removing import KeyInUseError, held_keys, removal
 from .keys.rings import PlainFile, now, open_ring, ring_path
 from .options import (
@@ -262,13 +261,13 @@ class _Work:
     def _check_columns(self) -> None:
         """Refuse columns whose ring is another one, and a choice of the model's columns, before anything is changed."""
         path = self._read().path.resolve()
-        named: dict[str, AuditedColumn] = {}
+        named: list[Column[Any]] = []
 
         def check(engine: Engine) -> None:
             for column in self._columns(engine):
-                named[column.name] = column
+                named.append(column.column)
                 uri = column.type_.ring().uri
-                if not _is_of(path, uri):
+                if not is_of(path, uri):
                     raise ConfigurationError(
                         f"{column.name} is encrypted under {uri or 'keys that the program gives'}, and not under the "
                         f"ring {path} (--file); name the columns of this ring"
@@ -277,14 +276,12 @@ class _Work:
         self._in_databases(check)
         if self._options.keep:
             return
-        for metadata in {column.table.metadata for column in named.values()}:
-            for column in columns_of(metadata):
-                if column.name not in named and _is_of(path, _uri_of(column)):
-                    raise ConfigurationError(
-                        f"{column.name} is under the ring {path} (--file) too, and this command would remove a key "
-                        "that its rows need; name all columns of the model, as in --model app.models:Base, or keep the "
-                        "key (--keep). Nothing was changed"
-                    )
+        for forgotten in forgotten_columns(path, named):
+            raise ConfigurationError(
+                f"{forgotten.name} is under the ring {path} (--file) too, and this command would remove a key that its "
+                "rows need; name all columns of the model, as in --model app.models:Base, or keep the key (--keep). "
+                "Nothing was changed"
+            )
 
     def _columns(self, engine: Engine) -> tuple[AuditedColumn, ...]:
         with connect(engine) as connection:
@@ -433,16 +430,3 @@ def _has_descriptor() -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _uri_of(column: AuditedColumn) -> str | None:
-    """Return the URI of a column's ring; None if it has none, or cannot be loaded here."""
-    with suppress(JWTColumnError):
-        return column.type_.ring().uri
-    return None
-
-
-def _is_of(path: Path, uri: str | None) -> bool:
-    """Return True if a URI is that of the ring in a file."""
-    scheme, _, rest = (uri or "").partition(":")
-    return scheme == "file" and path_of(rest).resolve() == path

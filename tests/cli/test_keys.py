@@ -509,6 +509,34 @@ class App:
     assert "2 rows" in refused("remove", rotated[0], *options, code=ExitCode.FAILURE)
 
 
+def test_a_key_is_not_removed_while_columns_of_the_model_are_not_counted(
+    rotated: tuple[str, str], rows: sa.URL, tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control is a column of another ring."""
+    module = f"app_of_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(f"""
+import sqlalchemy as sa
+from jwt_column import EncryptedJWT
+metadata = sa.MetaData()
+def table(name, uri):
+    return sa.Table(name, metadata, sa.Column("id", sa.Integer), sa.Column("token", EncryptedJWT(uri))).c.token
+first, second = table("first", "file:{path}"), table("second", "file:{path}")
+elsewhere = table("elsewhere", "env:NO_SUCH_KEYS")
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    engine = sa.create_engine(rows)
+    for name in ("first", "second"):
+        columns = sa.Column("id", sa.Integer), sa.Column("token", sa.LargeBinary)
+        sa.Table(name, sa.MetaData(), *columns).create(engine)
+    engine.dispose()
+    before, database = path.read_bytes(), ("--database", rows.render_as_string(hide_password=False))
+    message = refused("remove", rotated[0], "--model", f"{module}:first", *database)
+    assert "second.token is under the ring" in message
+    assert "elsewhere" not in message
+    assert before == path.read_bytes()
+    done("remove", rotated[0], "--model", f"{module}:first", "--model", f"{module}:second", *database)
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [

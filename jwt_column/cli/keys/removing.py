@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,10 +18,12 @@ from ...keys.ring_file import disk as _disk
 from ...keys.ring_file.format import RingFile
 from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
+from ..columns import ChosenColumn
 from ..console import counted
 from ..options import FileOption, JsonOption, RowsToCount, given_databases
 from .counting import columns_to_count, count_rows
 from .fleets import FleetOptions, await_fleet, nothing_written_under
+from .forgotten import forgotten_columns
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 
@@ -81,7 +84,9 @@ def remove(
     # An impossible removal is refused before a database is asked or a key id has to be typed.
     write = removal(ring, key_ids, force=force, destroyed=destroyed, keep_previous=not no_previous)
     urls, need = given_databases(which.databases), nothing_written_under(key_ids)
-    columns_to_count(which)
+    columns = columns_to_count(which) or []
+    if not force:
+        _refuse_forgotten(ring.path.resolve(), columns)
     # Before the rows are counted: none comes after that.
     await_fleet(urls, fleet, lambda: held_keys(ring), need)
     history: Counter[str | None] = Counter()
@@ -122,6 +127,16 @@ def remove(
         )
         hints += [f"jwt-column purge --key {key_id} removes the rows under it." for key_id in key_ids]
     show_changed(ring, done, hints, as_json=as_json, removed=key_ids)
+
+
+def _refuse_forgotten(path: Path, columns: Sequence[ChosenColumn]) -> None:
+    """Raise if other columns of the models are under the ring: their rows would not be counted."""
+    mapped = [column.mapped for column in columns if column.mapped is not None]
+    for forgotten in forgotten_columns(path, mapped):
+        raise ConfigurationError(
+            f"{forgotten.name} is under the ring {path} too; name every column of the ring (--model), so that all "
+            "rows are counted. Nothing was removed"
+        )
 
 
 def held_keys(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
