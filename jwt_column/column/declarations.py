@@ -29,10 +29,7 @@ __all__ = ["Problem", "problems_of"]
 # Under this name a MetaData keeps the problems of tables that were refused, and are not in it.
 _INFO: Final = "jwt_column.declarations"
 
-_OVERRIDABLE: Final = (
-    *("process_bind_param", "process_result_value", "process_literal_param"),
-    *("bind_processor", "result_processor", "literal_processor", "bind_expression", "column_expression"),
-)
+_OVERRIDABLE: Final = ("process_bind_param", "process_result_value", "process_literal_param")
 
 _ENFORCE: Final = (
     "declare fingerprints=['token'] and FingerprintIndex(name, {column!r}, 'token', unique=True), or the "
@@ -162,7 +159,7 @@ def _of_type(type_: Any) -> tuple[str, str] | None:
         if overridden is None:
             return None
         return (
-            f"{type(type_).__name__} overrides {overridden}(), which an encrypted column does not call, or encrypts in",
+            f"{type(type_).__name__} overrides {overridden}(), which an encrypted column does not call",
             "convert the value in the application, or in a property of the mapped class",
         )
     if any(isinstance(inner, EncryptedJWT) and inner.context is None for inner in _wrapped(type_)):

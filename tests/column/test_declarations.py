@@ -41,15 +41,6 @@ class Renamed(EncryptedJWT):
     """A subclass that changes nothing."""
 
 
-class Past(EncryptedJWT):
-    """A subclass that would store tokens in the clear."""
-
-    cache_ok = True
-
-    def bind_processor(self, dialect: Any) -> Any:
-        return None
-
-
 class Wrapper(TypeDecorator[JWT]):
     """A type around the type, which no column gives a context."""
 
@@ -84,7 +75,6 @@ BAD: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "default": (lambda: (column(default=sa.func.lower("x")),), "Python value"),
     "onupdate": (lambda: (column(onupdate=sa.text("'x'")),), "Python value"),
     "subclass": (lambda: (column(Upper(RING)),), "overrides process_bind_param()"),
-    "subclass without encryption": (lambda: (column(Past(RING)),), "overrides bind_processor()"),
     "ARRAY": (lambda: (column(sa.ARRAY(EncryptedJWT(RING))),), "one token in a row"),
     "variant with it": (lambda: (column(sa.Text().with_variant(EncryptedJWT(RING), "mysql")),), "context="),
     "variant of it": (
