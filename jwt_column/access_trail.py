@@ -63,7 +63,7 @@ class Access:
 
 
 class _Statement:
-    """What was decrypted for one statement and not yet handed over."""
+    """Decryptions of one statement that were not handed over yet."""
 
     __slots__ = ("counts", "is_open", "tag")
 
@@ -198,7 +198,7 @@ def _after_statement(
 ) -> None:
     if _sink is None:
         return
-    # What a compiled statement returns; text without columns returns what is stored, and decrypts nothing.
+    # The columns that a compiled statement returns; text without columns returns what is stored, and decrypts nothing.
     returned = getattr(context.compiled, "_result_columns", None) or ()
     if any(isinstance(entry.type, EncryptedJWT) for entry in returned):
         statement = conn.info[_INFO] = _Statement(context.execution_options.get(TAG_OPTION))

@@ -324,7 +324,7 @@ class _Work:
         command = self._options.ship
         if command is None:
             return
-        # What it prints is no result of this command.
+        # Its output is no result of this command.
         output = sys.stderr.fileno() if _has_descriptor() else subprocess.DEVNULL
         done = subprocess.run(command, shell=True, stdout=output, check=False)  # noqa: S602 - the operator's
         if done.returncode != 0:

@@ -98,7 +98,7 @@ class TokenCipher:
 
     #: The claim that is the expiry.
     expiry_name = "exp"
-    #: What a whole value is compared with, for an error.
+    #: The kind of value that a whole value is compared with, for an error.
     compared_with = "a str that has a UTF-8 form"
 
     @staticmethod

@@ -25,7 +25,7 @@ _TYPE: Final = text(
     "SELECT t.typname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
     "WHERE a.attrelid = pg_catalog.to_regclass(:table) AND a.attname = :name"
 )
-# What each storage form does not fit into. Any other type is left to the database, which refuses or converts.
+# Types into which each storage form does not fit. Any other type is left to the database, which refuses or converts.
 _MISFITS: Final = {
     "binary": frozenset({"text", "varchar", "bpchar"}),
     "text": frozenset({"bytea"}),

@@ -71,7 +71,7 @@ __all__ = [
     "unreadable_key",
 ]
 
-#: What :func:`unreadable_key` finds, for messages.
+#: The finding of :func:`unreadable_key`, for messages.
 UNREADABLE: Final = (
     "it has values that drivers do not read, or read as others, such as infinity, a year before 1, 24:00, months, or "
     "an address with a netmask"

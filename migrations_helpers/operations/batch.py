@@ -25,7 +25,7 @@ logger: logging.Logger = logging.getLogger("migrations_helpers")
 
 # Alembic's name for the new table, until it is renamed.
 _TEMPORARY: Final = "_alembic_tmp_"
-# Where a table's indexes wait, in Table.info.
+# The key of Table.info under which the indexes of a table wait.
 _LOST: Final = "jwt_column_lost_indexes"
 
 

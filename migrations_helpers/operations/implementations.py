@@ -190,7 +190,7 @@ def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
         return
     header, destroyed = HeaderSQL(table.value, type_), type_.ring().destroyed_key_ids
     is_behind = [not_(header.has_stamp(*current_stamps(type_)))]
-    # What was destroyed on purpose is behind nothing.
+    # Rows of keys that were destroyed on purpose are behind nothing.
     is_behind += [not_(header.is_under(*destroyed))] if destroyed else []
     behind = connection.execute(table.count(*is_behind)).scalar_one()
     if behind:

@@ -44,7 +44,7 @@ class FleetError(JWTColumnError):
 
 
 class Need(NamedTuple):
-    """What every live process must have before a change of the ring.
+    """A condition that every live process must meet before a change of the ring.
 
     Attributes:
         blockers: Returns the processes that a change would leave behind.

@@ -1,4 +1,4 @@
-"""What would stop a run, falsify it or make it slow, found out before the first row is touched.
+"""Findings before a run: each would stop it, falsify it or make it slow.
 
 Every run examines its column first, and so does :func:`preflight`, which reports and does nothing else.
 """

@@ -66,7 +66,7 @@ class Subject:
 
 @dataclass(slots=True)
 class Examination:
-    """What was found.
+    """The findings of an examination.
 
     Attributes:
         findings: All of it.
