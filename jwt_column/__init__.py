@@ -104,53 +104,36 @@ __all__ = [
     "token_column",
 ]
 
-#: The names of each module; it is imported when one of them is first used, and SQLAlchemy with it.
+#: The names of each module but ``.errors``, which has all others. A module is imported when one of its names is first
+#: used, and SQLAlchemy with it.
 _NAMES: Final = {
-    "auditing": ("AuditReport", "Finding", "Severity", "audit", "check_declarations", "check_ready"),
-    "census": ("key_usage",),
-    "column.annotations": ("MappedToken", "token_column"),
-    "column.cipher": ("decrypt_token", "encrypt_token"),
-    "column.indexes": ("ExpiryIndex", "FingerprintIndex", "StaleIndex"),
-    "column.json_type": ("EncryptedJSON",),
-    "column.orm": ("redact_errors",),
-    "column.sealed": ("SealedJWT",),
-    "column.types": ("EncryptedJWT",),
-    "errors": (
-        "AuditError",
-        "AuthenticationError",
-        "ConfigurationError",
-        "DecryptionError",
-        "InvalidTokenError",
-        "JWTColumnError",
-        "KeyRingError",
-        "KeyUnavailableError",
-        "MalformedEnvelopeError",
-        "MissingExtraError",
-        "PlaintextFoundError",
-        "ReencryptionError",
-        "UnknownKeyError",
-        "UnsupportedComparisonError",
-        "UnsupportedVersionError",
-    ),
-    "format.token": ("JWT",),
-    "keys.default": ("set_default_keyring",),
-    "keys.ring": ("KeyRing", "generate_key"),
-    "purge": ("purge_expired",),
-    "scanning": ("ScanReport", "find_plaintext_tokens"),
+    ".auditing": ("AuditReport", "Finding", "Severity", "audit", "check_declarations", "check_ready"),
+    ".census": ("key_usage",),
+    ".column.annotations": ("MappedToken", "token_column"),
+    ".column.cipher": ("decrypt_token", "encrypt_token"),
+    ".column.indexes": ("ExpiryIndex", "FingerprintIndex", "StaleIndex"),
+    ".column.json_type": ("EncryptedJSON",),
+    ".column.orm": ("redact_errors",),
+    ".column.sealed": ("SealedJWT",),
+    ".column.types": ("EncryptedJWT",),
+    ".format.token": ("JWT",),
+    ".keys.default": ("set_default_keyring",),
+    ".keys.ring": ("KeyRing", "generate_key"),
+    ".purge": ("purge_expired",),
+    ".scanning": ("ScanReport", "find_plaintext_tokens"),
+    "migrations_helpers.engine.preflight": ("preflight",),
 }
 _MODULES: Final = {name: module for module, names in _NAMES.items() for name in names}
-# It stands above this package.
-_ELSEWHERE: Final = {"preflight": "migrations_helpers.engine.preflight"}
 
 
 # A type checker would take a module with __getattr__ for one that has every name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        module = _ELSEWHERE.get(name) or f".{_MODULES.get(name, '')}"
-        if module == ".":
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(module, __name__), name)
+        module = import_module(_MODULES.get(name, ".errors"), __name__)
+        value = globals()[name] = getattr(module, name)
         return value
 
 

@@ -24,8 +24,8 @@ from sqlalchemy.pool import Pool
 
 from .column.cipher import report_decryptions
 from .column.types import EncryptedJWT
-from .errors import ConfigurationError
 from .meters import meter_of
+from .option_values import FUNCTION, instance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,12 +72,6 @@ class _Statement:
         self.counts: dict[tuple[str, bytes], int] = {}
         self.is_open = True
 
-    def hand_over(self) -> None:
-        """Give the sink what there is."""
-        counts, self.counts = self.counts, {}
-        for (column, key_id), count in counts.items():
-            _hand_over(Access(column, key_id.hex(), count, self.tag))
-
 
 _sink: Callable[[Access], None] | None = None
 
@@ -96,10 +90,7 @@ def set_access_sink(sink: Callable[[Access], None] | None) -> None:
         ConfigurationError: Not callable.
     """
     global _sink
-    if sink is not None and not callable(sink):
-        raise ConfigurationError(
-            f"an access sink is called with an Access; {type(sink).__name__} is no function"
-        )
+    FUNCTION.or_none.check(sink=sink)
     for target, name, listener in _LISTENERS:
         # Never removed: SQLAlchemy may be going through the list in another thread.
         if sink is not None and not event.contains(target, name, listener):
@@ -118,23 +109,15 @@ def logging_sink(logger: logging.Logger | None = None, level: int = logging.INFO
         logger: None means ``jwt_column.access``.
         level: The level of the records.
     """
+    instance("a logging.Logger", logging.Logger).or_none.check(logger=logger)
+    instance("a level of logging, such as logging.INFO", int).check(level=level)
     logger = logger or logging.getLogger("jwt_column.access")
 
     def log(accessed: Access) -> None:
-        logger.log(
-            level,
-            "%d of %s decrypted under key %s, tag %s",
-            accessed.count,
-            accessed.column,
-            accessed.key_id,
-            accessed.tag,
-            extra={
-                "jwt_column": accessed.column,
-                "jwt_key_id": accessed.key_id,
-                "jwt_count": accessed.count,
-                "jwt_tag": accessed.tag,
-            },
-        )
+        column, key_id, count, tag = accessed.column, accessed.key_id, accessed.count, accessed.tag
+        extra = {"jwt_column": column, "jwt_key_id": key_id, "jwt_count": count, "jwt_tag": tag}
+        text = "%d of %s decrypted under key %s, tag %s"
+        logger.log(level, text, count, column, key_id, tag, extra=extra)
 
     return log
 
@@ -180,17 +163,8 @@ def _hand_over(accessed: Access) -> None:
         sink(accessed)
     except Exception as error:  # noqa: BLE001 - what fails to be told must not fail to be loaded
         # Without the traceback, whose local variables may be shown somewhere.
-        _log.error(
-            "the access sink failed (%s); lost: %d of %s under key %s",
-            type(error).__name__,
-            accessed.count,
-            accessed.column,
-            accessed.key_id,
-        )
-
-
-def _before_statement(conn: Any, *_: Any) -> None:
-    _hand_over_of_connection(conn)
+        lost = (accessed.count, accessed.column, accessed.key_id)
+        _log.error("the access sink failed (%s); lost: %d of %s under key %s", type(error).__name__, *lost)
 
 
 def _after_statement(
@@ -205,10 +179,6 @@ def _after_statement(
         _fetching.set(statement)
 
 
-def _at_end_of_transaction(conn: Any) -> None:
-    _hand_over_of_connection(conn)
-
-
 def _at_end_of_connection(_connection: Any, record: Any, *_: Any) -> None:
     statement = _hand_over_of(record.info)
     if statement is not None:
@@ -216,25 +186,27 @@ def _at_end_of_connection(_connection: Any, record: Any, *_: Any) -> None:
         del record.info[_INFO]
 
 
-def _hand_over_of_connection(conn: Any) -> None:
-    # To ask a connection that is lost for anything is to ask for a new one, which is not to be had before it is
-    # rolled back; what was decrypted was handed over when it was found lost.
+def _hand_over_of_connection(conn: Any, *_: Any) -> None:
+    # A lost connection has no info before it is rolled back; its decryptions were handed over when it was found lost.
     if _sink is not None and not conn.invalidated:
         _hand_over_of(conn.info)
 
 
 def _hand_over_of(info: dict[Any, Any]) -> _Statement | None:
+    """Give the sink the decryptions of a connection's statement, and return the statement."""
     statement: _Statement | None = info.get(_INFO)
-    if statement is not None and statement.counts:
-        statement.hand_over()
+    if statement is not None:
+        counts, statement.counts = statement.counts, {}
+        for (column, key_id), count in counts.items():
+            _hand_over(Access(column, key_id.hex(), count, statement.tag))
     return statement
 
 
 _LISTENERS: Final[tuple[tuple[Any, str, Callable[..., None]], ...]] = (
-    (Engine, "before_cursor_execute", _before_statement),
+    (Engine, "before_cursor_execute", _hand_over_of_connection),
     (Engine, "after_cursor_execute", _after_statement),
-    (Engine, "commit", _at_end_of_transaction),
-    (Engine, "rollback", _at_end_of_transaction),
+    (Engine, "commit", _hand_over_of_connection),
+    (Engine, "rollback", _hand_over_of_connection),
     (Pool, "checkin", _at_end_of_connection),
     (Pool, "invalidate", _at_end_of_connection),
     (Pool, "soft_invalidate", _at_end_of_connection),

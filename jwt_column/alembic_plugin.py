@@ -15,8 +15,6 @@ from weakref import WeakSet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["setup"]
-
 _OPERATIONS: Final = (
     "reencrypt_jwt_column",
     "encrypt_jwt_column",

@@ -15,13 +15,12 @@ from .column.types import EncryptedJWT
 from .database.row_history import EVERY_VERSION, keeps_history
 from .database.row_security import AllRowsVisible
 from .errors import ConfigurationError
+from .option_values import texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import Connection, Select
-
-__all__ = ["current_stamps", "encrypted_type", "history_usage", "key_usage"]
 
 
 def encrypted_type(column: Any) -> EncryptedJWT:
@@ -32,7 +31,13 @@ def encrypted_type(column: Any) -> EncryptedJWT:
     """
     type_ = getattr(column, "type", None)
     if not isinstance(type_, EncryptedJWT):
-        raise ConfigurationError(f"{column} is not a column of type EncryptedJWT")
+        # Another value is not shown: it may be a token.
+        shown = (
+            column
+            if hasattr(column, "__clause_element__") or hasattr(column, "type")
+            else type(column).__name__
+        )
+        raise ConfigurationError(f"{shown} is not a column of type EncryptedJWT")
     return type_
 
 
@@ -117,4 +122,7 @@ def current_stamps(type_: EncryptedJWT, active: str | Iterable[str] | None = Non
     if active is None:
         active = type_.ring().current_key_ids
     cipher = type_.cipher()
-    return [cipher.stamp(key_id) for key_id in ([active] if isinstance(active, str) else active)]
+    key_ids = (active,) if isinstance(active, str) else texts_of("active", active, "key ids")
+    if not key_ids:
+        raise ConfigurationError("active is a key id or a list of them, which is not empty")
+    return [cipher.stamp(key_id) for key_id in key_ids]

@@ -42,12 +42,26 @@ class JWTColumnError(DontWrapMixin, Exception):
     context: str | None = None
     key_id: str | None = None
 
-    def __init__(self, message: str, *, context: str | None = None, key_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        context: str | None = None,
+        key_id: str | None = None,
+        reason: str | None = None,
+        retryable: bool | None = None,
+        report: object | None = None,
+    ) -> None:
         super().__init__(message)
-        if context is not None:
-            self.context = context
-        if key_id is not None:
-            self.key_id = key_id
+        # Each None stays as the class has it. The last three are attributes of some subclasses.
+        given = {
+            "context": context,
+            "key_id": key_id,
+            "reason": reason,
+            "retryable": retryable,
+            "report": report,
+        }
+        vars(self).update({name: value for name, value in given.items() if value is not None})
 
 
 class ConfigurationError(JWTColumnError):
@@ -69,10 +83,6 @@ class InvalidTokenError(JWTColumnError, ValueError):
 
     reason: str = ""
 
-    def __init__(self, message: str, *, reason: str = "", context: str | None = None) -> None:
-        super().__init__(message, context=context)
-        self.reason = reason
-
 
 class KeyRingError(JWTColumnError):
     """A key or a key ring is malformed, or an operation on the ring is refused."""
@@ -92,12 +102,6 @@ class KeyUnavailableError(KeyRingError):
 
     retryable: bool = False
 
-    def __init__(
-        self, message: str, *, retryable: bool = False, context: str | None = None, key_id: str | None = None
-    ) -> None:
-        super().__init__(message, context=context, key_id=key_id)
-        self.retryable = retryable
-
 
 class DecryptionError(JWTColumnError):
     """A stored value could not be turned back into a token."""
@@ -111,12 +115,6 @@ class MalformedEnvelopeError(DecryptionError):
     """
 
     reason: str = ""
-
-    def __init__(
-        self, message: str, *, reason: str = "", context: str | None = None, key_id: str | None = None
-    ) -> None:
-        super().__init__(message, context=context, key_id=key_id)
-        self.reason = reason
 
 
 class UnsupportedVersionError(DecryptionError):
@@ -144,48 +142,26 @@ class ReencryptionError(JWTColumnError):
 
     Attributes:
         reason: ``"refused"``: nothing was done, because there is no such table or column, it cannot be worked on, or
-            another run is at work on it. ``"database"``: the database refused a batch or was lost; a new run goes on
-            from there. ``"ring"``: the key ring of a shard's worker writes under another key than the run.
-            ``"rows"``: everything was done that could be, and rows are left.
+            another run is at work on it. ``"database"``: the database refused a batch, also of a purge, or was lost;
+            a new run goes on from there. ``"ring"``: the key ring of a shard's worker writes under another key than the
+            run. ``"table"``: a shard's worker is connected to another table of the same name. ``"rows"``: everything
+            was done that could be, and rows are left. ``"tokens"``: rows hold another row's token at the end.
+            ``"schemas"``: some of several schemas were not finished; the report names them.
         report: The report of the run up to its end, or None when it did not start.
     """
 
     reason: str = "refused"
     report: object | None = None
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        reason: str = "refused",
-        report: object | None = None,
-        context: str | None = None,
-        key_id: str | None = None,
-    ) -> None:
-        super().__init__(message, context=context, key_id=key_id)
-        self.reason = reason
-        self.report = report
-
 
 class AuditError(JWTColumnError):
-    """An audit has found what must not be there.
+    """An audit has found what must not be there; or the database ended it, or a search for plaintext.
 
     Attributes:
-        report: The :class:`jwt_column.AuditReport`, with every finding.
+        report: The :class:`jwt_column.AuditReport`, with every finding; None if it was not finished.
     """
 
     report: object | None = None
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        report: object | None = None,
-        context: str | None = None,
-        key_id: str | None = None,
-    ) -> None:
-        super().__init__(message, context=context, key_id=key_id)
-        self.report = report
 
 
 # Not in __all__, which lists the tree above.

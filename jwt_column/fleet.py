@@ -16,8 +16,10 @@ be deleted, so the number of processes has to be known from elsewhere.
 from __future__ import annotations
 
 import json
+import random
 import secrets
 import threading
+import time
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -25,11 +27,15 @@ from weakref import WeakKeyDictionary
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, Text, inspect, select
+from sqlalchemy.exc import DBAPIError
 
 from .database.clock import database_time
+from .database.driver_errors import is_retryable
 from .errors import ConfigurationError
 from .format.base64url import encode
 from .keys.process import PerProcess
+from .keys.ring import KeyRing
+from .option_values import TEXT, instance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,8 +43,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from .keys.data_key import DataKey
-    from .keys.report import RingReport
-    from .keys.ring import KeyRing
+    from .keys.ring import RingReport
 
 __all__ = ["FLEET_TABLE", "Fleet", "FleetProcess", "fleet_table"]
 
@@ -49,6 +54,10 @@ FLEET_TABLE: Final = "jwt_column_fleet"
 _MISSED_REPORTS: Final = 3
 _GRACE: Final = 30
 
+# Tries of a report that a deadlock or a lock ended, and the most seconds between two.
+_ATTEMPTS: Final = 4
+_LONGEST_REST: Final = 0.2
+
 # Rows of ended processes go when another process reports for the first time.
 _FORGOTTEN_AFTER: Final = 24 * 3600
 
@@ -57,13 +66,10 @@ _MAX_ERROR: Final = 500
 
 
 def fleet_table(metadata: MetaData, *, name: str = FLEET_TABLE, schema: str | None = None) -> Table:
-    """Return the table of a fleet as a member of a MetaData, for ``create_all()`` and autogenerate.
-
-    Args:
-        metadata: The MetaData.
-        name: The table's name.
-        schema: The table's schema.
-    """
+    """Return the table of a fleet as a member of a MetaData, for ``create_all()`` and autogenerate."""
+    instance("a MetaData", MetaData).check(metadata=metadata)
+    TEXT.check(name=name)
+    TEXT.or_none.check(schema=schema)
     return Table(
         name,
         metadata,
@@ -124,6 +130,7 @@ class Fleet:
                 f"a fleet reports on a synchronous Engine, not on {type(engine).__name__}, because the refresh thread "
                 "has no event loop; make one with create_engine()"
             )
+        TEXT.check(table=table)
         self._engine = engine
         self.table: Table = fleet_table(MetaData(), name=table, schema=schema)
         # A child of a fork, and each ring, has a row of its own.
@@ -144,12 +151,17 @@ class Fleet:
         engine = Engine(
             self._engine.pool.recreate(), self._engine.dialect, self._engine.url, hide_parameters=True
         )
+        own = engine.execution_options(**self._engine.get_execution_options())
         try:
-            with (
-                self._lock.get(),
-                engine.execution_options(**self._engine.get_execution_options()).begin() as connection,
-            ):
-                self._write(connection, name, report, keys.active)
+            for left in reversed(range(_ATTEMPTS)):
+                try:
+                    with self._lock.get(), own.begin() as connection:
+                        return self._write(connection, name, report, keys.active)
+                except DBAPIError as error:
+                    # Processes that start together want the same gap of InnoDB's index, which ends in a deadlock.
+                    if not left or not is_retryable(error):
+                        raise
+                    time.sleep(random.uniform(0.0, _LONGEST_REST))  # noqa: S311 - jitter, no secret
         finally:
             engine.dispose()
 
@@ -171,6 +183,7 @@ class Fleet:
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The database cannot be reached, or has no such table.
         """
+        instance("a KeyRing", KeyRing).check(ring=ring)
         with self._engine.connect() as connection:
             return list(read_processes(connection, self.table, ring.keys))
 

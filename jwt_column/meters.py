@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import MissingExtraError
+from .option_values import Kind
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter, MeterProvider
-
-__all__ = ["meter_of"]
 
 
 def meter_of(provider: MeterProvider | None) -> Meter:
@@ -24,4 +23,7 @@ def meter_of(provider: MeterProvider | None) -> Meter:
         raise MissingExtraError(
             "metrics need OpenTelemetry's API: pip install 'jwt-column[opentelemetry]'"
         ) from None
+    Kind(
+        "an OpenTelemetry MeterProvider", lambda provider: callable(getattr(provider, "get_meter", None))
+    ).or_none.check(meter_provider=provider)
     return get_meter("jwt_column", meter_provider=provider)

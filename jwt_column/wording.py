@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["counted"]
-
 
 def counted(number: int, noun: str, verb: tuple[str, str] | None = None) -> str:
     """Return a number with its noun, which takes an "s" in the plural, and with its verb if it has one."""

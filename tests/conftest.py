@@ -115,13 +115,19 @@ def listed_keks() -> None:
     """Allow the KEKs of the configuration only, as an application does."""
 
 
+@pytest.fixture(autouse=True)
+def forgotten_ring() -> Iterator[None]:
+    """Forget the default ring of each test behind it."""
+    yield
+    set_default_keyring(None)
+
+
 @pytest.fixture
-def ring() -> Iterator[KeyRing]:
+def ring() -> KeyRing:
     """The default ring of one test, with one key."""
     ring = KeyRing.generate()
     set_default_keyring(ring)
-    yield ring
-    set_default_keyring(None)
+    return ring
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ import sqlalchemy as sa
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from jwt_column import (
-    JWT,
     ConfigurationError,
     DecryptionError,
     EncryptedJWT,
@@ -29,6 +28,7 @@ from jwt_column import (
     set_default_keyring,
 )
 from jwt_column.access_trail import Access, logging_sink, opentelemetry_sink, set_access_sink
+from tests.support.models import mapped
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -40,38 +40,30 @@ RING = KeyRing([NEW, OLD])
 OLD_ID, NEW_ID = ring_of_old.active, RING.active
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT())
-    text: Mapped[JWT | None] = mapped_column(EncryptedJWT(storage="text", fingerprints=["jti"]))
-    bound: Mapped[JWT | None] = mapped_column(EncryptedJWT(bound_to=["id"]))
-    sealed: Mapped[JWT | SealedJWT | None] = mapped_column(EncryptedJWT(undecryptable="sealed"))
-
-
+Login = mapped(
+    token=EncryptedJWT(),
+    text=EncryptedJWT(storage="text", fingerprints=["jti"]),
+    bound=EncryptedJWT(bound_to=["id"]),
+    sealed=EncryptedJWT(undecryptable="sealed"),
+)
 LOGINS: Any = Login.__table__
 TOKEN, TEXT = sa.select(LOGINS.c.id, LOGINS.c.token), sa.select(LOGINS.c.id, LOGINS.c.text)
 
 
 @pytest.fixture
 def told() -> Iterator[list[Access]]:
-    """What the sink is told; the default ring is set, and everything is taken back."""
+    """What the sink is told; the default ring is set."""
     accesses: list[Access] = []
     set_default_keyring(RING)
     set_access_sink(accesses.append)
     yield accesses
     set_access_sink(None)
-    set_default_keyring(None)
 
 
 @pytest.fixture
 def filled(engine: sa.Engine, told: list[Access]) -> sa.Engine:
     """Two rows under the old key and three under the new one."""
-    Base.metadata.create_all(engine)
+    Login.metadata.create_all(engine)
     for ring, ids in ((ring_of_old, (1, 2)), (RING, (3, 4, 5))):
         set_default_keyring(ring)
         with Session(engine) as session:
@@ -179,7 +171,7 @@ def test_asyncio_tasks_do_not_mix(async_driver_engine: AsyncEngine, told: list[A
 
     async def run() -> None:
         async with async_driver_engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+            await connection.run_sync(Login.metadata.create_all)
         async with AsyncSession(async_driver_engine) as session:
             session.add_all([Login(token=signed_token(), text=signed_token()) for _ in range(20)])
             await session.commit()
@@ -244,7 +236,7 @@ def test_sink_taken_away_during_a_statement(filled: sa.Engine, told: list[Access
 
 
 def test_sink_is_a_function() -> None:
-    with pytest.raises(ConfigurationError, match="list is no function"):
+    with pytest.raises(ConfigurationError, match="sink is a function, not list"):
         set_access_sink([])  # type: ignore[arg-type]
 
 

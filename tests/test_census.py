@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from sqlalchemy.orm import aliased
 
 from jwt_column import (
-    JWT,
     ConfigurationError,
     EncryptedJWT,
     KeyRing,
@@ -22,32 +21,14 @@ from jwt_column import (
 from jwt_column.census import current_stamps, encrypted_type
 from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.format import envelope
+from tests.support.models import mapped, table_of
 from tests.support.raw import raw_table
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jwt_column.format.envelope import Storage
 
 STORAGES: tuple[Storage, ...] = ("binary", "text")
-
-
-@pytest.fixture(autouse=True)
-def no_default_ring() -> Iterator[None]:
-    """No test inherits a ring; the census of a host without keys must not need one."""
-    set_default_keyring(None)
-    yield
-    set_default_keyring(None)
-
-
-def sessions(type_: EncryptedJWT) -> sa.Table:
-    return sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("token", type_),
-    )
 
 
 def fill(connection: sa.Connection, table: sa.Table, values: list[bytes | str | None]) -> None:
@@ -73,7 +54,7 @@ def test_the_census_counts_rows_by_key_and_state(engine: sa.Engine, storage: Sto
     old, new = generate_key(), generate_key()
     before, ring = KeyRing([old]), KeyRing([new, old])
     type_ = EncryptedJWT(ring, storage=storage, fingerprints=["jti"])
-    table = sessions(type_)
+    table = table_of(type_)
     token = signed_token(jti="1")
 
     def sealed(keys: KeyRing, **options: Any) -> bytes | str:
@@ -106,13 +87,13 @@ def test_the_census_counts_rows_by_key_and_state(engine: sa.Engine, storage: Sto
         assert expected == census(connection, table.c.token, active=ring.active)
         assert expected == census(connection, table.alias().c.token)
 
-        rotated = sessions(EncryptedJWT(KeyRing([old, new]), storage=storage, fingerprints=["jti"]))
+        rotated = table_of(EncryptedJWT(KeyRing([old, new]), storage=storage, fingerprints=["jti"]))
         assert (before.active, "current", 2) in census(connection, rotated.c.token)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_an_empty_column_has_no_census(engine: sa.Engine, storage: Storage) -> None:
-    table = sessions(EncryptedJWT(KeyRing.generate(), storage=storage))
+    table = table_of(EncryptedJWT(KeyRing.generate(), storage=storage))
     with engine.begin() as connection:
         fill(connection, table, [None])
         assert set() == census(connection, table.c.token)
@@ -120,7 +101,7 @@ def test_an_empty_column_has_no_census(engine: sa.Engine, storage: Storage) -> N
 
 def test_the_census_has_names_and_an_order(engine: sa.Engine) -> None:
     ring = KeyRing.generate()
-    table = sessions(EncryptedJWT(ring))
+    table = table_of(EncryptedJWT(ring))
     token = signed_token(sub="a")
     with engine.begin() as connection:
         sealed = [
@@ -134,7 +115,7 @@ def test_the_census_has_names_and_an_order(engine: sa.Engine) -> None:
 
 def test_a_host_without_keys_names_the_active_key(engine: sa.Engine) -> None:
     ring = KeyRing.generate()
-    table = sessions(EncryptedJWT())
+    table = table_of(EncryptedJWT())
     with engine.begin() as connection:
         fill(connection, table, [encrypt_token(signed_token(sub="a"), ring, context="sessions.token")])
         with pytest.raises(ConfigurationError, match="no key ring"):
@@ -146,20 +127,12 @@ def test_a_host_without_keys_names_the_active_key(engine: sa.Engine) -> None:
 
 
 def test_a_mapped_attribute_has_a_census(engine: sa.Engine) -> None:
-    class Base(DeclarativeBase):
-        pass
-
     ring = KeyRing.generate()
-
-    class Login(Base):
-        __tablename__ = "sessions"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        token: Mapped[JWT | None] = mapped_column(EncryptedJWT(ring))
-
-    table: Any = Login.__table__
+    login = mapped("sessions", token=EncryptedJWT(ring))
+    table: Any = login.__table__
     with engine.begin() as connection:
         fill(connection, table, [encrypt_token(signed_token(sub="a"), ring, context="sessions.token")])
-        for attribute in (Login.token, aliased(Login).token):
+        for attribute in (login.token, aliased(login).token):
             assert {(ring.active, "current", 1)} == census(connection, attribute)
 
 
@@ -168,7 +141,7 @@ def test_any_text_can_be_plaintext_where_opaque_tokens_are_taken(engine: sa.Engi
     """Also text that begins with a character that no JWT begins with, and never an envelope."""
     old = KeyRing.generate()
     ring = KeyRing.generate()
-    table = sessions(EncryptedJWT(ring, storage=storage, allow_opaque=True))
+    table = table_of(EncryptedJWT(ring, storage=storage, allow_opaque=True))
     with engine.begin() as connection:
         fill(
             connection,
@@ -192,27 +165,25 @@ def test_any_text_can_be_plaintext_where_opaque_tokens_are_taken(engine: sa.Engi
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_values_of_another_storage_class_are_counted_on_sqlite(storage: Storage) -> None:
+def test_values_of_another_storage_class_are_counted_on_sqlite(memory: sa.Engine, storage: Storage) -> None:
     """Where an application stored text and the model now says bytes, SQLite has text in the column still."""
     ring = KeyRing.generate()
-    table = sessions(EncryptedJWT(ring, storage=storage))
+    table = table_of(EncryptedJWT(ring, storage=storage))
     token = signed_token(sub="a")
     binary = encrypt_token(token, ring, context="sessions.token")
     text = encrypt_token(token, ring, context="sessions.token", storage="text")
-    engine = sa.create_engine("sqlite://")
-    with engine.begin() as connection:
+    with memory.begin() as connection:
         table.create(connection)
         for number, value in enumerate([token, token.encode(), binary if storage == "binary" else text, 5]):
             connection.exec_driver_sql("INSERT INTO sessions VALUES (?, ?)", (number, value))
         expected = {(None, "plaintext", 2), (ring.active, "current", 1), (None, "unreadable", 1)}
         assert expected == census(connection, table.c.token)
-    engine.dispose()
 
 
 def test_a_value_that_ends_within_its_stamp_is_unreadable(engine: sa.Engine) -> None:
     ring = KeyRing.generate()
     (stamp,) = current_stamps(EncryptedJWT(ring, context="c"))
-    table = sessions(EncryptedJWT(ring))
+    table = table_of(EncryptedJWT(ring))
     with engine.begin() as connection:
         fill(connection, table, [None])
         for number, value in enumerate([stamp[:5], stamp], start=1):
@@ -238,7 +209,7 @@ def test_the_stamp_of_a_column_is_that_of_its_envelopes() -> None:
 def test_the_expressions_of_a_column_need_no_key(engine: sa.Engine, storage: Storage) -> None:
     """On a host without keys: only what the active key is has to be said."""
     old, ring = KeyRing.generate(), KeyRing.generate()
-    table = sessions(EncryptedJWT(storage=storage))
+    table = table_of(EncryptedJWT(storage=storage))
     token: Any = table.c.token
     with engine.begin() as connection:
         fill(
@@ -272,7 +243,7 @@ def test_the_expressions_of_a_column_need_no_key(engine: sa.Engine, storage: Sto
 
 
 def test_stale_under_takes_key_ids() -> None:
-    token: Any = sessions(EncryptedJWT()).c.token
+    token: Any = table_of(EncryptedJWT()).c.token
     with pytest.raises(ConfigurationError, match="takes the id of the active key"):
         token.stale_under()
     with pytest.raises(KeyRingError, match="8 lower-case hex digits"):

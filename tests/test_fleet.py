@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
-from typer.testing import CliRunner
 
 from jwt_column import ConfigurationError, KeyRing, generate_key, providers
 from jwt_column import fleet as fleets
-from jwt_column.cli.app import app
 from jwt_column.database.clock import database_time
 from jwt_column.fleet import Fleet, FleetProcess, fleet_table
 from jwt_column.keys.data_key import DataKey
+from tests.support.command_line import keys
 from tests.support.forks import raw_fork
 
 if TYPE_CHECKING:
@@ -137,10 +136,9 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def test_a_report_that_fails_is_logged_and_harms_nothing(
-    sqlite_database: Database, key_file: Path, caplog: pytest.LogCaptureFixture
+    sqlite: sa.Engine, key_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = sa.create_engine(sqlite_database.url())
-    ring = ring_of(key_file, Fleet(engine))  # There is no table.
+    ring = ring_of(key_file, Fleet(sqlite))  # There is no table.
     with caplog.at_level(logging.WARNING, "jwt_column.keys"):
         ring.refresh()
     assert [record.message for record in caplog.records] == [
@@ -149,7 +147,6 @@ def test_a_report_that_fails_is_logged_and_harms_nothing(
     assert ring.status.error is None
     with pytest.raises(sa.exc.OperationalError):
         ring.acknowledge()
-    engine.dispose()
 
 
 def test_a_report_that_hangs_does_not_stop_the_refresh(
@@ -282,21 +279,17 @@ class TestForgery:
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "{}", "null", '{"key_ids": 1}', "9" * 5000, "[" * 100_000]
     )
-    def test_a_row_of_any_text_is_passed_over(
-        self, sqlite_database: Database, key_file: Path, text: str
-    ) -> None:
-        engine = sa.create_engine(sqlite_database.url())
-        fleet = Fleet(engine)
-        fleet.table.create(engine)
+    def test_a_row_of_any_text_is_passed_over(self, sqlite: sa.Engine, key_file: Path, text: str) -> None:
+        fleet = Fleet(sqlite)
+        fleet.table.create(sqlite)
         ring = ring_of(key_file, fleet)
         ring.acknowledge()
-        good = json.loads(row_of(engine, fleet.table)["report"])
+        good = json.loads(row_of(sqlite, fleet.table)["report"])
         for report in (text, json.dumps(good | {"key_ids": [1]}), json.dumps(good | {"pid": "1"})):
-            change(engine, fleet.table, report=report)
+            change(sqlite, fleet.table, report=report)
             assert fleet.processes(ring) == []
-        change(engine, fleet.table, report=json.dumps(good | {"encrypting": []}))
+        change(sqlite, fleet.table, report=json.dumps(good | {"encrypting": []}))
         assert [one.is_authentic for one in fleet.processes(ring)] == [False]
-        engine.dispose()
 
 
 def test_a_process_is_live_until_half_a_minute_after_three_missed_reports(
@@ -342,6 +335,40 @@ def test_many_threads_that_report_write_one_row(fleet: Fleet, key_file: Path) ->
     assert len(fleet.processes(ring)) == 1
 
 
+@pytest.mark.parametrize("attempts", [1, 4])
+def test_processes_that_start_together_all_report(
+    mariadb: sa.Engine, key_file: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    """Both look for their row before one of them inserts: InnoDB ends one. The control makes no second attempt."""
+    monkeypatch.setattr(fleets, "_ATTEMPTS", attempts)
+    both = threading.Barrier(2, timeout=10)
+    inserts: list[str] = []
+    errors: list[Exception] = []
+
+    @sa.event.listens_for(mariadb, "do_execute")
+    def meet(_cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT"):
+            inserts.append(statement)
+            if len(inserts) <= 2:
+                both.wait()
+
+    def report(fleet: Fleet) -> None:
+        try:
+            fleet(KeyRing.from_uri(f"file:{key_file}"))
+        except sa.exc.DBAPIError as error:
+            errors.append(error)
+
+    started = [Fleet(mariadb), Fleet(mariadb)]
+    started[0].table.create(mariadb)
+    threads = [threading.Thread(target=report, args=[fleet]) for fleet in started]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reported = len(started[0].processes(KeyRing.from_uri(f"file:{key_file}")))
+    assert (reported, len(errors)) == ((2, 0) if attempts > 1 else (1, 1))
+
+
 def test_the_table_of_the_models_is_that_of_the_fleet(engine: sa.Engine, key_file: Path) -> None:
     metadata = sa.MetaData()
     fleet_table(metadata, name="loaded")
@@ -366,7 +393,7 @@ def test_a_table_in_another_schema(postgresql_database: Database, key_file: Path
         postgresql_database.url().render_as_string(hide_password=False),
     )
     for table, status in ((["--fleet-table", "Ops.jwt_column_fleet"], 0), ([], 2)):
-        assert CliRunner().invoke(app, ["keys", "fleet", *ring, *table]).exit_code == status
+        assert keys("fleet", *ring, *table).exit_code == status
     engine.dispose()
 
 

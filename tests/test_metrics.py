@@ -102,7 +102,7 @@ def test_a_gauge_keeps_no_ring_alive() -> None:
 
 
 def test_only_rings_are_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="not of a str"):
+    with pytest.raises(ConfigurationError, match="ring is a KeyRing, not str"):
         observe_keyring("file:x")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "opentelemetry.metrics", None)
     with pytest.raises(MissingExtraError, match=r"jwt-column\[opentelemetry\]"):

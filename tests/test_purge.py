@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from jwt_column import (
     JWT,
     ConfigurationError,
     EncryptedJWT,
     KeyRing,
+    ReencryptionError,
     audit,
     purge_expired,
     set_default_keyring,
 )
 from jwt_column.purge import PurgedRows
+from tests.engine.test_database_errors import killed_at
+from tests.engine.test_time_limits import limited
+from tests.support.models import store, table_of
 from tests.support.tokens import signed_token
 from tests.support.workload import engine_on, every_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.support.databases import Database
 
@@ -61,10 +65,8 @@ LOGINS: Any = Login.__table__
 
 
 @pytest.fixture(autouse=True)
-def _default_ring() -> Iterator[None]:
+def _default_ring() -> None:
     set_default_keyring(RING)
-    yield
-    set_default_keyring(None)
 
 
 @pytest.fixture
@@ -187,10 +189,205 @@ def test_a_condition_limits_a_purge(engine: sa.Engine, where: Callable[[], Any],
         assert left(session) == [2, 3, 5, 6, 8, 9]
 
 
-@pytest.mark.parametrize("where", ["tenant = 1", True, False, 5, lambda: True, {"tenant": 1}])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "tenant = 1", True, False, 5, lambda: True, {"tenant": 1}, [Login.tenant == 1], Login, LOGINS,
+        Login.tenant, Login.tenant.label("one"), sa.literal(1), sa.select(Login.id), sa.func.count(Login.id),
+    ],
+)  # fmt: skip
 def test_what_is_no_condition_is_refused(where: Any) -> None:
+    """MySQL and SQLite would take a number for true, and purge nearly all rows."""
     with pytest.raises(ConfigurationError, match="where is a SQL condition"):
         purge_expired(sa.create_engine("sqlite://"), Login.token, where=where)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (lambda: sa.text("no_such_column = 1"), "the database refused"),
+        (lambda: sa.func.count(Login.id) > 1, "the database refused"),
+        (lambda: sa.literal_column("tenant %%", sa.Boolean), "the database refused"),
+        (lambda: sa.bindparam("nobody", type_=sa.Integer) == 1, "SQLAlchemy refused"),
+        (
+            lambda: sa.orm.aliased(Login).tenant == 1,
+            "where names an alias of logins, and a purge is of logins",
+        ),
+    ],
+)
+def test_a_condition_that_the_database_does_not_take_is_no_raw_error(
+    database_of: sa.Engine, where: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        purge_expired(database_of, Login.token, before=NOW, where=where())
+    with database_of.connect() as connection:
+        assert len(left(connection)) == 1_210
+
+
+@pytest.mark.parametrize(
+    "bind",
+    [
+        None,
+        "sqlite://",
+        sa.make_url("sqlite://"),
+        sessionmaker(),
+        sa.create_engine("sqlite://").raw_connection(),
+    ],
+)
+def test_what_is_no_session_is_refused(bind: Any) -> None:
+    with pytest.raises(ConfigurationError, match="takes a Session, a Connection or an Engine, not"):
+        purge_expired(bind, Login.token)
+
+
+def test_a_session_without_a_database_is_no_raw_error(engine: sa.Engine) -> None:
+    with pytest.raises(ConfigurationError, match=r"SQLAlchemy refused \(UnboundExecutionError\)"):
+        purge_expired(Session(), Login.token)
+    connection = engine.connect()
+    connection.close()
+    with pytest.raises(ConfigurationError, match=r"SQLAlchemy refused \(ResourceClosedError\)"):
+        purge_expired(connection, Login.token)
+
+
+def test_a_scoped_session_is_a_session(database_of: sa.Engine) -> None:
+    session = scoped_session(sessionmaker(database_of))
+    assert purge_expired(session, Login.token, before=NOW, where=Login.id < 50) == 49  # type: ignore[arg-type]
+    session.rollback()
+    session.remove()
+    with database_of.connect() as connection:
+        assert len(left(connection)) == 1_210
+
+
+# Nothing says so: no error, and of an UPDATE not even the row count.
+KEEPING = {
+    ("postgresql", "delete"): (
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN IF old.id % 400 = 1 THEN RETURN NULL; END IF; RETURN old; END'",
+        "CREATE TRIGGER keep BEFORE DELETE ON logins FOR EACH ROW EXECUTE FUNCTION keep()",
+    ),
+    ("postgresql", "null"): (
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN IF old.id % 400 = 1 THEN new.token := old.token; END IF; RETURN new; END'",
+        "CREATE TRIGGER keep BEFORE UPDATE ON logins FOR EACH ROW EXECUTE FUNCTION keep()",
+    ),
+    ("sqlite", "delete"): (
+        "CREATE TRIGGER keep BEFORE DELETE ON logins WHEN old.id % 400 = 1 BEGIN SELECT RAISE(IGNORE); END",
+    ),
+    ("sqlite", "null"): (
+        "CREATE TRIGGER keep AFTER UPDATE OF token ON logins WHEN old.id % 400 = 1 AND new.token IS NULL "
+        "BEGIN UPDATE logins SET token = old.token WHERE id = old.id; END",
+    ),
+    ("mariadb", "null"): (
+        "CREATE TRIGGER keep BEFORE UPDATE ON logins FOR EACH ROW "
+        "SET new.token = IF(old.id % 400 = 1, old.token, new.token)",
+    ),
+}
+
+
+@pytest.mark.each_server
+@pytest.mark.parametrize("action", ["delete", "null"])
+def test_rows_that_a_trigger_keeps_are_listed(database_of: sa.Engine, action: Any) -> None:
+    """A trigger of MariaDB cannot keep a row from a DELETE without an error. The control is the statement itself."""
+    name = database_of.dialect.name
+    with database_of.begin() as connection:
+        connection.execute(sa.delete(Audited))
+        for statement in KEEPING.get((name, action), ()):
+            connection.execute(sa.text(statement.replace(":", "\\:")))
+    kept = [1, 401, 801] if (name, action) in KEEPING else []
+    with database_of.connect() as connection:
+        naive = LOGINS.delete() if action == "delete" else LOGINS.update().values({LOGINS.c.token: None})
+        count = connection.execute(naive.where(LOGINS.c.id == 1)).rowcount
+        assert count == (1 if action == "null" or not kept else 0)
+        connection.rollback()
+    done = purge_expired(database_of, LOGINS.c.token, before=NOW, action=action)
+    assert (done, done.refused_count) == (1_200 - len(kept), len(kept))
+    assert [key for key, _ in done.refused] == [(id_,) for id_ in kept]
+    assert all("the database kept it" in reason for _, reason in done.refused)
+    with database_of.connect() as connection:
+        assert left(connection, LOGINS.c.token.is_not(None)) == [*kept, *range(2_001, 2_011)]
+
+
+def test_a_rule_in_place_of_a_delete_is_told(postgresql_database: Database) -> None:
+    with engine_on(postgresql_database.url()) as engine:
+        Base.metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(LOGINS.insert(), {"id": 1, "token": EXPIRED, "must": EXPIRED})
+            connection.exec_driver_sql("CREATE RULE keep AS ON DELETE TO logins DO INSTEAD NOTHING")
+        done = purge_expired(engine, LOGINS.c.token, before=NOW)
+        assert (done, done.refused_count) == (0, 1)
+
+
+@every_server
+@pytest.mark.parametrize("kind", ["engine", "session"])
+def test_a_connection_that_is_killed_at_any_moment_ends_in_an_error_of_ours(
+    engine: sa.Engine, kind: str
+) -> None:
+    """The report has what was removed, which a transaction of the caller's takes back."""
+    Base.metadata.create_all(engine)
+    rows = [{"id": n, "token": EXPIRED, "must": EXPIRED} for n in range(1, 601)]
+    moment, failures = 0, list[tuple[ReencryptionError, int]]()
+    while True:
+        moment += 1
+        with engine.begin() as connection:
+            connection.execute(LOGINS.delete())
+            connection.execute(LOGINS.insert(), rows)
+        with killed_at(engine.url, moment) as (killed, sent):
+            try:
+                if kind == "engine":
+                    purge_expired(killed, LOGINS.c.token, before=NOW)
+                else:
+                    with Session(killed) as session:
+                        purge_expired(session, Login.token, before=NOW)
+                        session.commit()
+            except ReencryptionError as error:
+                with engine.connect() as connection:
+                    failures.append((error, len(left(connection))))
+            if len(sent) < moment:
+                break
+    assert {failure.reason for failure, _ in failures} == {"database"}
+    assert all("the connection was lost" in str(failure) for failure, _ in failures)
+    reports = [(failure.report, rows) for failure, rows in failures]
+    assert {report for report, _ in reports} == {0, 500}
+    assert all(isinstance(report, PurgedRows) for report, _ in reports)
+    assert all(rows == (600 - int(report) if kind == "engine" else 600) for report, rows in reports)  # type: ignore[call-overload]
+
+
+@pytest.mark.each_server
+@every_server
+@pytest.mark.parametrize("kind", ["engine", "session"])
+def test_no_time_out_of_statements_ends_the_search_for_expired_rows(engine: sa.Engine, kind: str) -> None:
+    """On a large table without expired rows it takes long. The control is another statement, before and after."""
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(LOGINS.insert(), {"id": 1, "token": VALID, "must": VALID})
+    slow, shown = {
+        "postgresql": ("pg_sleep(0.4) IS NOT NULL", "SHOW statement_timeout"),
+        "mariadb": ("SLEEP(0.4) = 0", "SELECT @@max_statement_time"),
+    }[engine.dialect.name]
+    searched: list[str] = []
+    with limited(engine, 0.2) as short:
+
+        @sa.event.listens_for(short, "before_cursor_execute", retval=True)
+        def delay(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+            if "LIMIT" in statement:
+                searched.append(statement)
+                statement = statement.replace("WHERE ", f"WHERE {slow} AND ", 1)
+            return statement, parameters
+
+        with Session(short) as session:
+            before = session.execute(sa.text(shown)).scalar()
+            # Or an engine's purge outlasts what this transaction may be idle.
+            session.commit()
+            purge_expired(short if kind == "engine" else session, LOGINS.c.token, before=NOW)
+            assert session.execute(sa.text(shown)).scalar() == before
+            with pytest.raises(sa.exc.DBAPIError):
+                session.execute(sa.select(LOGINS.c.id).where(LOGINS.c.id > 0).limit(1))
+    assert len(searched) == 2
+
+
+def test_a_server_that_is_not_there_is_no_raw_error() -> None:
+    engine = sa.create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with pytest.raises(ReencryptionError, match="cannot be reached"):
+        purge_expired(engine, Login.token)
 
 
 def test_a_condition_on_another_table_is_a_subquery(database_of: sa.Engine) -> None:
@@ -199,6 +396,13 @@ def test_a_condition_on_another_table_is_a_subquery(database_of: sa.Engine) -> N
     of_others = Login.id.not_in(sa.select(Audited.login_id))
     done = purge_expired(database_of, Login.token, before=NOW, where=of_others)
     assert (done, done.refused) == (1_188, [])
+
+
+def test_a_progress_that_is_no_function_is_refused_before_a_row_goes(database_of: sa.Engine) -> None:
+    progress: Any = "bar"
+    with pytest.raises(ConfigurationError, match="progress is a function, not str"):
+        purge_expired(database_of, Login.token, before=NOW, progress=progress)
+    assert purge_expired(database_of, Login.token, before=NOW) > 0
 
 
 def test_an_unknown_action_is_refused() -> None:
@@ -210,22 +414,18 @@ def test_an_unknown_action_is_refused() -> None:
 @pytest.mark.parametrize("storage", ["binary", "text"])
 def test_opaque_tokens_are_purged_by_the_expiry_that_they_were_given(engine: sa.Engine, storage: Any) -> None:
     """After a rotation, too; one without an expiry stays."""
-    id_ = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
-    type_ = EncryptedJWT(RING, storage=storage, expose_expiry=True, allow_opaque=True)
-    table = sa.Table("opaque", sa.MetaData(), id_, sa.Column("token", type_))
-    table.create(engine)
+    table = table_of(EncryptedJWT(RING, storage=storage, expose_expiry=True, allow_opaque=True))
     moments = {1: NOW - timedelta(seconds=1), 2: NOW, 3: NOW + timedelta(seconds=1)}
+    tokens = [JWT.opaque(f"refresh-{n}", expires_at=when) for n, when in moments.items()]
+    store(engine, table, [*tokens, JWT.opaque("refresh-4")])
     with engine.begin() as connection:
-        rows: list[dict[str, Any]] = [
-            {"id": n, "token": JWT.opaque(f"refresh-{n}", expires_at=when)} for n, when in moments.items()
-        ]
-        connection.execute(table.insert(), [*rows, {"id": 4, "token": JWT.opaque("refresh-4")}])
         assert purge_expired(connection, table.c.token, before=NOW) == 2
         kept = connection.execute(sa.select(table).order_by(table.c.id)).all()
         assert [(row.id, row.token) for row in kept] == [(3, "refresh-3"), (4, "refresh-4")]
         assert kept[0].token.expires_at == moments[3]
 
 
+@pytest.mark.each_server
 @every_server
 def test_a_table_whose_keys_do_not_equal_themselves_is_refused_and_audited(engine: sa.Engine) -> None:
     """The control is the key that the driver gives: sent back, it finds no row."""
@@ -301,6 +501,7 @@ def test_a_double_is_no_such_key(engine: sa.Engine) -> None:
         assert purge_expired(connection, reflected.c.token, before=NOW) == 700
 
 
+@pytest.mark.each_server
 def test_a_database_that_is_read_only_is_named(database_of: sa.Engine) -> None:
     """As a replica is. The control is a row that can be deleted elsewhere."""
     read_only = {
@@ -318,3 +519,74 @@ def test_a_database_that_is_read_only_is_named(database_of: sa.Engine) -> None:
             purge_expired(connection, LOGINS.c.token, before=NOW)
     engine.dispose()
     assert purge_expired(database_of, LOGINS.c.token, before=NOW) == 1_188
+
+
+class Account(Base):
+    """Three classes in two tables."""
+
+    __tablename__ = "accounts"
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "account"}  # noqa: RUF012
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(20))
+    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(expose_expiry=True))
+
+
+class Robot(Account):
+    __mapper_args__ = {"polymorphic_identity": "robot"}  # noqa: RUF012
+
+
+class Person(Account):
+    __tablename__ = "persons"
+    __mapper_args__ = {"polymorphic_identity": "person"}  # noqa: RUF012
+    id: Mapped[int] = mapped_column(sa.ForeignKey("accounts.id"), primary_key=True)
+    own: Mapped[JWT | None] = mapped_column(EncryptedJWT(expose_expiry=True))
+
+
+@pytest.fixture
+def accounts(engine: sa.Engine) -> sa.Engine:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Account(id=1, token=EXPIRED))
+        session.add_all([Robot(id=2, token=EXPIRED), Robot(id=3, token=VALID)])
+        session.flush()
+        session.add_all([Person(id=4, token=EXPIRED, own=VALID), Person(id=5, token=VALID, own=EXPIRED)])
+        session.commit()
+    return engine
+
+
+@pytest.mark.parametrize("kind", ["engine", "session"])
+@pytest.mark.parametrize("action", ["delete", "null"])
+def test_a_class_of_a_table_purges_its_own_rows(accounts: sa.Engine, kind: str, action: Any) -> None:
+    """The control is the class of the table, of which all rows are."""
+    held = sa.select(Account.id).where(Account.token.is_not(None)).order_by(Account.id)
+    with Session(accounts) as session:
+        bind = accounts if kind == "engine" else session
+        done = purge_expired(bind, Robot.token, before=NOW, action=action)
+        assert (done, done.refused) == (1, [])
+        assert session.scalars(held).all() == [1, 3, 4, 5]
+        # MariaDB would show this transaction the rows of its first look again.
+        session.commit()
+        with pytest.raises(
+            ConfigurationError, match=r"Person.token stands in accounts, .* no Person; .*where="
+        ):
+            purge_expired(bind, Person.token, before=NOW, action=action)
+        assert purge_expired(bind, Person.own, before=NOW, action="null") == 1
+        assert purge_expired(bind, Account.token, before=NOW, action="null") == 2
+        assert session.scalars(held).all() == [3, 5]
+
+
+def test_rows_that_a_session_leaves_out_are_not_listed(database_of: sa.Engine) -> None:
+    """As an application leaves out the rows of other tenants. The control is a session without the filter."""
+    with Session(database_of) as session:
+
+        @sa.event.listens_for(session, "do_orm_execute")
+        def limit(state: sa.orm.ORMExecuteState) -> None:
+            state.statement = state.statement.options(
+                sa.orm.with_loader_criteria(Login, lambda cls: cls.tenant == 1)
+            )
+
+        done = purge_expired(session, Login.token, before=NOW, action="null")
+        assert (done, done.refused) == (400, [])
+        session.commit()
+    with Session(database_of) as session:
+        assert purge_expired(session, Login.token, before=NOW, action="null") == 800

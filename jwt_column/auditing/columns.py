@@ -12,22 +12,17 @@ from ..column.header_sql import HeaderSQL
 from ..column.row_binding import find_bound_column
 from ..column.types import EncryptedJWT
 from ..errors import ConfigurationError
+from .kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["AuditedColumn", "columns_of"]
+    from .report import Finding
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedColumn:
-    """One encrypted column of a table.
-
-    Attributes:
-        column: The column, in its table.
-        type_: Its type, in its context.
-        mapper: The mapper that the target came from, or None: it knows attributes that ``bound_to`` may name.
-    """
+    """One encrypted column of a table, and the mapper that it came from, which knows what ``bound_to`` names."""
 
     column: Column[Any]
     type_: EncryptedJWT
@@ -64,6 +59,12 @@ class AuditedColumn:
         """The columns that its envelopes are bound to; names that are not found are left out."""
         found = (find_bound_column(self.table, name, self.mapper) for name in self.type_.bound_to)
         return tuple(column for column in found if column is not None)
+
+    def finding(
+        self, code: str, message: str, count: int = 0, primary_keys: Sequence[tuple[Any, ...]] = ()
+    ) -> Finding:
+        """Return a finding about this column."""
+        return KINDS[code].found(self.name, message, count, primary_keys)
 
     def without_indexes(self) -> AuditedColumn:
         """Return the column of a copy of its table that declares no index.

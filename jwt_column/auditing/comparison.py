@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from .report import utc
 
@@ -12,17 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from .report import AuditReport, ColumnAudit, Finding, KeyCount, Severity
-
-__all__ = [
-    "Change",
-    "ColumnProgress",
-    "FindingChange",
-    "KeyProgress",
-    "Progress",
-    "changes_by_kind",
-    "compare",
-    "keys_of",
-]
 
 
 class Change(StrEnum):
@@ -50,14 +39,9 @@ class FindingChange:
 
 @dataclass(frozen=True, slots=True)
 class KeyProgress:
-    """Rows under one key, or in the clear, or unreadable.
+    """Rows under one key then and now, or of one state: ``"plaintext"`` or ``"unreadable"``.
 
-    Attributes:
-        key_id: None for rows that are no envelopes.
-        state: For these: ``"plaintext"`` or ``"unreadable"``; None for envelopes, which change their state when
-            another key becomes active.
-        then: Rows in the earlier audit.
-        now: Rows in the later one.
+    Envelopes have no state here, because they change it when another key becomes active.
     """
 
     key_id: str | None
@@ -71,10 +55,8 @@ class ColumnProgress:
     """One column then and now; None on the side that did not audit it.
 
     Attributes:
-        column: Its name.
         then: The earlier audit, with the states of its rows if the key that is active now is the
             measure: rows that were current under a key that has been replaced count as stale.
-        now: The later audit.
         active_key: The active key in the later audit; None if it was not known.
         keys: Rows per key, those with the most rows now first.
     """
@@ -102,10 +84,9 @@ class ColumnProgress:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Two audits, compared.
+    """Two audits, compared: the earlier one is the baseline.
 
     Attributes:
-        baseline: The earlier audit.
         notes: Why the two can be compared only in part, a sentence each.
         columns: Every column of either audit, by name.
         findings: Every kind of finding of either audit, those that need attention first.
@@ -125,9 +106,6 @@ class Progress:
     def count(self, change: Change) -> int:
         """Return how many kinds of finding changed in this way."""
         return sum(finding.change is change for finding in self.findings)
-
-
-_ORDER: Final = tuple(Change)
 
 
 def compare(baseline: AuditReport, report: AuditReport) -> Progress:
@@ -199,7 +177,7 @@ def _findings(baseline: AuditReport, report: AuditReport) -> list[FindingChange]
     audited = {column.column for column in report.columns}
     then, now = _by_kind(baseline.findings), _by_kind(report.findings)
     changes = []
-    for kind in then | now:
+    for kind, (severity, _) in (then | now).items():
         before, after = then.get(kind), now.get(kind)
         if before is None:
             change = Change.NEW
@@ -207,18 +185,10 @@ def _findings(baseline: AuditReport, report: AuditReport) -> list[FindingChange]
             change = Change.SAME if before == after else Change.CHANGED
         else:
             change = Change.GONE if kind[0] in audited else Change.NOT_AUDITED
-        changes.append(
-            FindingChange(
-                change,
-                *kind,
-                severity=now[kind][0] if kind in now else then[kind][0],
-                then=None if before is None else before[1],
-                now=None if after is None else after[1],
-            )
-        )
-    changes.sort(
-        key=lambda found: (_ORDER.index(found.change), -found.severity.rank, found.column, found.code)
-    )
+        rows_then, rows_now = before and before[1], after and after[1]
+        changes.append(FindingChange(change, *kind, severity, rows_then, rows_now))
+    order = list(Change)
+    changes.sort(key=lambda one: (order.index(one.change), -one.severity.rank, one.column, one.code))
     return changes
 
 

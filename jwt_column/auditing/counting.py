@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, distinct, false, func, not_, or_, select, tuple_, type_coerce
 from sqlalchemy.types import NullType
@@ -14,7 +15,6 @@ from ..format.envelope import HEADER_LENGTHS
 from ..format.readable import without_tokens
 from ..wording import counted
 from .days import ExpiryDay, day_of
-from .kinds import KINDS
 from .report import ExpiryCount, KeyCount
 
 if TYPE_CHECKING:
@@ -25,31 +25,15 @@ if TYPE_CHECKING:
 
     from ..keys.ring import KeyRing
     from .columns import AuditedColumn
-    from .report import Finding
+    from .report import ColumnAudit, Finding
 
     PrimaryKeys = Sequence[tuple[Any, ...]]
-
-__all__ = ["EXAMPLES", "Count", "census", "count_rows", "row_findings"]
 
 #: Primary keys that a finding names.
 EXAMPLES: Final = 20
 
 # The active key id of a column that has none: every envelope then counts as stale.
 _NO_KEY: Final = "00000000"
-
-
-class Count(NamedTuple):
-    """The rows of a column."""
-
-    nulls: int
-    keys: tuple[KeyCount, ...]
-    expired: int | None
-    expiry: tuple[ExpiryCount, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows of the table."""
-        return self.nulls + sum(count.rows for count in self.keys)
 
 
 def census(
@@ -60,9 +44,10 @@ def census(
     result: Any = connection.execute(key_usage(column.column, active=active or [_NO_KEY]))
     for key_id, state, count in result:
         if key_id in destroyed:
-            rows[key_id, "destroyed"] += count
-            continue
-        rows[key_id, state if active or key_id is None else "unknown"] += count
+            state = "destroyed"
+        elif key_id is not None and not active:
+            state = "unknown"
+        rows[key_id, state] += count
     return tuple(KeyCount(key_id, state, count) for (key_id, state), count in rows.items())
 
 
@@ -71,29 +56,31 @@ def count_rows(
     column: AuditedColumn,
     active: Sequence[str],
     now: datetime,
-    destroyed: Collection[str] = (),
-) -> Count:
-    """Count the rows of a column."""
+    destroyed: Collection[str],
+    audit: ColumnAudit,
+) -> ColumnAudit:
+    """Return the audit of a column with the counts of its rows."""
     # Spelled without NOT, which of NULL is NULL.
     has_none = or_(column.column.is_(None), not_(column.header.has_value()))
-    nulls = select(func.count()).select_from(column.table).where(has_none)
-    expired = None
-    expiry: tuple[ExpiryCount, ...] = ()
-    if column.type_.expose_expiry:
-        expired = connection.scalar(
-            select(func.count()).select_from(column.table).where(_has_expired(column, now))
-        )
-        expiry = tuple(_expiry_by_day(connection, column))
-    return Count(
-        connection.scalar(nulls) or 0, census(connection, column, active, destroyed), expired, expiry
-    )
+    nulls, keys = _rows(connection, column, has_none), census(connection, column, active, destroyed)
+    rows = nulls + sum(count.rows for count in keys)
+    audit = replace(audit, rows=rows, nulls=nulls, keys=keys)
+    if not column.type_.expose_expiry:
+        return audit
+    expired = _rows(connection, column, _has_expired(column, now))
+    return replace(audit, expired=expired, expiry=_expiry_by_day(connection, column))
+
+
+def _rows(connection: Connection, column: AuditedColumn, condition: ColumnElement[bool]) -> int:
+    """Return the number of rows for which a condition holds."""
+    return connection.scalar(select(func.count()).select_from(column.table).where(condition)) or 0
 
 
 def _has_expired(column: AuditedColumn, now: datetime) -> ColumnElement[bool]:
     return EncryptedComparator(column.column).expires_at <= now
 
 
-def _expiry_by_day(connection: Connection, column: AuditedColumn) -> Iterator[ExpiryCount]:
+def _expiry_by_day(connection: Connection, column: AuditedColumn) -> tuple[ExpiryCount, ...]:
     header = column.header
     found = select(header.expiry_digits().label("digits")).where(header.expires_at().is_not(None))
     if connection.dialect.name == "sqlite":
@@ -108,13 +95,13 @@ def _expiry_by_day(connection: Connection, column: AuditedColumn) -> Iterator[Ex
     rows: Counter[Any] = Counter()
     for day, count in connection.execute(by_day):
         rows[day_of(int(day))] += count
-    yield from (ExpiryCount(day, count) for day, count in rows.items())
+    return tuple(ExpiryCount(day, count) for day, count in rows.items())
 
 
 def row_findings(
     connection: Connection,
     column: AuditedColumn,
-    count: Count,
+    audit: ColumnAudit,
     *,
     active: Sequence[str],
     ring: KeyRing | None,
@@ -124,73 +111,51 @@ def row_findings(
     """Yield the findings of the counts, each with its first rows."""
     states: Counter[str] = Counter()
     by_key: Counter[str] = Counter()
-    for key_id, state, rows in ((key.key_id, key.state, key.rows) for key in count.keys):
-        states[state] += rows
-        if key_id is not None:
-            by_key[key_id] += rows
+    for key in audit.keys:
+        states[key.state] += key.rows
+        if key.key_id is not None:
+            by_key[key.key_id] += key.rows
     header = column.header
+    is_envelope, is_plaintext = header.is_envelope(), header.is_plaintext()
 
-    def found(code: str, message: str, rows: int, condition: ColumnElement[bool]) -> Finding:
-        examples = _first_keys(connection, column, condition)
-        return KINDS[code].found(
-            column.name, f"{counted(rows, 'row', ('is', 'are'))} {message}.", rows, examples
-        )
+    def about(code: str, rows: int, what: str, *conditions: ColumnElement[bool]) -> Iterator[Finding]:
+        """Yield the finding about these rows, if there are any."""
+        if rows:
+            message = f"{counted(rows, 'row', ('is', 'are'))} {what}."
+            yield column.finding(code, message, rows, _first_keys(connection, column, and_(*conditions)))
 
     for key_id in retired:
-        if by_key[key_id]:
-            condition = and_(header.is_envelope(), header.key_id() == key_id)
-            yield found(
-                "retired-key",
-                f"under the key {key_id}, which counts as retired",
-                by_key[key_id],
-                condition,
-            )
+        what = f"under the key {key_id}, which counts as retired"
+        yield from about("retired-key", by_key[key_id], what, header.is_under(key_id))
     history = history_usage(connection, column.column)
     if history:
         yield from _history_findings(column, history, retired)
     absent = [] if ring is None else sorted(by_key.keys() - set(ring.key_ids))
-    destroyed = sorted({str(key.key_id) for key in count.keys if key.state == "destroyed"})
+    destroyed = sorted({str(key.key_id) for key in audit.keys if key.state == "destroyed"})
     missing = [key_id for key_id in absent if key_id not in destroyed]
     for code, key_ids, fault in (
         ("unknown-key", missing, "which the key ring lacks"),
         ("destroyed-key", destroyed, "destroyed on purpose"),
     ):
         rows = sum(by_key[key_id] for key_id in key_ids)
-        if rows:
-            yield found(code, f"under {_keys(key_ids)}, {fault}", rows, header.is_under(*key_ids))
+        yield from about(code, rows, f"under {_keys(key_ids)}, {fault}", header.is_under(*key_ids))
     # Rows under an absent key cannot be re-encrypted, so they do not count as stale.
     lost = sum(by_key[key_id] for key_id in missing)
     if states["stale"] > lost:
-        conditions = [header.has_other_stamp(*current_stamps(column.type_, active)), header.is_envelope()]
-        if absent:
-            conditions.append(header.key_id().not_in(absent))
-        yield found(
-            "stale",
-            "stale: under another key than the active one, or of another layout",
-            states["stale"] - lost,
-            and_(*conditions),
-        )
+        is_stale = header.has_other_stamp(*current_stamps(column.type_, active))
+        what = "stale: under another key than the active one, or of another layout"
+        others = [header.key_id().not_in(absent)] if absent else []
+        yield from about("stale", states["stale"] - lost, what, is_stale, is_envelope, *others)
     if states["stale"] or states["unknown"]:
         yield from _search_findings(connection, column)
-    if states["plaintext"]:
-        yield found(
-            "plaintext",
-            "in the clear",
-            states["plaintext"],
-            and_(header.is_plaintext(), not_(header.is_envelope())),
-        )
-    if states["unreadable"]:
-        yield found(
-            "unreadable",
-            "neither an envelope nor a token in the clear",
-            states["unreadable"],
-            and_(header.has_value(), not_(header.is_envelope()), not_(header.is_plaintext())),
-        )
+    yield from about("plaintext", states["plaintext"], "in the clear", is_plaintext, not_(is_envelope))
+    neither = (header.has_value(), not_(is_envelope), not_(is_plaintext))
+    what = "neither an envelope nor a token in the clear"
+    yield from about("unreadable", states["unreadable"], what, *neither)
     repeated, condition = _repeated_nonces(connection, column)
-    if repeated:
-        yield found("nonce-repeated", "under a nonce that another row has, too", repeated, condition)
-    if count.expired:
-        yield found("expired", "expired and still stored", count.expired, _has_expired(column, now))
+    yield from about("nonce-repeated", repeated, "under a nonce that another row has, too", condition)
+    if audit.expired:
+        yield from about("expired", audit.expired, "expired and still stored", _has_expired(column, now))
 
 
 def _search_findings(connection: Connection, column: AuditedColumn) -> Iterator[Finding]:
@@ -210,11 +175,11 @@ def _search_findings(connection: Connection, column: AuditedColumn) -> Iterator[
         conditions.append(("by expiry", not_(or_(*other))))
     for missing, condition in conditions:
         condition = and_(header.is_envelope(), condition)
-        rows = connection.scalar(select(func.count()).select_from(column.table).where(condition)) or 0
+        rows = _rows(connection, column, condition)
         if rows:
             message = f"{counted(rows, 'row')} cannot be found {missing}: re-encrypt {'it' if rows == 1 else 'them'}."
             examples = _first_keys(connection, column, condition)
-            yield KINDS["not-searchable"].found(column.name, message, rows, examples)
+            yield column.finding("not-searchable", message, rows, examples)
 
 
 def _history_findings(
@@ -224,18 +189,13 @@ def _history_findings(
     for key_id in retired:
         if history[key_id]:
             message = f"{history[key_id]:,} old values in the table's history are under the key {key_id}"
-            yield KINDS["retired-key"].found(
-                column.name, f"{message}, which counts as retired.", history[key_id]
-            )
-    kept = [
+            yield column.finding("retired-key", f"{message}, which counts as retired.", history[key_id])
+    kept = sorted(
         f"{rows:,} {'in the clear' if key is None else f'under the key {key}'}"
         for key, rows in history.items()
-    ]
-    yield KINDS["history-kept"].found(
-        column.name,
-        f"The table is system-versioned, and its history keeps old values: {', '.join(sorted(kept))}.",
-        sum(history.values()),
     )
+    message = f"The table is system-versioned, and its history keeps old values: {', '.join(kept)}."
+    yield column.finding("history-kept", message, sum(history.values()))
 
 
 def _repeated_nonces(connection: Connection, column: AuditedColumn) -> tuple[int, ColumnElement[bool]]:

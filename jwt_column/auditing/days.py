@@ -12,8 +12,6 @@ from sqlalchemy.sql.functions import FunctionElement
 if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["ExpiryDay", "day_of"]
-
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 _SECONDS: Final = 86_400
 _DIGITS: Final = 12

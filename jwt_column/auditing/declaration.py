@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import MetaData, inspect
@@ -10,11 +11,11 @@ from sqlalchemy.exc import NoSuchTableError
 
 from ..column.declarations import problems_of
 from ..column.fingerprints import part_of
-from ..column.header_sql import indexed_part
+from ..column.header_sql import indexed_parts
 from ..column.row_binding import python_type_of
 from ..column.spec import WHOLE
 from ..database.column_size import capacity_of
-from ..database.indexes import existing_indexes, positions_of
+from ..database.indexes import existing_indexes, is_as_declared, positions_of
 from ..errors import ConfigurationError
 from ..format.envelope import TEXT_PREFIX
 from .kinds import KINDS
@@ -25,19 +26,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.types import TypeEngine
 
+    from ..column.header_sql import HeaderPart
     from ..column.types import EncryptedJWT
     from ..database.indexes import FoundIndex
     from ..keys.ring import KeyRing
     from .columns import AuditedColumn
     from .report import Finding
-
-__all__ = [
-    "check_declarations",
-    "configuration_of",
-    "declaration_findings",
-    "schema_findings",
-    "sharing_findings",
-]
 
 # Nonce and tag; and the lengths in a packed frame, less the dots that they replace.
 _SEAL: Final = 24 + 16
@@ -95,21 +89,15 @@ def declaration_findings(column: AuditedColumn) -> Iterator[Finding]:
     """Yield the findings about the declaration."""
     type_ = column.type_
     if type_.plaintext != "refuse":
-        what = (
-            "tokens are written in the clear"
-            if type_.plaintext == "write"
-            else "tokens in the clear are read"
-        )
-        yield KINDS["plaintext-mode"].found(
-            column.name, f"The column has plaintext={type_.plaintext!r}: {what}."
+        what = "are written in the clear" if type_.plaintext == "write" else "in the clear are read"
+        yield column.finding(
+            "plaintext-mode", f"The column has plaintext={type_.plaintext!r}: tokens {what}."
         )
     if type_.allow_unsigned:
-        yield KINDS["unsigned-allowed"].found(column.name, "The column takes tokens with alg: none.")
+        yield column.finding("unsigned-allowed", "The column takes tokens with alg: none.")
     if type_.context_is_default:
-        yield KINDS["context-default"].found(
-            column.name,
-            "The context is the column's name and not pinned, so after a rename no envelope would open.",
-        )
+        message = "The context is the column's name and not pinned, so after a rename no envelope would open."
+        yield column.finding("context-default", message)
 
 
 def sharing_findings(columns: Sequence[AuditedColumn]) -> Iterator[Finding]:
@@ -120,28 +108,24 @@ def sharing_findings(columns: Sequence[AuditedColumn]) -> Iterator[Finding]:
     for column in columns:
         others = [one.name for one in by_context[column.context] if one is not column]
         if others:
-            yield KINDS["context-shared"].found(
-                column.name,
-                f"The context {column.context!r} is also that of {', '.join(others)}: an envelope opens in either.",
-            )
+            shared = f"The context {column.context!r} is also that of {', '.join(others)}"
+            yield column.finding("context-shared", f"{shared}: an envelope opens in either.")
 
 
 def schema_findings(connection: Connection, column: AuditedColumn) -> list[Finding]:
     """Return the findings about the schema: whether the column exists, its type, and its indexes."""
     table = column.table
-    try:
-        described = {
-            info["name"]: info for info in inspect(connection).get_columns(table.name, schema=table.schema)
-        }
-    except NoSuchTableError:
-        described = {}
+    types: dict[str, TypeEngine[Any]] = {}
+    with suppress(NoSuchTableError):
+        described = inspect(connection).get_columns(table.name, schema=table.schema)
+        types = {info["name"]: info["type"] for info in described}
     needed = (column.column, *column.keys, *column.bound)
-    missing = next((one.name for one in needed if one.name not in described), None)
+    missing = next((one.name for one in needed if one.name not in types), None)
     if missing is not None:
-        what = f"has no column {missing}" if described else "is not there"
-        return [KINDS["column-missing"].found(column.name, f"The table {table.fullname} {what}.")]
+        what = f"has no column {missing}" if types else "is not there"
+        return [column.finding("column-missing", f"The table {table.fullname} {what}.")]
     return [
-        *_type_findings(connection, column, described[column.column.name]["type"]),
+        *_type_findings(connection, column, types[column.column.name]),
         *_index_findings(connection, column, existing_indexes(connection, table)),
     ]
 
@@ -152,24 +136,18 @@ def _type_findings(
     if connection.dialect.name == "sqlite":
         return  # Any column of SQLite takes any value.
     type_ = column.type_
-    held = python_type_of(in_database)
-    wanted = str if type_.storage == "text" else bytes
-    if held is not wanted:
-        yield KINDS["column-type"].found(
-            column.name,
-            f"The column is {in_database!r} in the database, and storage={type_.storage!r} needs "
-            f"{'text' if wanted is str else 'bytes'}.",
-        )
+    is_text = type_.storage == "text"
+    if python_type_of(in_database) is not (str if is_text else bytes):
+        needs = f"storage={type_.storage!r} needs {'text' if is_text else 'bytes'}"
+        yield column.finding("column-type", f"The column is {in_database!r} in the database, and {needs}.")
         return
     length = capacity_of(in_database, connection.dialect.name)
     needed = longest_value(type_)
     is_short = length is not None and length < needed
     if is_short and not (connection.dialect.name != "postgresql" and length == _BLOB):
-        yield KINDS["column-short"].found(
-            column.name,
-            f"The column holds {length:,} {'characters' if wanted is str else 'bytes'} in the database, and a token of "
-            f"max_length={type_.max_length} needs up to {needed:,}.",
-        )
+        holds = f"The column holds {length:,} {'characters' if is_text else 'bytes'} in the database"
+        needs = f"a token of max_length={type_.max_length} needs up to {needed:,}"
+        yield column.finding("column-short", f"{holds}, and {needs}.")
 
 
 def longest_value(type_: EncryptedJWT) -> int:
@@ -187,37 +165,42 @@ def _index_findings(
     connection: Connection, column: AuditedColumn, existing: Mapping[str, FoundIndex]
 ) -> Iterator[Finding]:
     for index in sorted(column.table.indexes, key=lambda index: str(index.name)):
-        part = indexed_part(index)
-        if part is None or column.column not in tuple(index.columns):
+        if not indexed_parts(index) or column.column not in tuple(index.columns):
             continue
         name = str(index.name)
         found = existing.get(name)
         if found is None:
-            yield KINDS["index-missing"].found(
-                column.name, f"The declared index {name} is not in the database."
-            )
-        elif found.unique != bool(index.unique) or found.positions != positions_of(part, connection):
-            yield KINDS["index-outdated"].found(
-                column.name,
-                f"The index {name} of the database is not the one that is declared: it is on another part of the "
-                "envelopes, or unique where that is not.",
+            yield column.finding("index-missing", f"The declared index {name} is not in the database.")
+        elif not is_as_declared(found, index, connection):
+            yield column.finding(
+                "index-outdated",
+                f"The index {name} of the database is not the one that is declared: it is on other parts of the "
+                "envelopes or other columns, or unique where that is not.",
             )
     type_, header = column.type_, column.header
-    covered = [found.positions for found in existing.values() if _names(column.column.name, found.definition)]
+    covered = [
+        found.positions
+        for found in existing.values()
+        if found.positions and _names(column.column.name, found.definition)
+    ]
+
+    def is_covered(part: HeaderPart) -> bool:
+        """Return True if an index has a part, among others perhaps."""
+        (place,), rows = positions_of([part], connection)
+        return any(place in one.parts and rows == one.rows for one in covered)
+
     for name in type_.fingerprints:
         specs = type_.spec.layouts_with(name)
         # While there are several layouts, an index that holds the rows of one serves as well.
         ways = (False, True) if type_.previous else (False,)
         parts = [[part_of(header, spec, name, for_layout=way) for way in ways] for spec in specs]
-        if not all(any(positions_of(part, connection) in covered for part in either) for either in parts):
+        if not all(any(map(is_covered, either)) for either in parts):
             what = "the whole token" if name == WHOLE else f"the claim {name}"
-            yield KINDS["fingerprint-unindexed"].found(
-                column.name, f"No index has the fingerprint of {what}, so a lookup by it reads every row."
-            )
-    if type_.expose_expiry and positions_of(header.expires_at(), connection) not in covered:
-        yield KINDS["expiry-unindexed"].found(
-            column.name, "No index has the expiry, so a search for expired tokens reads every row."
-        )
+            message = f"No index has the fingerprint of {what}, so a lookup by it reads every row."
+            yield column.finding("fingerprint-unindexed", message)
+    if type_.expose_expiry and positions_of([header.expires_at()], connection) not in covered:
+        message = "No index has the expiry, so a search for expired tokens reads every row."
+        yield column.finding("expiry-unindexed", message)
 
 
 def _names(column: str, definition: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .report import Finding
     from .rows import Opener, StoredRow
     from .tokens import TokenChecks
-
-__all__ = ["AuditProgress", "Examination"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +44,10 @@ class AuditProgress:
 
 
 class Examination:
-    """The examination of one column's rows.
-
-    Args:
-        column: The column.
-        opener: Opens its rows.
-        checks: Looks at its tokens.
-        progress: Called with the number of examined rows after each batch.
-    """
+    """The examination of one column's rows; *progress* gets the number of examined rows after each batch."""
 
     def __init__(
-        self,
-        column: AuditedColumn,
-        opener: Opener,
-        checks: TokenChecks,
-        progress: Callable[[int], None],
+        self, column: AuditedColumn, opener: Opener, checks: TokenChecks, progress: Callable[[int], None]
     ) -> None:
         self._column = column
         self._opener = opener
@@ -73,7 +61,7 @@ class Examination:
 
     def run(self, connection: Connection, rows: int, sample: int | None) -> None:
         """Examine all *rows* rows, or *sample* of them."""
-        with Repeats() as repeats:
+        with closing(Repeats()) as repeats:
             for batch in batches(connection, self._column, rows, sample):
                 for row in batch:
                     self._examine(row, repeats)

@@ -16,22 +16,12 @@ if TYPE_CHECKING:
 
     from .report import Finding, Severity
 
-__all__ = ["FindingGroup", "by_kind", "combined", "database_labels", "json_of"]
-
 _COUNTED: Final = re.compile(r"^(?:1 row is|[\d,]+ rows are)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class FindingGroup:
-    """The findings of one kind.
-
-    Attributes:
-        code: Their code.
-        severity: Their severity.
-        action: Their remedy.
-        message: One sentence that holds for every column; None if the sentences differ.
-        findings: One or more for each column that it concerns.
-    """
+    """The findings of one kind, and one sentence that holds for every column; None if the sentences differ."""
 
     code: str
     severity: Severity

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from .report import utc
+from .report import reports_of, utc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     #: Labels and value of one sample.
     Sample = tuple[Mapping[str, str], float]
-
-__all__ = ["to_prometheus"]
 
 _HELP: Final = {
     "jwt_column_audit_ok": "1 if no finding is a warning or critical.",
@@ -33,9 +31,13 @@ _HELP: Final = {
 
 
 def to_prometheus(reports: Sequence[AuditReport]) -> str:
-    """Return the metrics of one report or more, all gauges, each with the label ``database``."""
+    """Return the metrics of one report or more, all gauges, each with the label ``database``.
+
+    Raises:
+        ConfigurationError: There is no report, or one of them is something else.
+    """
     samples: dict[str, list[Sample]] = {name: [] for name in _HELP}
-    for report in reports:
+    for report in reports_of(reports=reports):
         for name, labels, value in _samples(report):
             samples[name].append(({"database": report.database, **labels}, value))
     lines: list[str] = []
@@ -53,11 +55,8 @@ def _samples(report: AuditReport) -> Iterator[tuple[str, Mapping[str, str], floa
     for column in report.columns:
         labels = {"column": column.column}
         for count in column.keys:
-            yield (
-                "jwt_column_rows",
-                {**labels, "key_id": count.key_id or "", "state": count.state},
-                count.rows,
-            )
+            key = {"key_id": count.key_id or "", "state": count.state}
+            yield "jwt_column_rows", labels | key, count.rows
         yield "jwt_column_rows_without_token", labels, column.nulls
         if column.expired is not None:
             yield "jwt_column_rows_expired", labels, column.expired
@@ -65,12 +64,12 @@ def _samples(report: AuditReport) -> Iterator[tuple[str, Mapping[str, str], floa
     findings: Counter[tuple[str, str, str]] = Counter()
     rows: Counter[tuple[str, str, str]] = Counter()
     for finding in report.findings:
-        key = (finding.column, finding.code, str(finding.severity))
-        findings[key] += 1
-        rows[key] += finding.count
+        kind = (finding.column, finding.code, str(finding.severity))
+        findings[kind] += 1
+        rows[kind] += finding.count
     for name, counts in (("jwt_column_findings", findings), ("jwt_column_finding_rows", rows)):
-        for key in findings:
-            yield name, dict(zip(("column", "code", "severity"), key, strict=True)), counts[key]
+        for kind in findings:
+            yield name, dict(zip(("column", "code", "severity"), kind, strict=True)), counts[kind]
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -9,12 +9,14 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from ..database.clock import CLOCKS, database_time
 from ..errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from ..keys.keks import KEKRefusedError, check_allowed
 from ..keys.process import is_uwsgi_without_threads
+from ..option_values import instance
+from ..wording import counted
 from .columns import columns_of
 from .declaration import declaration_findings, schema_findings, sharing_findings
 from .kinds import KINDS
@@ -22,14 +24,10 @@ from .kinds import KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Connection
-
     from ..keys.ring import KeyRing
     from ..keys.ring_file.format import KeyEntry
     from .columns import AuditedColumn
     from .report import Finding
-
-__all__ = ["Check", "check_ready", "checks_of"]
 
 #: The days after which an active key counts as old.
 MAX_KEY_AGE: Final = 90
@@ -39,13 +37,7 @@ _MAX_DRIFT: Final = 60.0
 
 
 class Check(NamedTuple):
-    """One thing that was checked.
-
-    Attributes:
-        subject: The ring, the column or the clock.
-        text: The result, if nothing is wrong.
-        findings: The faults and notes.
-    """
+    """One thing that was checked, a ring, a column or the clock: the result if nothing is wrong, else the findings."""
 
     subject: str
     text: str
@@ -66,6 +58,7 @@ def check_ready(metadata: Any, engine: Engine | Connection) -> list[Finding]:
     Raises:
         ConfigurationError: *metadata* holds no encrypted column.
     """
+    instance("an Engine or a Connection", Engine, Connection).check(engine=engine)
     with engine.connect() if isinstance(engine, Engine) else nullcontext(engine) as connection:
         checks = list(checks_of(connection, columns_of(metadata)))
     return [finding for check in checks for finding in check.findings if finding.severity.rank > 0]
@@ -108,9 +101,8 @@ def _ring_checks(name: str, column: AuditedColumn) -> Iterator[Check]:
         kind = "ring-unreachable" if isinstance(error, KeyUnavailableError) else "ring-not-loaded"
         yield Check(name, "", [KINDS[kind].found(name, f"The key ring cannot be loaded: {error}.")])
         return
-    count = len(ring.key_ids)
-    keys = f"{count} key{'' if count == 1 else 's'}"
-    yield Check(name, f"it loads with {keys}, active key {active}", list(_refresh_findings(name, ring)))
+    text = f"it loads with {counted(len(ring.key_ids), 'key')}, active key {active}"
+    yield Check(name, text, list(_refresh_findings(name, ring)))
     yield from _file_checks(name, ring)
 
 
@@ -119,9 +111,8 @@ def _refresh_findings(name: str, ring: KeyRing) -> Iterator[Finding]:
     if error is not None:
         yield KINDS["ring-failing"].found(name, f"The last load of the key ring failed: {error}.")
     if ring.refresh_interval is not None and is_uwsgi_without_threads():
-        yield KINDS["refresh-without-threads"].found(
-            name, "The ring has refresh=, and this uWSGI runs no thread of Python between requests."
-        )
+        message = "The ring has refresh=, and this uWSGI runs no thread of Python between requests."
+        yield KINDS["refresh-without-threads"].found(name, message)
 
 
 def _file_checks(name: str, ring: KeyRing) -> Iterator[Check]:
@@ -138,13 +129,12 @@ def _file_checks(name: str, ring: KeyRing) -> Iterator[Check]:
     except KeyRingError:
         return  # A file of plain keys.
     keks = list(dict.fromkeys(entry.wrapped_by for entry in entries))
+    found = []
     try:
         check_allowed(keks, ring.keks)
     except KEKRefusedError as error:
         # The ring was loaded before the file or the configuration changed.
         found = [KINDS["kek-not-allowed"].found(name, f"The next load will be refused: {error}.")]
-    else:
-        found = []
     yield Check(name, f"allowed to be wrapped by {', '.join(keks)}", found)
     yield _age_check(name, entries)
 
@@ -157,15 +147,13 @@ def _age_check(name: str, entries: Sequence[KeyEntry]) -> Check:
         age = datetime.now(UTC) - (entry.activated or datetime.now(UTC))
         if entry.state is KeyState.ACTIVE:
             days = max(days, age.days)
-        if entry.state is KeyState.ACTIVE and age > timedelta(days=MAX_KEY_AGE):
-            findings.append(
-                KINDS["key-old"].found(name, f"Key {entry.id} has been active for {age.days} days.")
-            )
+            if age > timedelta(days=MAX_KEY_AGE):
+                message = f"Key {entry.id} has been active for {age.days} days."
+                findings.append(KINDS["key-old"].found(name, message))
         elif entry.state is KeyState.COMPROMISED:
-            findings.append(
-                KINDS["key-compromised"].found(name, f"Key {entry.id} is compromised and still in the ring.")
-            )
-    return Check(name, f"active for {days} day{'' if days == 1 else 's'}, of {MAX_KEY_AGE} at most", findings)
+            message = f"Key {entry.id} is compromised and still in the ring."
+            findings.append(KINDS["key-compromised"].found(name, message))
+    return Check(name, f"active for {counted(days, 'day')}, of {MAX_KEY_AGE} at most", findings)
 
 
 def _clock_check(time: float) -> Check:

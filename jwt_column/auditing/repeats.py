@@ -9,12 +9,7 @@ from __future__ import annotations
 import sqlite3
 from hashlib import blake2b
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Final, Self
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-__all__ = ["Repeats"]
+from typing import Final
 
 # Two of 2**40 different tokens have the same 16 bytes with a chance of 2**-49.
 _LENGTH: Final = 16
@@ -22,7 +17,7 @@ _MEMORY_KIB: Final = 8192
 
 
 class Repeats:
-    """The values of one column. A context manager: the end of the block forgets them."""
+    """The values of one column, until it is closed."""
 
     def __init__(self) -> None:
         self._key = token_bytes(32)
@@ -45,10 +40,6 @@ class Repeats:
         cursor = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest.digest(),))
         return cursor.rowcount == 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Forget the values."""
         self._database.close()

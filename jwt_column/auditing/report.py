@@ -6,6 +6,7 @@ Nothing here holds a token, a key or a ciphertext: rows are named by their prima
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -13,15 +14,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..database.json_report import json_dict
 from ..errors import AuditError, ConfigurationError
+from ..option_values import choice
 from ..wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-__all__ = ["AuditReport", "ColumnAudit", "ExpiryCount", "Finding", "KeyCount", "Severity", "utc"]
 
 #: Version of the JSON form; a reader refuses a newer one.
 FORMAT: Final = 1
+
+
+_TEXTS: Final = "Mapping[str, str]"
+# The kinds of the fields below, by annotation, as JSON has them.
+_KINDS: Final[Mapping[Any, Any]] = {
+    "bool": bool,
+    "float": int | float,
+    "int": int,
+    "int | None": int | None,
+    "str": str,
+    "str | None": str | None,
+    _TEXTS: Mapping,
+}
 
 
 class Severity(StrEnum):
@@ -35,6 +49,9 @@ class Severity(StrEnum):
     def rank(self) -> int:
         """0 for INFO, 1 for WARNING, 2 for CRITICAL."""
         return list(type(self)).index(self)
+
+
+_SEVERITY: Final = choice(*Severity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +167,23 @@ class AuditReport:
         return not self.findings_from(Severity.WARNING)
 
     def findings_from(self, severity: Severity) -> tuple[Finding, ...]:
-        """Return the findings that are of this severity or worse."""
-        return tuple(finding for finding in self.findings if finding.severity.rank >= severity.rank)
+        """Return the findings that are of this severity or worse.
+
+        Raises:
+            ConfigurationError: *severity* is none.
+        """
+        _SEVERITY.check(severity=severity)
+        least = Severity(severity).rank
+        return tuple(finding for finding in self.findings if finding.severity.rank >= least)
 
     def raise_for_findings(self, severity: Severity = Severity.WARNING) -> None:
         """Raise for a finding of this severity or worse: the gate of a deployment.
 
         Raises:
             AuditError: There is one; ``report`` is this report, and the message names columns, codes and counts.
+            ConfigurationError: *severity* is none.
         """
-        found = self.findings_from(Severity(severity))
+        found = self.findings_from(severity)
         if found:
             listed = "; ".join(
                 f"{finding.column}: {finding.code}"
@@ -186,7 +210,7 @@ class AuditReport:
             ConfigurationError: The content is no report, or one of a newer format.
         """
         try:
-            if content["format"] > FORMAT:
+            if _mapping(content)["format"] > FORMAT:
                 raise ConfigurationError(
                     f"this report has format {int(content['format'])}, and this release reads up to {FORMAT}"
                 )
@@ -194,8 +218,8 @@ class AuditReport:
                 **{
                     **_known(cls, content),
                     "created": datetime.fromisoformat(content["created"]),
-                    "columns": tuple(_column(column) for column in content["columns"]),
-                    "findings": tuple(_finding(finding) for finding in content["findings"]),
+                    "columns": tuple(_column(column) for column in _list(content["columns"])),
+                    "findings": tuple(_finding(finding) for finding in _list(content["findings"])),
                 }
             )
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -206,17 +230,43 @@ class AuditReport:
         )
 
 
-def _known(class_: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: content[name] for name in class_.__dataclass_fields__ if name in content}
+def _known(class_: Any, content: object) -> dict[str, Any]:
+    """Return the fields of a class that the content has, which are of their kind.
+
+    Raises:
+        TypeError: One is not.
+    """
+    content = _mapping(content)
+    fields = {name: field.type for name, field in class_.__dataclass_fields__.items() if name in content}
+    for name, annotation in fields.items():
+        value = content[name]
+        if not isinstance(value, _KINDS.get(annotation, object)) or (
+            annotation == _TEXTS and not all(isinstance(one, str) for one in (*value, *value.values()))
+        ):
+            raise TypeError
+    return {name: content[name] for name in fields}
+
+
+def _mapping(content: object) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping):
+        raise TypeError
+    return content
+
+
+def _list(content: object) -> Sequence[Any]:
+    if not isinstance(content, list | tuple):
+        raise TypeError
+    return content
 
 
 def _column(content: Mapping[str, Any]) -> ColumnAudit:
     return ColumnAudit(
         **{
             **_known(ColumnAudit, content),
-            "keys": tuple(KeyCount(**_known(KeyCount, count)) for count in content["keys"]),
+            "keys": tuple(KeyCount(**_known(KeyCount, count)) for count in _list(content["keys"])),
             "expiry": tuple(
-                ExpiryCount(date.fromisoformat(count["day"]), count["rows"]) for count in content["expiry"]
+                ExpiryCount(**{**_known(ExpiryCount, count), "day": date.fromisoformat(count["day"])})
+                for count in _list(content["expiry"])
             ),
         }
     )
@@ -227,9 +277,24 @@ def _finding(content: Mapping[str, Any]) -> Finding:
         **{
             **_known(Finding, content),
             "severity": Severity(content["severity"]),
-            "primary_keys": tuple(tuple(key) for key in content["primary_keys"]),
+            "primary_keys": tuple(tuple(_list(key)) for key in _list(content["primary_keys"])),
         }
     )
+
+
+def reports_of(**option: object) -> tuple[AuditReport, ...]:
+    """Return the reports that an option gives: one, or a list of some.
+
+    Raises:
+        ConfigurationError: It gives none, or something else.
+    """
+    ((name, given),) = option.items()
+    reports = (given,) if isinstance(given, AuditReport) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(one, AuditReport) for one in reports):
+        raise ConfigurationError(f"{name} is an AuditReport or a list of them, not {type(given).__name__}")
+    if not reports:
+        raise ConfigurationError(f"{name} needs one report or more; the list is empty")
+    return reports
 
 
 def utc(moment: datetime) -> datetime:

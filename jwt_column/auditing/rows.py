@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sys
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select, type_coerce
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from ..keys.ring import KeyRing
     from .columns import AuditedColumn
 
-__all__ = ["Opened", "Opener", "Origins", "StoredRow", "batches", "check_bound"]
-
 #: Rows that are in memory at once.
 BATCH: Final = 500
+
+#: Rows of a column that may open nowhere before the other columns of the audit are no longer tried.
+PATIENCE: Final = 1_000
 
 _STAMP_LENGTH: Final = envelope.STAMP_FIELD.length
 
@@ -43,14 +45,9 @@ class StoredRow(NamedTuple):
 def batches(
     connection: Connection, column: AuditedColumn, rows: int, sample: int | None
 ) -> Iterator[list[StoredRow]]:
-    """Yield the rows that hold a value: all, or an even sample.
+    """Yield the rows that hold a value, *rows* in number, or an even sample of them.
 
-    Args:
-        connection: Each batch is a transaction of its own on it, except for a table that cannot be
-            paged by its primary key.
-        column: The column.
-        rows: The number of rows with a value.
-        sample: The number of rows to read, or None for all.
+    Each batch is a transaction of its own, except for a table that cannot be paged by its primary key.
     """
     # The value as the driver returns it: a column of bytes may hold text in SQLite.
     columns = (*column.bound, type_coerce(column.column, NullType()))
@@ -59,14 +56,13 @@ def batches(
     order = None
     with suppress(ConfigurationError):
         order = KeyOrder(column.table, paged_by(column.table, dialect), dialect)
-    if order is not None:
         with rolled_back(connection):
             if unreadable_key(connection, order, has_value) is not None:
                 order = None
     if order is None:
         yield from _stream(connection, column, columns, sample)
         return
-    parts: Iterator[tuple[KeyRange, int | None]] = iter([(KeyRange(), None)])
+    parts = iter([(KeyRange(), sys.maxsize)])
     if sample is not None and sample < rows:
         parts = sampled(connection, order, rows, sample, has_value)
     while True:
@@ -75,16 +71,14 @@ def batches(
         if part is None:
             return
         window, left = part
-        while left is None or left > 0:
-            size = BATCH if left is None else min(BATCH, left)
+        while left > 0:
+            size = min(BATCH, left)
             with rolled_back(connection):
                 found = connection.execute(order.batch(columns, window, size, has_value)).all()
             if found:
                 yield [_row(found_row, len(order.keys)) for found_row in found]
                 window = KeyRange(after=order.key_of(found[-1]))
-            if len(found) < size:
-                break
-            left = None if left is None else left - size
+            left = left - size if len(found) == size else 0
 
 
 def _stream(
@@ -92,13 +86,10 @@ def _stream(
 ) -> Iterator[list[StoredRow]]:
     """Yield the rows of a table that cannot be paged by its primary key, or has none, in any order."""
     statement = select(*column.keys, *columns).where(column.header.has_value()).limit(sample)
-    with rolled_back(connection):
-        result = connection.execute(statement.execution_options(**streamed(connection, BATCH)))
-        try:
-            for found in result.partitions(BATCH):
-                yield [_row(row, len(column.keys)) for row in found]
-        finally:
-            result.close()
+    statement = statement.execution_options(**streamed(connection, BATCH))
+    with rolled_back(connection), closing(connection.execute(statement)) as result:
+        for found in result.partitions(BATCH):
+            yield [_row(row, len(column.keys)) for row in found]
 
 
 def _row(row: Sequence[Any], keys: int) -> StoredRow:
@@ -109,12 +100,9 @@ def _row(row: Sequence[Any], keys: int) -> StoredRow:
 
 
 class Opened(NamedTuple):
-    """The result of opening a stored value.
+    """The result of opening a stored value: the token, and the code of a finding, if there is one.
 
-    Attributes:
-        token: The token, or None.
-        code: The code of a finding, or None.
-        origin: With ``"moved"``, the column that the envelope was written for; with ``"other-context"``, its context.
+    With ``"moved"`` the origin is the column that the envelope was written for, with ``"other-context"`` its context.
     """
 
     token: JWT | None
@@ -125,49 +113,33 @@ class Opened(NamedTuple):
 _NOTHING: Final = Opened(None)
 
 
-class Origins:
-    """The contexts of an audit, from which an envelope may have been moved into a column of another one."""
+class Origin(NamedTuple):
+    """A context of the audit, from which an envelope may have been moved into a column of another one."""
 
-    def __init__(self) -> None:
-        self._columns: dict[str, tuple[AuditedColumn, KeyRing]] = {}
-        self._ciphers: dict[str, TokenCipher] = {}
-
-    def add(self, column: AuditedColumn, ring: KeyRing) -> None:
-        """Add a column; the first one of a context stands for all of them."""
-        self._columns.setdefault(column.context, (column, ring))
-
-    def find(self, stored: Any, *, besides: str) -> Opened | None:
-        """Return the token and the column of an envelope that opens in another context than *besides*."""
-        for context, (column, ring) in self._columns.items():
-            if context == besides:
-                continue
-            cipher = self._ciphers.get(context)
-            if cipher is None:
-                cipher = self._ciphers[context] = column.type_.cipher()
-            token = _try(cipher, stored, ring)
-            if token is not None:
-                return Opened(token, "moved", column.name)
-        return None
+    column: str
+    cipher: TokenCipher
+    ring: KeyRing
 
 
 class Opener:
     """Opens the stored values of one column, and finds out why some do not open.
 
-    Args:
-        column: The column.
-        ring: Its key ring.
-        origins: The contexts of the audit.
-        try_contexts: Contexts that the column may have had before a rename.
+    The column may have had one of *try_contexts* before a rename.
     """
 
     def __init__(
-        self, column: AuditedColumn, ring: KeyRing, origins: Origins, try_contexts: Collection[str] = ()
+        self,
+        column: AuditedColumn,
+        ring: KeyRing,
+        origins: Iterable[Origin],
+        try_contexts: Collection[str] = (),
     ) -> None:
-        self._context = column.context
         self._cipher = column.type_.cipher()
         self._ring = ring
         self._names = column.type_.bound_to
-        self._origins = origins
+        #: The other contexts of the audit, those that an envelope was found to be from first.
+        self._origins = [one for one in origins if one.cipher.context != self._cipher.context]
+        self._found_origins: set[str] = set()
         self._earlier = [column.type_.in_context(one).cipher() for one in try_contexts]
         #: Returns the tokens that a decrypted value holds.
         self.tokens_in: Callable[[JWT], Iterable[JWT]] = self._cipher.tokens_in
@@ -222,10 +194,21 @@ class Opener:
             token = _try(self._cipher, stored, self._ring)
             if token is not None:
                 return Opened(token, "unbound")
-        moved = self._origins.find(stored, besides=self._context)
-        if moved is None:
-            self.unauthenticated += 1
-        return moved or Opened(None, "undecryptable")
+        return self._moved(stored) or Opened(None, "undecryptable")
+
+    def _moved(self, stored: Any) -> Opened | None:
+        """Return the token and the column of an envelope that opens in another context of the audit."""
+        for place, origin in enumerate(self._origins):
+            token = _try(origin.cipher, stored, origin.ring)
+            if token is not None:
+                self._origins.insert(0, self._origins.pop(place))
+                self._found_origins.add(origin.column)
+                return Opened(token, "moved", origin.column)
+        self.unauthenticated += 1
+        if self.unauthenticated == PATIENCE:
+            # As after a rename: the rows that follow open nowhere, either, and each would be tried in every context.
+            self._origins = [one for one in self._origins if one.column in self._found_origins]
+        return None
 
 
 def _try(cipher: TokenCipher, stored: Any, ring: KeyRing) -> JWT | None:
@@ -254,11 +237,7 @@ def _plaintext(stored: Any) -> JWT | None:
 
 
 def check_bound(column: AuditedColumn) -> None:
-    """Raise for a column whose rows cannot be opened because a bound column is unknown.
-
-    Raises:
-        ConfigurationError: A name of ``bound_to`` is no column of the table.
-    """
+    """Raise a ConfigurationError if a name of ``bound_to`` is no column of the table, so that no row can be opened."""
     if len(column.bound) != len(column.type_.bound_to):
         raise ConfigurationError(
             f"{column.name} is bound to attributes that are no columns of {column.table.fullname}; audit the mapped "

@@ -7,39 +7,42 @@ import os
 import platform
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import __version__ as sqlalchemy_version
 from sqlalchemy.exc import DBAPIError
 
 from ..database.error_sentences import explained
-from ..database.reading import connected, rolled_back
+from ..database.reading import audited, rolled_back
 from ..database.row_security import hidden_rows
 from ..database.server import public_url, server_of
 from ..errors import ConfigurationError, KeyUnavailableError
 from ..keys.ring import KeyRing
 from ..keys.snapshot import parse_key_id
+from ..option_values import FLAG, FUNCTION, TEXT, Kind, number, texts_of
 from .columns import columns_of
 from .counting import count_rows, row_findings
 from .declaration import configuration_of, declaration_findings, schema_findings, sharing_findings
 from .examination import AuditProgress, Examination
-from .kinds import KINDS
 from .report import AuditReport, ColumnAudit
-from .rows import Opener, Origins, check_bound
+from .rows import Opener, Origin, check_bound
 from .tokens import Demands, TokenChecks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from sqlalchemy import Connection, Engine
 
     from .columns import AuditedColumn
-    from .counting import Count
     from .report import Finding
 
-__all__ = ["Options", "audit", "audit_at"]
+_ROWS: Final = number("a number of rows, at least 1, or None for all", at_least=1, whole=True)
+_LIFETIME: Final = Kind(
+    "a timedelta such as timedelta(hours=1)",
+    lambda value: isinstance(value, timedelta) and value > timedelta(0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +66,20 @@ class Options:
     progress: Callable[[AuditProgress], None] | None = None
 
     def __post_init__(self) -> None:
+        FLAG.check(deep=self.deep)
+        TEXT.or_none.check(operator=self.operator)
+        FUNCTION.or_none.check(progress=self.progress)
+        _ROWS.or_none.check(sample=self.sample)
+        _LIFETIME.or_none.check(max_lifetime=self.max_lifetime)
         for name in ("retired", "allowed_algorithms", "compromised_kids", "try_contexts"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigurationError(f"{name} is a list of texts; put the one text into brackets")
+            given = getattr(self, name)
+            if given is not None:
+                # A dataclass that is frozen is set by the way around.
+                object.__setattr__(self, name, texts_of(name, given, "texts"))
         if self.active is not None and not self.active_ids:
             raise ConfigurationError("active is a key id or a list of them, which is not empty")
         for key_id in (*self.retired, *self.active_ids):
             parse_key_id(key_id)
-        if self.max_lifetime is not None and not isinstance(self.max_lifetime, timedelta):
-            raise ConfigurationError("max_lifetime is a timedelta, such as timedelta(hours=1)")
-        if self.sample is not None and (type(self.sample) is not int or self.sample < 1):
-            raise ConfigurationError("sample is a number of rows, at least 1, or None for all")
         if not self.deep:
             only_deep = ("allowed_algorithms", "max_lifetime", "compromised_kids", "try_contexts", "sample")
             given = [name for name in only_deep if getattr(self, name)]
@@ -85,7 +91,9 @@ class Options:
     @property
     def active_ids(self) -> tuple[str, ...]:
         """The key ids that the caller declares active."""
-        return (self.active,) if isinstance(self.active, str) else tuple(self.active or ())
+        if self.active is None or isinstance(self.active, str):
+            return () if not self.active else (self.active,)
+        return texts_of("active", self.active, "key ids")
 
     def shown(self) -> dict[str, str]:
         """Return the options other than the defaults, as text for the report."""
@@ -170,18 +178,17 @@ def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Opt
     started = time.monotonic()
     columns = columns_of(target)
     rings = [_ring_of(column, options) for column in columns]
-    runs = [
-        _ColumnRun(column, ring, options, now, number)
-        for number, (column, ring) in enumerate(zip(columns, rings, strict=True), start=1)
-    ]
-    origins = Origins()
+    runs = [_ColumnRun(column, ring, options, now) for column, ring in zip(columns, rings, strict=True)]
+    origins: dict[str, Origin] = {}
     for run in runs:
-        if run.ring is not None:
-            origins.add(run.column, run.ring)
-    with connected(bind, "audit") as connection:
+        if options.deep and run.ring is not None:
+            # The first column of a context stands for all of them.
+            origin = Origin(run.column.name, run.column.type_.cipher(), run.ring)
+            origins.setdefault(origin.cipher.context, origin)
+    with audited(bind, "audit") as connection:
         server = server_of(connection)
-        for run in runs:
-            run.run(connection, origins, len(runs))
+        for number, run in enumerate(runs, 1):
+            run.run(connection, origins.values(), number, len(runs))
         url = public_url(connection.engine.url)
     findings = [*sharing_findings(columns), *(finding for run in runs for finding in run.findings)]
     active = {run.active for run in runs}
@@ -191,7 +198,7 @@ def audit_at(now: datetime, bind: Engine | Connection, target: Any, options: Opt
         deep=options.deep,
         active_key=active.pop() if len(active) == 1 else None,
         seconds=round(time.monotonic() - started, 3),
-        columns=tuple(run.result() for run in runs),
+        columns=tuple(run.result for run in runs),
         findings=tuple(sorted(findings, key=lambda one: (-one.severity.rank, one.column, one.code))),
         options=options.shown(),
         server=server,
@@ -212,11 +219,7 @@ def _this_process() -> str:
 def _versions() -> dict[str, str]:
     from .. import __version__  # Here, because the package imports this module.
 
-    return {
-        "jwt-column": __version__,
-        "SQLAlchemy": sqlalchemy_version,
-        "Python": platform.python_version(),
-    }
+    return {"jwt-column": __version__, "SQLAlchemy": sqlalchemy_version, "Python": platform.python_version()}
 
 
 def _ring_of(column: AuditedColumn, options: Options) -> KeyRing | str:
@@ -239,100 +242,93 @@ def _ring_of(column: AuditedColumn, options: Options) -> KeyRing | str:
 
 
 class _ColumnRun:
-    """The audit of one column.
+    """The audit of one column, with its key ring or the reason why there is none."""
 
-    Args:
-        column: The column.
-        ring: Its key ring, or the reason why there is none.
-        options: The options of the audit.
-        now: The time by which tokens count as expired.
-        number: Its number among the columns, counted from 1.
-    """
-
-    def __init__(
-        self, column: AuditedColumn, ring: KeyRing | str, options: Options, now: datetime, number: int
-    ) -> None:
+    def __init__(self, column: AuditedColumn, ring: KeyRing | str, options: Options, now: datetime) -> None:
         self.column = column
         self.ring = ring if isinstance(ring, KeyRing) else None
         self._why_no_ring = ring if isinstance(ring, str) else ""
         self._options = options
         self._now = now
-        self._number = number
+
         #: Key ids under which rows are current, the active key of the ring first; empty if not known.
         self._current = options.active_ids
         if not self._current and self.ring is not None:
             self._current = self.ring.current_key_ids
         self.findings: list[Finding] = []
-        self._count: Count | None = None
-        self._examined = 0
+        configuration = configuration_of(column, self.ring)
+        #: The counts of the column.
+        self.result = ColumnAudit(
+            column.name, column.context, configuration, active_key=self.active, examined=0,
+            rows=0, nulls=0, keys=(), expired=None, expiry=(),
+        )  # fmt: skip
 
     @property
     def active(self) -> str | None:
         """The key id that counts as the active one; None if none is known."""
         return self._current[0] if self._current else None
 
-    def run(self, connection: Connection, origins: Origins, columns: int) -> None:
-        """Audit the column. A refusal of the database becomes a finding; a lost connection ends the audit."""
+    def run(self, connection: Connection, origins: Iterable[Origin], number: int, columns: int) -> None:
+        """Audit the column, which is the *number*-th of all *columns*.
+
+        A refusal of the database becomes a finding; a lost connection ends the audit.
+        """
         self.findings += declaration_findings(self.column)
         if self.active is None:
-            self.findings.append(
-                KINDS["active-unknown"].found(
-                    self.column.name, f"Whether rows are stale is not known: {self._why_no_ring}."
-                )
-            )
+            message = f"Whether rows are stale is not known: {self._why_no_ring}."
+            self._find("active-unknown", message)
+
         try:
             with rolled_back(connection, at_one_moment=True):
-                self._ask(connection)
-            if self._options.deep and self._count is not None:
-                self._examine(connection, origins, columns)
+                is_counted = self._ask(connection)
+            if self._options.deep and is_counted:
+                self._examine(connection, origins, number, columns)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
             # The message of the database may hold values of a row.
-            self.findings.append(
-                KINDS["refused"].found(self.column.name, f"The database refused ({explained(error)}).")
-            )
+            self._find("refused", f"The database refused ({explained(error)}).")
 
-    def _ask(self, connection: Connection) -> None:
-        """Ask the database, by SQL alone."""
+    def _find(self, code: str, message: str) -> None:
+        self.findings.append(self.column.finding(code, message))
+
+    def _ask(self, connection: Connection) -> bool:
+        """Ask the database, by SQL alone; return True if it has counted the rows."""
         schema = schema_findings(connection, self.column)
         self.findings += schema
         codes = {finding.code for finding in schema}
         if "column-missing" in codes:
-            return
+            return False
+
         hidden = hidden_rows(connection, self.column.table)
         if hidden is not None:
-            self.findings.append(
-                KINDS["rows-hidden"].found(self.column.name, f"No row was counted: {hidden}.")
-            )
-            return
+            self._find("rows-hidden", f"No row was counted: {hidden}.")
+            return False
+
         column = self.column.without_indexes() if "index-missing" in codes else self.column
         destroyed = () if self.ring is None else self.ring.destroyed_key_ids
-        self._count = count_rows(connection, column, self._current, self._now, destroyed)
+        self.result = count_rows(connection, column, self._current, self._now, destroyed, self.result)
+        active, retired = self._current, self._options.retired
         self.findings += row_findings(
-            connection,
-            column,
-            self._count,
-            active=self._current,
-            ring=self.ring,
-            retired=self._options.retired,
-            now=self._now,
+            connection, column, self.result, active=active, ring=self.ring, retired=retired, now=self._now
         )
 
-    def _examine(self, connection: Connection, origins: Origins, columns: int) -> None:
+        return True
+
+    def _examine(self, connection: Connection, origins: Iterable[Origin], number: int, columns: int) -> None:
         """Open the rows."""
-        assert self._count is not None  # noqa: S101 - asked before
         assert self.ring is not None  # noqa: S101 - a deep audit has every ring
         options = self._options
         demands = Demands(options.allowed_algorithms, options.max_lifetime, options.compromised_kids)
-        rows = self._count.rows - self._count.nulls
+        rows = self.result.rows - self.result.nulls
+
         to_examine = rows if options.sample is None else min(rows, options.sample)
 
         def progress(examined: int) -> None:
             if options.progress is not None:
                 # Rows may have come meanwhile.
                 total = max(to_examine, examined)
-                options.progress(AuditProgress(self.column.name, self._number, columns, examined, total))
+                options.progress(AuditProgress(self.column.name, number, columns, examined, total))
 
         examination = Examination(
             self.column,
@@ -343,29 +339,11 @@ class _ColumnRun:
         try:
             examination.run(connection, rows, options.sample)
         finally:
-            self._examined = examination.examined
+            self.result = replace(self.result, examined=examination.examined)
             self.findings += examination.findings()
-        if self._examined != to_examine:
-            self.findings.append(
-                KINDS["changed-meanwhile"].found(
-                    self.column.name,
-                    f"Rows came or went during the audit: {rows:,} were counted and {self._examined:,} opened, so "
-                    "counts and findings about tokens are of different moments.",
-                )
+        if examination.examined != to_examine:
+            self._find(
+                "changed-meanwhile",
+                f"Rows came or went during the audit: {rows:,} were counted and {examination.examined:,} opened, so "
+                "counts and findings about tokens are of different moments.",
             )
-
-    def result(self) -> ColumnAudit:
-        """Return the counts of the column."""
-        count = self._count
-        return ColumnAudit(
-            column=self.column.name,
-            context=self.column.context,
-            configuration=configuration_of(self.column, self.ring),
-            rows=0 if count is None else count.rows,
-            nulls=0 if count is None else count.nulls,
-            keys=() if count is None else count.keys,
-            expired=None if count is None else count.expired,
-            expiry=() if count is None else count.expiry,
-            examined=self._examined,
-            active_key=self.active,
-        )

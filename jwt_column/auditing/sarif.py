@@ -8,14 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .grouping import by_kind
-from .report import Severity, utc
+from .report import Severity, reports_of, utc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .report import AuditReport
-
-__all__ = ["to_sarif"]
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS: Final = {Severity.CRITICAL: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -25,8 +23,15 @@ def to_sarif(reports: Sequence[AuditReport]) -> dict[str, Any]:
     """Return a SARIF log with one run for each report: a rule for each kind of finding, a result for each finding.
 
     A result is at a logical location, the column: an audit knows no source file.
+
+    Raises:
+        ConfigurationError: There is no report, or one of them is something else.
     """
-    return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [_run(report) for report in reports]}
+    return {
+        "$schema": _SCHEMA,
+        "version": "2.1.0",
+        "runs": [_run(report) for report in reports_of(reports=reports)],
+    }
 
 
 def _run(report: AuditReport) -> dict[str, Any]:
@@ -49,31 +54,17 @@ def _run(report: AuditReport) -> dict[str, Any]:
     keys = {
         id(one): each["primary_keys"] for one, each in zip(report.findings, content["findings"], strict=True)
     }
+    end = utc(report.created).isoformat(timespec="seconds").replace("+00:00", "Z")
     return {
         "tool": {"driver": driver},
-        "invocations": [
-            {
-                "executionSuccessful": True,
-                "endTimeUtc": utc(report.created).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            }
-        ],
+        "invocations": [{"executionSuccessful": True, "endTimeUtc": end}],
         "results": [
             {
                 "ruleId": finding.code,
                 "ruleIndex": index,
                 "level": _LEVELS[finding.severity],
                 "message": {"text": f"{finding.column}: {finding.message} {finding.action}"},
-                "locations": [
-                    {
-                        "logicalLocations": [
-                            {
-                                "name": finding.column.rpartition(".")[2],
-                                "fullyQualifiedName": finding.column,
-                                "kind": "member",
-                            }
-                        ]
-                    }
-                ],
+                "locations": [{"logicalLocations": [_location(finding.column)]}],
                 "partialFingerprints": {"column/v1": f"{report.database} {finding.column} {finding.code}"},
                 "properties": {"rows": finding.count, "primaryKeys": keys[id(finding)]},
             }
@@ -84,3 +75,7 @@ def _run(report: AuditReport) -> dict[str, Any]:
             name: content[name] for name in ("database", "server", "operator", "deep", "ok", "options")
         },
     }
+
+
+def _location(column: str) -> dict[str, str]:
+    return {"name": column.rpartition(".")[2], "fullyQualifiedName": column, "kind": "member"}

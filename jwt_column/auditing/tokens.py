@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
-__all__ = ["Demands", "TokenChecks"]
-
 # The codes of header parameters with which a token brings its own key, or says where to fetch it (RFC 7515 sections
 # 4.1.2, 4.1.3, 4.1.5, 4.1.6), or that there are extensions which must be understood (4.1.11).
 _PARAMETERS: Final = {
@@ -37,13 +35,7 @@ _LONGEST_CACHED: Final = 4096
 
 
 class Demands(NamedTuple):
-    """Requirements on tokens that the caller of an audit gives.
-
-    Attributes:
-        algorithms: The allowed values of ``alg``; None allows all but ``none``.
-        max_lifetime: From ``iat`` to ``exp``; None for no limit.
-        compromised_kids: Values of ``kid`` whose signing keys have leaked.
-    """
+    """Requirements on tokens, as :func:`~jwt_column.audit` describes them."""
 
     algorithms: Collection[str] | None = None
     max_lifetime: timedelta | None = None
@@ -59,12 +51,7 @@ class _Header(NamedTuple):
 
 
 class TokenChecks:
-    """Checks tokens one by one.
-
-    Args:
-        demands: The requirements of the caller.
-        now: The time of the audit, from which the lifetime of a token without ``iat`` counts.
-    """
+    """Checks tokens one by one. The lifetime of a token without ``iat`` counts from *now*."""
 
     def __init__(self, demands: Demands, now: datetime) -> None:
         self._demands = demands

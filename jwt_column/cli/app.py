@@ -96,20 +96,17 @@ class _Commands(group_of(_COMMANDS)):  # type: ignore[misc]
             # A module that nothing imported has raised nothing.
             errors = sys.modules.get("jwt_column.errors")
             if errors is None or not isinstance(error, errors.JWTColumnError):
-                if isinstance(getattr(error, "message", None), str):
-                    _redact(error)
+                message = getattr(error, "message", None)
+                if isinstance(message, str):
+                    from .passwords import without_passwords
+
+                    # A usage error repeats an argument, and that may be a URL.
+                    error.message = without_passwords(message)  # type: ignore[attr-defined]
                 raise
             failure = error
         from .console import print_error
 
         raise typer.Exit(print_error(failure))
-
-
-def _redact(usage_error: Any) -> None:
-    """Take passwords out of a usage error: it repeats an argument, and that may be a URL."""
-    from .passwords import without_passwords
-
-    usage_error.message = without_passwords(usage_error.message)
 
 
 app: typer.Typer = typer.Typer(

@@ -4,11 +4,10 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 from sqlalchemy import Engine
@@ -17,118 +16,70 @@ from ..auditing import AuditReport, Finding, Severity, audit
 from ..auditing.kinds import KINDS
 from ..errors import ConfigurationError
 from .audit_output import STDOUT, Format, Output, read_baseline
-from .columns import choose_targets
+from .columns import Targets, choose_targets
 from .console import ExitCode, did_you_mean
 from .databases import connect, read_urls, with_engine
-from .options import ColumnOptions, DatabasesOption, ModelTargets, option
+from .declaring import flag, option_group, value, values
+from .options import DATABASES, MODELS, ColumnOptions
 from .progress import shown_progress
 from .signals import stoppable
 from .watch import watch_columns
 
-if TYPE_CHECKING:
-    from .columns import Targets
-
 __all__ = ["audit_columns"]
 
-_check_option = partial(option, rich_help_panel="Checks")
-_output_option = partial(option, rich_help_panel="Output")
+_OUTPUT: Final = "Output"
 
-_UNITS: Final = {
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-}
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 # Findings about a retired key, or that prevent an answer about it.
 _ABOUT_RETIRED: Final = ("retired-key", "column-missing", "refused", "rows-hidden")
 
 
-@dataclass(frozen=True)
+@option_group("Checks")
 class Checks:
     """The options that choose the checks."""
 
-    active: Annotated[
-        list[str],
-        _check_option(
-            "--active",
-            metavar="KEY_ID",
-            help="The key id that counts as the active one; several of a ring with tenants. No key ring is then "
-            "loaded, but with --deep.",
-        ),
-    ] = field(default_factory=list)
-    retired: Annotated[
-        list[str],
-        _check_option(
-            "--retired",
-            metavar="KEY_ID",
-            help="Ask one thing only: is any row under this key? Ends with 1 if so, and if a column cannot be asked. "
-            "Once for each key. No key is needed.",
-        ),
-    ] = field(default_factory=list)
-    deep: Annotated[
-        bool,
-        _check_option("--deep", help="Open every row too, which takes the keys, and look at the tokens."),
-    ] = False
-    sample: Annotated[
-        int | None,
-        _check_option(
-            "--sample",
-            metavar="ROWS",
-            min=1,
-            help="With --deep: open this number of rows of each column, evenly spread, instead of all.",
-        ),
-    ] = None
-    allowed_algorithms: Annotated[
-        list[str],
-        _check_option(
-            "--algorithm",
-            metavar="ALG",
-            help="With --deep: an alg that tokens may have, such as RS256; once for each. Without it, all but none.",
-        ),
-    ] = field(default_factory=list)
-    max_lifetime: Annotated[
-        str | None,
-        _check_option(
-            "--max-lifetime",
-            metavar="TIME",
-            help="With --deep: the longest time from iat to exp, such as 15m, 12h or 90d.",
-        ),
-    ] = None
-    compromised_kids: Annotated[
-        list[str],
-        _check_option(
-            "--compromised-kid",
-            metavar="KID",
-            help="With --deep: a kid of tokens whose signing key others have; once for each.",
-        ),
-    ] = field(default_factory=list)
+    active: list[str] = values(
+        "--active KEY_ID",
+        "The key id that counts as the active one; several of a ring with tenants. No key ring is then loaded, but "
+        "with --deep.",
+    )
+    retired: list[str] = values(
+        "--retired KEY_ID",
+        "Ask one thing only: is any row under this key? Ends with 1 if so, and if a column cannot be asked. Once for "
+        "each key. No key is needed.",
+    )
+    deep: bool = flag("--deep", "Open every row too, which takes the keys, and look at the tokens.")
+    sample: int | None = value(
+        "--sample ROWS",
+        "With --deep: open this number of rows of each column, evenly spread, instead of all.",
+        min=1,
+    )
+    allowed_algorithms: list[str] = values(
+        "--algorithm ALG",
+        "With --deep: an alg that tokens may have, such as RS256; once for each. Without it, all but none.",
+    )
+    max_lifetime: str | None = value(
+        "--max-lifetime TIME", "With --deep: the longest time from iat to exp, such as 15m, 12h or 90d."
+    )
+    compromised_kids: list[str] = values(
+        "--compromised-kid KID", "With --deep: a kid of tokens whose signing key others have; once for each."
+    )
 
-    try_contexts: Annotated[
-        list[str],
-        _check_option(
-            "--try-context",
-            metavar="NAME",
-            help="With --deep: the context that a column had before a rename, such as sessions.token; once for each.",
-        ),
-    ] = field(default_factory=list)
+    try_contexts: list[str] = values(
+        "--try-context NAME",
+        "With --deep: the context that a column had before a rename, such as sessions.token; once for each.",
+    )
 
-    operator: Annotated[
-        str | None,
-        _output_option(
-            "--operator",
-            metavar="NAME",
-            help="The person or job that audits, as the report names it. Without it, user and host of this process.",
-        ),
-    ] = None
+    operator: str | None = value(
+        "--operator NAME",
+        "The person or job that audits, as the report names it. Without it, user and host of this process.",
+        panel=_OUTPUT,
+    )
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters of :func:`audit` that are given.
-
-        Raises:
-            ConfigurationError: They do not go together, or a time has another form.
-        """
+        """The parameters of :func:`audit` that are given."""
         if self.retired and self.deep:
             raise ConfigurationError("--retired asks one thing, without keys; run --deep by itself")
         given = dict(vars(self))
@@ -137,56 +88,33 @@ class Checks:
         return {name: value for name, value in given.items() if value not in (None, False, [])}
 
 
-@dataclass(frozen=True)
+@option_group(_OUTPUT)
 class Outputs:
     """The options that choose the output and the exit status."""
 
-    fail_on: Annotated[
-        list[str],
-        _output_option(
-            "--fail-on",
-            metavar="SEVERITY|KIND",
-            help="Which findings make the command end with 1: info, warning or critical and worse, never, or those of "
-            "one kind, such as plaintext; once for each. Without it, warning.",
-        ),
-    ] = field(default_factory=lambda: ["warning"])
-    format: Annotated[
-        Format | None,
-        _output_option("--format", help="The form of the report on standard output. Without it, text."),
-    ] = None
-    as_json: Annotated[bool, _output_option("--json", help="The same as --format json.")] = False
-    html: Annotated[
-        Path | None,
-        _output_option(
-            "--html",
-            metavar="PATH",
-            help="Write the report as one HTML file too, for the person who signs the audit; - for standard output.",
-        ),
-    ] = None
-    baseline: Annotated[
-        Path | None,
-        _output_option(
-            "--baseline",
-            metavar="PATH",
-            help="The output of an earlier --json: its rows are shown beside those of now; - for standard input.",
-        ),
-    ] = None
-    live: Annotated[
-        bool,
-        _output_option(
-            "--watch",
-            help="Show configuration and census of every column, again and again while a rotation runs, until Ctrl-C.",
-        ),
-    ] = False
-    every: Annotated[
-        float,
-        _output_option(
-            metavar="SECONDS",
-            min=0.1,
-            help="With --watch: seconds from one look to the next.",
-            show_default=True,
-        ),
-    ] = 2.0
+    fail_on: list[str] = values(
+        "--fail-on SEVERITY|KIND",
+        "Which findings make the command end with 1: info, warning or critical and worse, never, or those of one "
+        "kind, such as plaintext; once for each. Without it, warning.",
+        default=["warning"],
+    )
+    format: Format | None = value("--format", "The form of the report on standard output. Without it, text.")
+    as_json: bool = flag("--json", "The same as --format json.")
+    html: Path | None = value(
+        "--html PATH",
+        "Write the report as one HTML file too, for the person who signs the audit; - for standard output.",
+    )
+    baseline: Path | None = value(
+        "--baseline PATH",
+        "The output of an earlier --json: its rows are shown beside those of now; - for standard input.",
+    )
+    live: bool = flag(
+        "--watch",
+        "Show configuration and census of every column, again and again while a rotation runs, until Ctrl-C.",
+    )
+    every: float = value(
+        "--every SECONDS", "With --watch: seconds from one look to the next.", default=2.0, min=0.1
+    )
 
     @property
     def formats(self) -> set[str]:
@@ -197,8 +125,8 @@ class Outputs:
 
 def audit_columns(
     *,
-    databases: DatabasesOption = None,
-    models: ModelTargets = None,
+    databases: list[str] = DATABASES,
+    models: list[str] = MODELS,
     columns: ColumnOptions,
     checks: Checks,
     outputs: Outputs,
@@ -210,7 +138,7 @@ def audit_columns(
     ):
         raise ConfigurationError("--watch shows rows per key and nothing else; run the audit by itself")
     fails = failing(outputs.fail_on)
-    targets = choose_targets(columns, models or ())
+    targets = choose_targets(columns, models)
     urls = read_urls(databases)
     if outputs.live:
         if len(urls) > 1:
@@ -234,7 +162,7 @@ def audit_columns(
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _audit(engine: Engine, targets: "Targets", parameters: Mapping[str, Any]) -> AuditReport:
+def _audit(engine: Engine, targets: Targets, parameters: Mapping[str, Any]) -> AuditReport:
     with connect(engine) as connection, shown_progress() as show:
         return audit(
             connection,
@@ -245,11 +173,7 @@ def _audit(engine: Engine, targets: "Targets", parameters: Mapping[str, Any]) ->
 
 
 def failing(limits: Sequence[str]) -> Callable[[Finding], bool]:
-    """Return the test that ``--fail-on`` asks for: True for a finding that makes the command fail.
-
-    Raises:
-        ConfigurationError: A limit is neither a severity nor a kind of finding.
-    """
+    """Return the test that ``--fail-on`` asks for: True for a finding that makes the command fail."""
     severities = [str(severity) for severity in Severity]
     for limit in limits:
         if limit not in (*severities, "never", *KINDS):
@@ -263,12 +187,8 @@ def failing(limits: Sequence[str]) -> Callable[[Finding], bool]:
 
 
 def read_duration(text: str) -> timedelta:
-    """Return a time such as ``90d``.
-
-    Raises:
-        ConfigurationError: The text has another form.
-    """
+    """Return a time such as ``90d``."""
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if found is None:
         raise ConfigurationError("--max-lifetime is a number and s, m, h or d, as in 90d")
-    return int(found[1]) * _UNITS[found[2]]
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -32,11 +32,6 @@ Format = Literal["text", "json", "html", "sarif", "prometheus"]
 class Output:
     """The outputs that the command line asks for.
 
-    Attributes:
-        formats: The form of standard output; empty for text.
-        html: An HTML file beside it.
-        baseline: The reports of an earlier audit; empty for none.
-
     Raises:
         ConfigurationError: Two forms are asked for on standard output, or the HTML file cannot be written there. Said
             before the audit, which may take long.

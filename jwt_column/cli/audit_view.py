@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..auditing import Severity
 from ..auditing.grouping import by_kind
-from .console import STATE_STYLES, counted, indented, mark, plain_table, state_order
+from .console import counted, indented, key_cells, plain_table, state_order, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,8 +47,7 @@ def print_report(
         for renderable in _kind(group):
             indented(console, renderable)
     console.print()
-    for line in _verdict(console, report, retired):
-        indented(console, line)
+    indented(console, _verdict(console, report, retired))
 
 
 def print_database(console: Console, url: str) -> None:
@@ -78,12 +77,10 @@ def _census(report: AuditReport, baseline: AuditReport | None) -> Table:
     for name in names:
         keys = sorted({key for key in (*now, *then) if key[0] == name}, key=lambda key: state_order(key[1:]))
         for place, key in enumerate(keys):
-            _, key_id, state = key
             cells = [f"{then.get(key, 0):,}"] if baseline is not None else []
             table.add_row(
                 Text("" if place else name),
-                Text(key_id or "none", "cyan"),
-                Text(state, STATE_STYLES.get(state, "red")),
+                *key_cells(key[1:]),
                 *cells,
                 f"{now.get(key, 0):,}",
             )
@@ -126,16 +123,15 @@ def shown_key(key: Sequence[Any]) -> str:
     return values[0] if len(values) == 1 else f"({', '.join(values)})"
 
 
-def _verdict(console: Console, report: AuditReport, retired: Sequence[str]) -> Iterator[Text]:
+def _verdict(console: Console, report: AuditReport, retired: Sequence[str]) -> Text:
     if retired and report.ok:
         keys = "the key" if len(retired) == 1 else "the keys"
         proof = f"No row is under {keys} {', '.join(retired)}."
-        yield Text.assemble(mark(console, ok=True), " ", (proof, "bold"))
-        return
+        return verdict(console, proof, ok=True)
     counts = [
         counted(number, noun)
         for severity, noun in _NOUNS.items()
         if (number := sum(finding.severity is severity for finding in report.findings))
     ]
-    verdict = f"Findings: {', '.join(counts)}." if counts else "Nothing was found."
-    yield Text.assemble(mark(console, ok=report.ok), " ", (verdict, "bold"))
+    text = f"Findings: {', '.join(counts)}." if counts else "Nothing was found."
+    return verdict(console, text, ok=report.ok)

@@ -6,13 +6,14 @@ import importlib
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, MetaData, Table, inspect, select
+from sqlalchemy import Column, Connection, MetaData, Table, inspect, select
 from sqlalchemy.exc import OperationalError
 
 from migrations_helpers.engine.preflight import Subject, examine
@@ -29,16 +30,12 @@ from .console import did_you_mean
 from .options import MODEL_VARIABLE, ColumnOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from sqlalchemy import Connection
-
     from ..format.envelope import Storage
 
-    #: Returns the targets of audit(), once there is a connection to look at the database with.
-    Targets = Callable[[Connection], Sequence[Any]]
+__all__ = ["ChosenColumn", "Targets", "choose_column", "choose_targets"]
 
-__all__ = ["ChosenColumn", "choose_column", "choose_targets"]
+#: Returns the targets of audit(), once there is a connection to look at the database with.
+Targets = Callable[[Connection], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,11 @@ class ChosenColumn:
     """An encrypted column.
 
     Attributes:
-        table: The table's name in the database.
-        column: The column's name in the database.
-        schema: The table's schema, or None for the default.
         type_: The column's type, in its context.
         arguments: The options that name the column on a command line.
         options: The options that say its type, or None if the application's model does.
         mapped: The model's column, or None.
+        drop: Index fields that a run may drop.
     """
 
     table: str
@@ -62,7 +57,6 @@ class ChosenColumn:
     arguments: str = ""
     options: ColumnOptions | None = None
     mapped: Column[Any] | None = None
-    #: Index fields that a run may drop.
     drop: Sequence[str] = ()
 
     @property
@@ -91,13 +85,12 @@ class ChosenColumn:
                 run; or it would drop index fields of rows. Nothing was done.
         """
         try:
-            self._refuse_absent(connection)
+            found = self.counted_in(connection)
         except OperationalError:
             # Other databases have no tables in a schema that is not there; SQLite has an error.
             if self.schema is None or connection.dialect.name != "sqlite":
                 raise
             raise ConfigurationError(f"there is no schema {self.schema}; nothing was done") from None
-        found = self._as_stored(connection)
         try:
             with rolled_back(connection):
                 examine(connection, found.subject(key_columns, preserve), limits={}).fit_table(writes=writes)
@@ -110,11 +103,30 @@ class ChosenColumn:
     def refuse_lost_fields(self, connection: Connection) -> None:
         """Refuse to drop index fields of rows that nothing names. A model names them, and so does ``--drop``.
 
-        Raises:
-            ConfigurationError: Rows have an expiry or fingerprints that the options do not name.
+        A command line forgets an option more easily than a model.
         """
-        if self.options is not None and not self.drop:
-            _refuse_lost_fields(connection, self)
+        if self.options is None or self.drop:
+            return
+        typed = self.typed()
+        stored = HeaderSQL(typed, self.type_)
+        statement = (
+            select(stored.field(LAYOUT_FIELD)).select_from(typed.table).where(stored.is_envelope()).distinct()
+        )
+        for value in connection.execute(statement).scalars():
+            byte = int(value, 16) if isinstance(value, str) else bytes(value)[0]
+            if byte not in HEADER_LENGTHS:
+                continue
+            layout, names = Layout(bool(byte & 1), byte >> 1), len(self.type_.fingerprints)
+            lost = []
+            if layout.has_expiry and not self.type_.expose_expiry:
+                lost.append("a readable expiry (--expose-expiry)")
+            if layout.fingerprints > names:
+                lost.append(f"{layout.fingerprints} fingerprints where {names} are named (--fingerprint)")
+            if lost:
+                raise ConfigurationError(
+                    f"{self.name}: there are rows with {' and '.join(lost)}, which this run would drop. Say it as the "
+                    "model does, or give --model, which takes it from there; nothing was done"
+                )
 
     def subject(self, key_columns: Sequence[str] = (), preserve: Sequence[str] = ()) -> Subject:
         """Return the column as a preflight takes it."""
@@ -173,11 +185,7 @@ class ChosenColumn:
         return column
 
     def _as_stored(self, connection: Connection) -> ChosenColumn:
-        """Return the column in the storage form that the database's column asks for.
-
-        Raises:
-            ConfigurationError: The database's column holds neither bytes nor text, or not the storage form given.
-        """
+        """Return the column in the storage form that the database's column asks for."""
         given = self.type_.storage if self.options is None else self.options.storage
         columns = inspect(connection).get_columns(self.table, schema=self.schema)
         in_database = next(info["type"] for info in columns if info["name"] == self.column)
@@ -200,40 +208,8 @@ class ChosenColumn:
         return replace(self, type_=_type_of(replace(self.options, storage=needed)))
 
 
-def _refuse_lost_fields(connection: Connection, chosen: ChosenColumn) -> None:
-    """Refuse to drop index fields of rows: a command line forgets an option more easily than a model.
-
-    Raises:
-        ConfigurationError: Rows have an expiry or fingerprints that the type does not have.
-    """
-    typed = chosen.typed()
-    stored = HeaderSQL(typed, chosen.type_)
-    statement = (
-        select(stored.field(LAYOUT_FIELD)).select_from(typed.table).where(stored.is_envelope()).distinct()
-    )
-    for value in connection.execute(statement).scalars():
-        byte = int(value, 16) if isinstance(value, str) else bytes(value)[0]
-        if byte not in HEADER_LENGTHS:
-            continue
-        layout, names = Layout(bool(byte & 1), byte >> 1), len(chosen.type_.fingerprints)
-        lost = []
-        if layout.has_expiry and not chosen.type_.expose_expiry:
-            lost.append("a readable expiry (--expose-expiry)")
-        if layout.fingerprints > names:
-            lost.append(f"{layout.fingerprints} fingerprints where {names} are named (--fingerprint)")
-        if lost:
-            raise ConfigurationError(
-                f"{chosen.name}: there are rows with {' and '.join(lost)}, which this run would drop. Say it as the "
-                "model does, or give --model, which takes it from there; nothing was done"
-            )
-
-
 def choose_column(options: ColumnOptions, model: str | None) -> ChosenColumn:
-    """Return the column that the command line names. The database was not asked yet.
-
-    Raises:
-        ConfigurationError: It names none or two, or the application's model is no encrypted column.
-    """
+    """Return the column that the command line names. The database was not asked yet."""
     if model is not None:
         _refuse_both(options)
         return _mapped_column(model)
@@ -251,11 +227,7 @@ def choose_column(options: ColumnOptions, model: str | None) -> ChosenColumn:
 
 
 def choose_targets(options: ColumnOptions, models: Sequence[str]) -> Targets:
-    """Return the targets of an audit that the command line names. The database was not asked yet.
-
-    Raises:
-        ConfigurationError: It names nothing, or the application has nothing of that name.
-    """
+    """Return the targets of an audit that the command line names. The database was not asked yet."""
     if models:
         _refuse_both(options)
     elif not options.table:

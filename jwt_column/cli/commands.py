@@ -1,19 +1,19 @@
-"""Declarations of commands: options in groups, and modules that are imported when their command is named."""
+"""Declarations of commands: their modules are imported when they are named."""
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from .declaring import with_options
 
-__all__ = ["Command", "Unloaded", "group_of", "with_options"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Command", "Unloaded", "group_of"]
 
 
 class Command(NamedTuple):
@@ -81,41 +81,3 @@ class Unloaded(TyperCommand):
             declare(with_options(found))
             found = app
         return typer.main.get_command(found)
-
-
-def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a command whose parameters are those of a function, each dataclass among them as one option a field.
-
-    The annotation of a field is that of a Typer option. So a group of options that several commands take is written
-    once, and a command receives it as one value.
-    """
-    groups: dict[str, Any] = {}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function).parameters.values():
-        kind = parameter.annotation
-        if not is_dataclass(kind):
-            parameters.append(parameter)
-            continue
-        groups[parameter.name] = kind
-        hints = get_type_hints(kind, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None if field.default is MISSING else field.default,
-                annotation=hints[field.name],
-            )
-            for field in fields(kind)
-        ]
-
-    def command(**given: Any) -> None:
-        for name, kind in groups.items():
-            values = {field.name: given.pop(field.name) for field in fields(kind)}
-            # Typer gives None for a list without items.
-            given[name] = kind(**{field: value for field, value in values.items() if value is not None})
-        function(**given)
-
-    command.__name__ = function.__name__
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command

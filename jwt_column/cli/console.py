@@ -38,6 +38,7 @@ __all__ = [
     "did_you_mean",
     "indented",
     "is_utf8",
+    "key_cells",
     "make_console",
     "mark",
     "plain_table",
@@ -45,6 +46,7 @@ __all__ = [
     "print_json",
     "print_problem",
     "state_order",
+    "verdict",
     "written_out",
 ]
 
@@ -140,12 +142,15 @@ def mark(console: Console, *, ok: bool) -> Text:
     return Text("ok", "green") if ok else Text("FAILED", "bold red")
 
 
-def indented(console: Console, renderable: RenderableType, *, by: int = 2) -> None:
-    """Print something some columns to the right, without the blanks that Rich puts at the ends of lines."""
-    for line in _lines(console, renderable, console.width - by):
-        console.print(
-            Text.assemble(" " * by, line) if line else "", no_wrap=True, overflow="ignore", crop=False
-        )
+def verdict(console: Console, text: str, *, ok: bool) -> Text:
+    """Return the line at the end of a report: a mark, and a text that stands out."""
+    return Text.assemble(mark(console, ok=ok), " ", (text, "bold"))
+
+
+def indented(console: Console, renderable: RenderableType) -> None:
+    """Print something two columns to the right, without the blanks that Rich puts at the ends of lines."""
+    for line in _lines(console, renderable, console.width - 2):
+        console.print(Text.assemble("  ", line) if line else "", no_wrap=True, overflow="ignore", crop=False)
 
 
 def _lines(console: Console, renderable: RenderableType, width: int) -> Iterator[Text]:
@@ -171,6 +176,12 @@ def plain_table(*columns: str) -> Table:
             overflow="fold",
         )
     return table
+
+
+def key_cells(key: tuple[str | None, str]) -> tuple[Text, Text]:
+    """Return the cells of a key id and the state of the rows under it."""
+    key_id, state = key
+    return Text(key_id or "none", "cyan"), Text(state, STATE_STYLES.get(state, "red"))
 
 
 def state_order(key: tuple[str | None, str]) -> tuple[Any, ...]:

@@ -16,7 +16,8 @@ from urllib.parse import quote, quote_plus
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError
 
-from ..errors import ConfigurationError
+from ..database.error_sentences import explained
+from ..errors import AuditError, ConfigurationError, ReencryptionError
 from .console import DatabaseError, did_you_mean
 from .options import DATABASE_VARIABLE, given_databases
 from .passwords import SECRET_MEMBER, without_passwords
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["connect", "connect_arguments", "is_async", "read_url", "read_urls", "with_engine"]
+__all__ = ["connect", "connect_arguments", "is_async", "read_url", "read_urls", "refusals", "with_engine"]
 
 # The synchronous driver to name where an asynchronous one will not do.
 _SYNC_DRIVERS: Final = {
@@ -43,12 +44,7 @@ _Result = TypeVar("_Result")
 
 
 def read_urls(given: Sequence[str] | None) -> list[URL]:
-    """Return the database URLs of a command line; without one, those of the environment variable.
-
-    Raises:
-        ConfigurationError: As :func:`read_url`.
-        DatabaseError: As :func:`read_url`.
-    """
+    """Return the database URLs of a command line; without one, those of the variable; each as :func:`read_url`."""
     return [read_url(text) for text in given_databases(given) or [""]]
 
 
@@ -96,11 +92,7 @@ def read_url(text: str | None) -> URL:
 
 
 def parse_url(text: str) -> URL:
-    """Return a URL as SQLAlchemy reads it, if no part of the password can be in another part of it.
-
-    Raises:
-        ConfigurationError: SQLAlchemy cannot read it, or it has an ``@`` that it should have percent-encoded.
-    """
+    """Return a URL as SQLAlchemy reads it, if no part of the password can be in another part of it."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -140,12 +132,7 @@ def sync_drivername(url: URL) -> str:
 
 
 def with_engine(url: URL, work: Callable[[Engine], _Result]) -> _Result:
-    """Do something with an engine, which is closed afterwards; with an asynchronous driver too.
-
-    Raises:
-        ConfigurationError: The driver does not take the URL.
-        DatabaseError: The database cannot be reached.
-    """
+    """Do something with an engine, which is closed afterwards; with an asynchronous driver too."""
     if not is_async(url):
         # A statement's parameters are rows; no error shows them.
         engine = create_engine(url, hide_parameters=True, connect_args=connect_arguments(url))
@@ -200,9 +187,32 @@ def connect(engine: Engine) -> Iterator[Connection]:
             yield connection
         except DBAPIError as error:
             reason = _redacted(str(error.orig), engine.url)
+        except AuditError as error:
+            reason = str(error)
         else:
             return
     raise DatabaseError(f"{_shown(engine.url)} refused: {reason}")
+
+
+@contextmanager
+def refusals(column: str) -> Iterator[None]:
+    """Explain why the database refused something in the middle of a run over a column.
+
+    Raises:
+        DatabaseError: It did. A driver's text may hold values of a row, and is not shown.
+    """
+    try:
+        yield
+    except ReencryptionError as error:
+        if error.reason != "database":
+            raise
+        reason = str(error)
+    except DBAPIError as error:
+        # While it was connecting, or between two batches.
+        reason = f"{column}: the database refused ({explained(error)})"
+    else:
+        return
+    raise DatabaseError(reason)
 
 
 @contextmanager

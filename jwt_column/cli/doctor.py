@@ -2,34 +2,29 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-from typing import TYPE_CHECKING
-
 import typer
 from rich.text import Text
 from sqlalchemy import Engine
 
 from ..auditing.columns import columns_of
 from ..auditing.readiness import Check, checks_of
-from .columns import choose_targets
+from .columns import Targets, choose_targets
 from .console import ExitCode, make_console, mark, print_json, written_out
 from .databases import connect, read_url, with_engine
-from .options import ColumnOptions, DatabaseOption, JsonOption, ModelTargets
-
-if TYPE_CHECKING:
-    from .columns import Targets
+from .options import DATABASE, JSON, MODELS, ColumnOptions
 
 __all__ = ["doctor"]
 
 
 def doctor(
     *,
-    database: DatabaseOption = None,
-    models: ModelTargets = None,
+    database: str | None = DATABASE,
+    models: list[str] = MODELS,
     columns: ColumnOptions,
-    as_json: JsonOption = False,
+    as_json: bool = JSON,
 ) -> None:
     """Check an application; see :mod:`jwt_column.cli.app` for the help text."""
-    targets = choose_targets(columns, models or ())
+    targets = choose_targets(columns, models)
     url = read_url(database)
     checks = with_engine(url, lambda engine: _checks(engine, targets))
     findings = [finding for check in checks for finding in check.findings]
@@ -49,18 +44,15 @@ def doctor(
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _checks(engine: Engine, targets: "Targets") -> list[Check]:
+def _checks(engine: Engine, targets: Targets) -> list[Check]:
     with connect(engine) as connection:
         return list(checks_of(connection, columns_of(list(targets(connection)))))
 
 
 def _to_dict(check: Check) -> dict[str, object]:
-    findings = [
-        {"code": one.code, "severity": str(one.severity), "message": one.message, "action": one.action}
-        for one in check.findings
-    ]
+    members = ("code", "severity", "message", "action")
     return {
         "subject": check.subject,
         "ok": not any(one.severity.rank for one in check.findings),
-        "findings": findings,
+        "findings": [{name: str(getattr(one, name)) for name in members} for one in check.findings],
     }

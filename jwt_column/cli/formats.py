@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from migrations_helpers.formats import FernetReader, JWEReader, SQLAlchemyUtilsReader
 
 from ..errors import ConfigurationError, KeyUnavailableError
-from .options import option
+from .declaring import option_group, value
 
 __all__ = ["SourceOptions"]
 
@@ -33,8 +33,6 @@ _READERS: Final[dict[str, Callable[..., Callable[[object], str]]]] = {
     "sqlalchemy-utils-fernet": partial(SQLAlchemyUtilsReader, engine="FernetEngine"),
 }
 
-_format_option = partial(option, rich_help_panel="The source")
-
 
 @dataclass(frozen=True)
 class _KeyFile:
@@ -44,52 +42,33 @@ class _KeyFile:
 
     def __call__(self) -> str:
         """Return the file's text without the line end that editors put there."""
-        failure: Exception | None = None
         try:
             text = Path(self.path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            failure = error
-        if failure is not None:
-            reason = failure.strerror if isinstance(failure, OSError) else "it is no text"
-            raise KeyUnavailableError(f"--from-key: the file {self.path} cannot be read: {reason}")
-        return text.removesuffix("\n").removesuffix("\r")
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        else:
+            return text.removesuffix("\n").removesuffix("\r")
+        raise KeyUnavailableError(f"--from-key: the file {self.path} cannot be read: {reason}")
 
 
-@dataclass(frozen=True)
+@option_group("The source")
 class SourceOptions:
     """The options of the values that are there: tokens in the clear, or the ciphertext of another library."""
 
-    from_: Annotated[
-        _Format | None,
-        _format_option(
-            "--from",
-            metavar="FORMAT",
-            help=f"The other library's format: {', '.join(get_args(_Format))}. Without it, tokens in the clear.",
-        ),
-    ] = None
-    from_key: Annotated[
-        str | None,
-        _format_option(
-            "--from-key",
-            metavar="URI",
-            help="Where that library's key is: env:NAME or file:PATH. Never the key itself.",
-        ),
-    ] = None
-    from_padding: Annotated[
-        _Padding | None,
-        _format_option(
-            "--from-padding",
-            metavar="NAME",
-            help=f"The padding of {_AES}: {', '.join(get_args(_Padding))}. Without it naive, that library's default.",
-        ),
-    ] = None
+    from_: _Format | None = value(
+        "--from FORMAT",
+        f"The other library's format: {', '.join(get_args(_Format))}. Without it, tokens in the clear.",
+    )
+    from_key: str | None = value(
+        "--from-key URI", "Where that library's key is: env:NAME or file:PATH. Never the key itself."
+    )
+    from_padding: _Padding | None = value(
+        "--from-padding NAME",
+        f"The padding of {_AES}: {', '.join(get_args(_Padding))}. Without it naive, that library's default.",
+    )
 
     def reader(self) -> Callable[[object], str] | None:
-        """Return the reader of the other library's format; None for tokens in the clear.
-
-        Raises:
-            ConfigurationError: The options do not go together, or the key itself is given.
-        """
+        """Return the reader of the other library's format; None for tokens in the clear."""
         if self.from_ is None:
             if self.from_key is not None or self.from_padding is not None:
                 raise ConfigurationError(

@@ -6,28 +6,26 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from dataclasses import fields
+from typing import Any, Final, Literal
 
-import typer
+from .declaring import flag, option_group, value, values
 
 __all__ = [
+    "DATABASE",
+    "DATABASES",
     "DATABASE_VARIABLE",
+    "FILE",
+    "JSON",
+    "MODEL",
+    "MODELS",
     "MODEL_VARIABLE",
     "ColumnName",
     "ColumnOptions",
-    "DatabaseOption",
-    "DatabasesOption",
-    "FileOption",
-    "JsonOption",
-    "ModelColumn",
-    "ModelTargets",
     "RowsToCount",
     "StoredColumn",
     "given_databases",
-    "option",
+    "split_names",
 ]
 
 #: The environment variable of the database's URL: a process list does not show it.
@@ -47,180 +45,116 @@ def given_databases(databases: Sequence[str] | None) -> list[str]:
     return list(databases or filter(None, _BETWEEN_URLS.split(configured)))
 
 
-def option(*names: str, show_default: bool = False, **settings: Any) -> Any:
-    """Return an option whose help text says its default, or that has none."""
-    return typer.Option(*names, show_default=show_default, **settings)
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Return the names of a list with commas."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-_column_option = partial(option, rich_help_panel="Which column")
-_type_option = partial(option, rich_help_panel="The column's type, with --table")
+_COLUMN: Final = "Which column"
+_TYPE: Final = "The column's type, with --table"
 
-DatabaseOption = Annotated[
-    str | None,
-    _column_option(
-        "--database",
-        metavar="URL",
-        envvar=DATABASE_VARIABLE,
-        help="SQLAlchemy's URL of the database. Better in the environment: others can list a command line.",
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")
-]
-FileOption = Annotated[
-    Path | None,
-    option(
-        "--file", metavar="PATH", help="The key-ring file. Without it, the one that JWT_COLUMN_KEYRING names."
-    ),
-]
+DATABASE: Final[Any] = value(
+    "--database URL",
+    "SQLAlchemy's URL of the database. Better in the environment: others can list a command line.",
+    panel=_COLUMN,
+    envvar=DATABASE_VARIABLE,
+)
+DATABASES: Final[Any] = values(
+    "--database URL",
+    f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which a process list does not "
+    "show, with white space between several.",
+    panel=_COLUMN,
+)
+MODEL: Final[Any] = value(
+    "--model MODULE:CLASS.ATTR",
+    "The application's mapped attribute, such as app.models:Session.token: table, type and key ring. Without it and "
+    f"--table, that of {MODEL_VARIABLE}.",
+    panel=_COLUMN,
+)
+MODELS: Final[Any] = values(
+    "--model MODULE:NAME",
+    "The application's declarative base or MetaData for all its columns, a mapped class, or an attribute such as "
+    f"app.models:Session.token; once for each. Without it and --table, those of {MODEL_VARIABLE}.",
+    panel=_COLUMN,
+)
+FILE: Final[Any] = value(
+    "--file PATH", "The key-ring file. Without it, the one that JWT_COLUMN_KEYRING names."
+)
+JSON: Final[Any] = flag("--json", "Print JSON on standard output, and nothing else there.", panel="Options")
 
 
-@dataclass(frozen=True)
+@option_group(_COLUMN)
 class ColumnName:
     """A column by its name in the database."""
 
-    table: Annotated[str | None, _column_option("--table", metavar="NAME", help="The table.")] = None
-    column: Annotated[
-        str | None, _column_option("--column", metavar="NAME", help="The encrypted column.")
-    ] = None
-    schema: Annotated[
-        str | None,
-        _column_option("--schema", metavar="NAME", help="The table's schema, if it is not the default one."),
-    ] = None
+    table: str | None = value("--table NAME", "The table.")
+    column: str | None = value("--column NAME", "The encrypted column.")
+    schema: str | None = value("--schema NAME", "The table's schema, if it is not the default one.")
 
 
-@dataclass(frozen=True)
+@option_group(_TYPE)
 class StoredColumn(ColumnName):
     """A column by its name, and its storage form."""
 
-    storage: Annotated[
-        Literal["binary", "text"] | None,
-        _type_option(
-            "--storage", help="How tokens are stored. Without it, as the database's column asks for."
-        ),
-    ] = None
+    storage: Literal["binary", "text"] | None = value(
+        "--storage", "How tokens are stored. Without it, as the database's column asks for."
+    )
 
 
-@dataclass(frozen=True)
+@option_group(_TYPE)
 class ColumnOptions(StoredColumn):
     """A column by its name, and its type: each further field is a parameter of it."""
 
-    type: Annotated[
-        Literal["jwt", "json"] | None,
-        _type_option(
-            "--type", help="The model's type: jwt for EncryptedJWT, json for EncryptedJSON. Without it, jwt."
-        ),
-    ] = None
-    keyring: Annotated[
-        str | None,
-        _type_option(
-            "--keyring",
-            metavar="URI",
-            help="The key ring, such as file:/etc/app/jwt.keys. Without it, that of JWT_COLUMN_KEYRING or "
-            "JWT_COLUMN_KEYS.",
-        ),
-    ] = None
-    context: Annotated[
-        str | None,
-        _type_option(
-            "--context",
-            metavar="TEXT",
-            help="The context, if the model names one: the text that stored tokens are bound to, so that they open in "
-            "their own column only. Without it, TABLE.COLUMN.",
-        ),
-    ] = None
-    fingerprints: Annotated[
-        list[str],
-        _type_option(
-            "--fingerprint",
-            metavar="NAME",
-            help="A fingerprint that the model names; once for each, in the model's order.",
-        ),
-    ] = field(default_factory=list)
-    expose_expiry: Annotated[
-        bool, _type_option("--expose-expiry", help="The model has expose_expiry=True.")
-    ] = False
-    allow_opaque: Annotated[
-        bool,
-        _type_option("--allow-opaque", help="The model has allow_opaque=True."),
-    ] = False
-    allow_unsigned: Annotated[
-        bool, _type_option("--allow-unsigned", help="The model has allow_unsigned=True.")
-    ] = False
-    bound_to: Annotated[
-        list[str],
-        _type_option(
-            "--bound-to",
-            metavar="NAME",
-            help="A column that the model names in bound_to; once for each, in the model's order.",
-        ),
-    ] = field(default_factory=list)
+    type: Literal["jwt", "json"] | None = value(
+        "--type", "The model's type: jwt for EncryptedJWT, json for EncryptedJSON. Without it, jwt."
+    )
+    keyring: str | None = value(
+        "--keyring URI",
+        "The key ring, such as file:/etc/app/jwt.keys. Without it, that of JWT_COLUMN_KEYRING or JWT_COLUMN_KEYS.",
+    )
+    context: str | None = value(
+        "--context TEXT",
+        "The context, if the model names one: the text that stored tokens are bound to, so that they open in their "
+        "own column only. Without it, TABLE.COLUMN.",
+    )
+    fingerprints: list[str] = values(
+        "--fingerprint NAME", "A fingerprint that the model names; once for each, in the model's order."
+    )
+    expose_expiry: bool = flag("--expose-expiry", "The model has expose_expiry=True.")
+    allow_opaque: bool = flag("--allow-opaque", "The model has allow_opaque=True.")
+    allow_unsigned: bool = flag("--allow-unsigned", "The model has allow_unsigned=True.")
+    bound_to: list[str] = values(
+        "--bound-to NAME", "A column that the model names in bound_to; once for each, in the model's order."
+    )
 
     @property
     def type_parameters(self) -> dict[str, Any]:
         """The parameters of the type that are given."""
         names = {one.name for one in fields(self)} - {one.name for one in fields(ColumnName)} - {"type"}
-        return {name: value for name in sorted(names) if (value := getattr(self, name))}
+        return {name: given for name in sorted(names) if (given := getattr(self, name))}
 
     @property
     def arguments(self) -> str:
         """The options as a command line has them; without the key ring, whose URI may hold a password."""
         words: list[str] = []
-        hints = get_type_hints(type(self), include_extras=True)
-        for name, annotated in hints.items():
-            value, option = getattr(self, name), annotated.__metadata__[0].default
-            if name == "keyring" or not value:
+        for one in fields(self):
+            given, option = getattr(self, one.name), one.metadata["option"].name
+            if one.name == "keyring" or not given:
                 continue
-            if value is True:
+            if given is True:
                 words.append(option)
             else:
-                for one in (value,) if isinstance(value, str) else value:
-                    words += [option, shlex.quote(one)]
+                for text in (given,) if isinstance(given, str) else given:
+                    words += [option, shlex.quote(text)]
         return " ".join(words)
 
 
-ModelColumn = Annotated[
-    str | None,
-    _column_option(
-        "--model",
-        metavar="MODULE:CLASS.ATTR",
-        help="The application's mapped attribute, such as app.models:Session.token: table, type and key ring. Without "
-        f"it and --table, that of {MODEL_VARIABLE}.",
-    ),
-]
-
-ModelTargets = Annotated[
-    list[str] | None,
-    _column_option(
-        "--model",
-        metavar="MODULE:NAME",
-        help="The application's declarative base or MetaData for all its columns, a mapped class, or an attribute such "
-        f"as app.models:Session.token; once for each. Without it and --table, those of {MODEL_VARIABLE}.",
-    ),
-]
-
-
-DatabasesOption = Annotated[
-    list[str] | None,
-    _column_option(
-        "--database",
-        metavar="URL",
-        help=f"SQLAlchemy's URL of a database; once for each. Without it {DATABASE_VARIABLE}, which a process list "
-        "does not show, with white space between several.",
-    ),
-]
-
-
-@dataclass(frozen=True)
+@option_group(_COLUMN)
 class RowsToCount(ColumnName):
     """The columns, in several databases perhaps, whose rows a command of ``keys`` counts."""
 
-    databases: DatabasesOption = None
-    models: Annotated[
-        list[str],
-        _column_option(
-            "--model",
-            metavar="MODULE:CLASS.ATTR",
-            help="The application's mapped attribute, such as app.models:Session.token; once for each.",
-        ),
-    ] = field(default_factory=list)
+    databases: list[str] = DATABASES
+    models: list[str] = values(
+        "--model MODULE:CLASS.ATTR",
+        "The application's mapped attribute, such as app.models:Session.token; once for each.",
+    )

@@ -13,8 +13,9 @@ from migrations_helpers.engine.preflight import preflight_column
 
 from ..auditing.report import Severity
 from ..errors import JWTColumnError
-from .console import ExitCode, make_console, mark, print_json, written_out
+from .console import ExitCode, make_console, print_json, verdict, written_out
 from .databases import connect
+from .options import split_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,38 +25,31 @@ if TYPE_CHECKING:
     from migrations_helpers.engine.conversions import Conversion
 
     from ..auditing.report import Finding
-    from .columns import ChosenColumn
+    from .conversion import Run
 
 __all__ = ["show_preflight"]
 
 _STYLES: Final = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
 
-def show_preflight(
-    engine: Engine,
-    column: ChosenColumn,
-    schemas: Sequence[str | None],
-    make_conversion: Callable[..., Conversion],
-    key_columns: Sequence[str],
-    preserve: Sequence[str],
-    *,
-    as_json: bool,
-) -> None:
+def show_preflight(run: Run, engine: Engine) -> None:
     """Show what stands in the way of a run over a column, in each of its schemas, and what makes it slow.
 
     Raises:
         ConfigurationError: A run would drop index fields of rows.
         typer.Exit: A run would be refused.
     """
+    column, schemas = run.column, run.schemas(engine)
+    key_columns, preserve = split_names(run.options.key_columns), split_names(run.options.preserve)
     findings: list[Finding] = []
-    for schema in schemas:
+    for schema in [column.schema] if schemas is None else schemas:
         with connect(engine) as connection:
             found = replace(column, schema=schema).counted_in(connection)
             # Without keys nothing can be said about the length of new values, and all else can.
             conversions: tuple[Callable[..., Conversion], ...] = ()
             with suppress(JWTColumnError):
                 found.type_.ring()
-                conversions = (make_conversion,)
+                conversions = (run.make_conversion,)
             connection.rollback()
             subject = replace(found.subject(key_columns, preserve), conversions=conversions)
             of_column = preflight_column(connection, subject)
@@ -64,8 +58,10 @@ def show_preflight(
                 found.refuse_lost_fields(connection)
     findings.sort(key=lambda one: (-one.severity.rank, one.column, one.code))
     is_ready = not any(one.severity is Severity.CRITICAL for one in findings)
-    if as_json:
-        print_json({"ready": is_ready, "findings": [_to_dict(one) for one in findings]})
+    if run.options.as_json:
+        members = ("code", "severity", "column", "message", "action")
+        shown = [{name: str(getattr(one, name)) for name in members} for one in findings]
+        print_json({"ready": is_ready, "findings": shown})
     else:
         _print(findings, is_ready=is_ready)
     if not is_ready:
@@ -83,15 +79,5 @@ def _print(findings: Sequence[Finding], *, is_ready: bool) -> None:
             written_out(f"{one.message} {one.action}"),
         )
         console.print(line, soft_wrap=not console.is_terminal)
-    verdict = "Nothing stands in the way of a run." if is_ready else "A run would be refused."
-    console.print(Text.assemble(mark(console, ok=is_ready), " ", (verdict, "bold")))
-
-
-def _to_dict(one: Finding) -> dict[str, str]:
-    return {
-        "code": one.code,
-        "severity": str(one.severity),
-        "column": one.column,
-        "message": one.message,
-        "action": one.action,
-    }
+    text = "Nothing stands in the way of a run." if is_ready else "A run would be refused."
+    console.print(verdict(console, text, ok=is_ready))

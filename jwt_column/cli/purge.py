@@ -5,25 +5,25 @@
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from typing import Annotated, Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import typer
 from rich.text import Text
 from sqlalchemy import Column, ColumnElement, Engine, func, select
-from sqlalchemy.exc import DBAPIError
 
 from ..column.comparator import EncryptedComparator
-from ..database.error_sentences import explained
 from ..database.printable import printable
 from ..database.row_security import hidden_rows
-from ..errors import ConfigurationError, KeyRingError, UnsupportedComparisonError
+from ..database.time_limits import lifted_and_restored
+from ..errors import ConfigurationError, KeyRingError, ReencryptionError, UnsupportedComparisonError
 from ..keys.snapshot import parse_key_id
 from ..purge import Action, purge_rows
 from .columns import ChosenColumn, choose_column
-from .console import DatabaseError, ExitCode, counted, indented, make_console, mark, print_json
+from .console import DatabaseError, ExitCode, counted, indented, make_console, print_json, verdict
 from .databases import connect, read_url, with_engine
-from .options import ColumnOptions, DatabaseOption, JsonOption, ModelColumn, StoredColumn, option
+from .declaring import flag, value
+from .options import DATABASE, JSON, MODEL, ColumnOptions, StoredColumn
 from .progress import shown_progress
 from .signals import stoppable
 from .summary import listed_keys
@@ -53,7 +53,7 @@ class _Purge:
     def run(self, engine: Engine, chosen: ChosenColumn) -> None:
         """Count the rows, and remove them."""
         started = time.monotonic()
-        with connect(engine) as connection:
+        with connect(engine) as connection, lifted_and_restored(connection):
             column = chosen.in_table(connection)
             self.hidden = hidden_rows(connection, column.table)
             condition = self._condition(column)
@@ -90,14 +90,10 @@ class _Purge:
 
             try:
                 result = purge_rows(engine, column, condition, action=self.action, progress=progress)
-            except DBAPIError as error:
-                reason = explained(error)
-            else:
-                self.removed, self.refused = int(result), result.refused
-                self.refused_count = result.refused_count
-                return
-        number = counted(self.removed, "row", ("was", "were"))
-        raise DatabaseError(f"{self.column}: the database refused ({reason}); {number} {self.done}")
+            except ReencryptionError as error:
+                raise DatabaseError(str(error)) from None
+        self.removed, self.refused = int(result), result.refused
+        self.refused_count = result.refused_count
 
     def to_dict(self) -> dict[str, Any]:
         """Return the purge as JSON's types."""
@@ -119,33 +115,21 @@ class _Purge:
 
 def purge(
     *,
-    database: DatabaseOption = None,
-    model: ModelColumn = None,
+    database: str | None = DATABASE,
+    model: str | None = MODEL,
     name: StoredColumn,
-    before: Annotated[
-        str | None,
-        option(
-            "--before",
-            metavar="TIME",
-            help="Rows whose token expires at this time or earlier: 2026-03-01 or 2026-03-01T12:00:00+00:00. Without "
-            "it, now.",
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        option(
-            "--key",
-            metavar="KEY_ID",
-            help="In place of expired rows, those under this key, which nobody needs any more: it was destroyed, or "
-            "was a tenant's that has gone.",
-        ),
-    ] = None,
-    action: Annotated[
-        Action,
-        option("--action", help="Delete the rows, or only set the column to NULL.", show_default=True),
-    ] = "delete",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the rows, and remove none.")] = False,
-    as_json: JsonOption = False,
+    before: str | None = value(
+        "--before TIME",
+        "Rows whose token expires at this time or earlier: 2026-03-01 or 2026-03-01T12:00:00+00:00. Without it, now.",
+    ),
+    key: str | None = value(
+        "--key KEY_ID",
+        "In place of expired rows, those under this key, which nobody needs any more: it was destroyed, or was a "
+        "tenant's that has gone.",
+    ),
+    action: Action = value("--action", "Delete the rows, or only set the column to NULL.", default="delete"),
+    dry_run: bool = flag("--dry-run", "Count the rows, and remove none."),
+    as_json: bool = JSON,
 ) -> None:
     """Remove expired rows; see :mod:`jwt_column.cli.app` for the help text."""
     if key is not None and before is not None:
@@ -189,16 +173,11 @@ def _show(work: _Purge) -> None:
         indented(console, Text.assemble("refused by the database  ", (f"{count:,}", "bold red"), listed))
     verb = "" if work.before is None else "that "
     done = f"{counted(work.removed, 'row')} {work.done} {verb}{work.which}."
-    indented(console, Text.assemble(mark(console, ok=not work.refused_count), " ", (done, "bold")))
+    indented(console, verdict(console, done, ok=not work.refused_count))
 
 
 def _check_key(key_id: str, chosen: ChosenColumn) -> None:
-    """Refuse a key that new rows are written under, if the ring is here to tell.
-
-    Raises:
-        ConfigurationError: It is one.
-        KeyRingError: It is no key id.
-    """
+    """Refuse a key that new rows are written under, if the ring is here to tell."""
     parse_key_id(key_id)
     try:
         active = chosen.type_.ring().current_key_ids
@@ -221,20 +200,15 @@ def _expiry_of(column: Column[Any]) -> ColumnElement[Any]:
 
 
 def read_time(text: str | None) -> datetime:
-    """Return a time in UTC: now, the beginning of a day, or a time with its zone.
-
-    Raises:
-        ConfigurationError: The text has another form.
-    """
+    """Return a time in UTC: now, the beginning of a day, or a time with its zone."""
     if text is None:
         return datetime.now(UTC)
     try:
-        if len(text) == len("2026-03-01"):
-            day = date.fromisoformat(text)
-            return datetime(day.year, day.month, day.day, tzinfo=UTC)
         time_ = datetime.fromisoformat(text)
     except ValueError:
         time_ = None
+    if time_ is not None and len(text) == len("2026-03-01"):
+        return time_.replace(tzinfo=UTC)
     if time_ is None or time_.utcoffset() is None:
         raise ConfigurationError(
             "--before is a day, which begins in UTC, or a time with its zone, as in 2026-03-01T12:00:00+00:00"

@@ -7,28 +7,28 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.text import Text
 from sqlalchemy import Column, Engine
-from sqlalchemy.exc import DBAPIError
 
 from migrations_helpers.engine.conversions import Reencryption
-from migrations_helpers.engine.progress import line_progress
+from migrations_helpers.engine.endings import require_complete
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options, require_complete
 
 from ..auditing.columns import AuditedColumn, columns_of
-from ..database.driver_errors import error_name
-from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
+from ..errors import ConfigurationError, JWTColumnError
 from ..keys.providers.file import uri_of
-from .columns import choose_targets
-from .console import DatabaseError, counted, make_console, mark, print_json
-from .databases import connect, read_url, with_engine
+from .columns import Targets, choose_targets
+from .console import counted, make_console, mark, print_json
+from .databases import connect, read_url, refusals, with_engine
+from .declaring import flag, option_group, value
 from .keys.changing import activate_key, add_key
 from .keys.counting import count_column
 from .keys.fleets import (
@@ -39,18 +39,11 @@ from .keys.fleets import (
     key_everywhere,
     nothing_written_under,
 )
-from .keys.forgotten import forgotten_columns, is_of
-from .keys.removing import KeyInUseError, held_keys, removal
+from .keys.removing import KeyInUseError, forgotten_columns, held_keys, is_of, removal
 from .keys.rings import PlainFile, now, open_ring, ring_path
-from .options import (
-    ColumnOptions,
-    DatabasesOption,
-    FileOption,
-    JsonOption,
-    ModelTargets,
-    given_databases,
-    option,
-)
+from .options import DATABASES, FILE, JSON, MODELS, ColumnOptions, given_databases
+from .pace import PaceOptions
+from .progress import run_progress
 from .rotation import Rotation, rotation_of
 from .signals import stoppable
 from .verbosity import is_quiet
@@ -60,88 +53,57 @@ if TYPE_CHECKING:
 
     from ..keys.ring import DataKey
     from ..keys.ring_file.store import StoredRing
-    from .columns import Targets
 
 __all__ = ["rotate"]
 
-_rotation_option = partial(option, rich_help_panel="The rotation")
 
-
-@dataclass(frozen=True)
+@option_group("The rotation")
 class RotationOptions:
     """The options of a rotation."""
 
-    yes: Annotated[
-        bool, _rotation_option("--yes", help="Do not ask before the first change; needed without a terminal.")
-    ] = False
-    wait: Annotated[
-        float | None,
-        _rotation_option(
-            "--wait",
-            metavar="SECONDS",
-            min=0,
-            help="Seconds after a change of the file until every process has loaded it. Needed where no database has "
-            "the table of a fleet; with one, this is waited in addition.",
-        ),
-    ] = None
-    settle: Annotated[
-        float,
-        _rotation_option(
-            "--settle",
-            metavar="SECONDS",
-            min=0,
-            help="Seconds between the last write under the old key and the last count of its rows, for transactions "
-            "that are not committed yet. Make it as long as the longest transaction that writes a token.",
-            show_default=True,
-        ),
-    ] = 10
-    ship: Annotated[
-        str | None,
-        _rotation_option(
-            "--ship",
-            metavar="COMMAND",
-            help="A command for the shell that brings the file to every host, run after each change of the file. It "
-            "must end with 0.",
-        ),
-    ] = None
-    older_than: Annotated[
-        int,
-        _rotation_option(
-            "--older-than",
-            metavar="DAYS",
-            min=0,
-            help="Begin a rotation only if the active key has been active for more days. One that has begun goes on.",
-        ),
-    ] = 0
-    keep: Annotated[
-        bool, _rotation_option("--keep", help="Leave the old key in the ring, decrypting only, for backups.")
-    ] = False
-    to: Annotated[
-        str | None,
-        _rotation_option(
-            "--to", metavar="KEY_ID", help="Make this key of the ring active, in place of a new one."
-        ),
-    ] = None
-    tenant: Annotated[
-        str | None, _rotation_option("--tenant", metavar="NAME", help="Rotate the keys of one tenant.")
-    ] = None
-    no_previous: Annotated[
-        bool,
-        _rotation_option(
-            "--no-previous", help="Do not keep the file's version before, which holds the old key."
-        ),
-    ] = False
-    as_json: JsonOption = False
+    yes: bool = flag("--yes", "Do not ask before the first change; needed without a terminal.")
+    wait: float | None = value(
+        "--wait SECONDS",
+        "Seconds after a change of the file until every process has loaded it. Needed where no database has the "
+        "table of a fleet; with one, this is waited in addition.",
+        min=0,
+    )
+    settle: float = value(
+        "--settle SECONDS",
+        "Seconds between the last write under the old key and the last count of its rows, for transactions that are "
+        "not committed yet. Make it as long as the longest transaction that writes a token.",
+        default=10,
+        min=0,
+    )
+    ship: str | None = value(
+        "--ship COMMAND",
+        "A command for the shell that brings the file to every host, run after each change of the file. It must end "
+        "with 0.",
+    )
+    older_than: int = value(
+        "--older-than DAYS",
+        "Begin a rotation only if the active key has been active for more days. One that has begun goes on.",
+        default=0,
+        min=0,
+    )
+    keep: bool = flag("--keep", "Leave the old key in the ring, decrypting only, for backups.")
+    to: str | None = value("--to KEY_ID", "Make this key of the ring active, in place of a new one.")
+    tenant: str | None = value("--tenant NAME", "Rotate the keys of one tenant.")
+    no_previous: bool = flag(
+        "--no-previous", "Do not keep the file's version before, which holds the old key."
+    )
+    as_json: bool = JSON
 
 
 def rotate(
     *,
-    file: FileOption = None,
-    databases: DatabasesOption = None,
-    models: ModelTargets = None,
+    file: Path | None = FILE,
+    databases: list[str] = DATABASES,
+    models: list[str] = MODELS,
     columns: ColumnOptions,
     fleet: PatientFleetOptions,
     rotation: RotationOptions,
+    pace: PaceOptions,
 ) -> None:
     """Rotate a key; see :mod:`jwt_column.cli.app` for the help text."""
     urls = given_databases(databases)
@@ -153,8 +115,8 @@ def rotate(
         raise ConfigurationError("a rotation asks before its first change; give --yes without a terminal")
     if columns.table and not columns.keyring:
         columns = replace(columns, keyring=uri_of(ring_path(file)))
-    targets = choose_targets(columns, models or ())
-    work = _Work(lambda: open_ring(file), urls, targets, fleet, rotation)
+    targets = choose_targets(columns, models)
+    work = _Work(lambda: open_ring(file), urls, targets, fleet, rotation, Options(**pace.of_engine))
     with stoppable("stopped: the same command goes on from there"):
         try:
             work.run()
@@ -166,32 +128,23 @@ def rotate(
         print_json(work.to_dict(is_done=True))
 
 
+@dataclass
 class _Work:
-    """One run of the command.
+    """One run of the command."""
 
-    Attributes:
-        steps: The steps that were done.
-    """
-
-    def __init__(
-        self,
-        read: "Callable[[], StoredRing | PlainFile]",
-        urls: list[str],
-        targets: "Targets",
-        fleet: FleetOptions,
-        options: RotationOptions,
-    ) -> None:
-        self._read = read
-        self._urls = urls
-        self._targets = targets
-        self._fleet = fleet
-        self._options = options
-        self._has_asked = False
-        self.steps: list[dict[str, Any]] = []
+    read: "Callable[[], StoredRing | PlainFile]"
+    urls: list[str]
+    targets: Targets
+    fleet: FleetOptions
+    options: RotationOptions
+    # Made once: a time of the day is the next one from the start of the command.
+    run_options: Options
+    has_asked: bool = False
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> None:
         """Do the steps that are left, by the ring's file and the rows."""
-        options = self._options
+        options = self.options
         self._check_columns()
         ring, state = self._look()
         if state.new is None and not self._is_under_way(state):
@@ -212,12 +165,12 @@ class _Work:
             self._retire(ring, state.active, state.replaced)
 
     def _look(self) -> "tuple[StoredRing | PlainFile, Rotation]":
-        ring = self._read()
-        return ring, rotation_of(ring, self._options.tenant, self._options.to)
+        ring = self.read()
+        return ring, rotation_of(ring, self.options.tenant, self.options.to)
 
     def _is_under_way(self, state: Rotation) -> bool:
         """Return True if the key before still has to be retired."""
-        return state.replaced is not None and (not self._options.keep or self._rows_under(state.replaced) > 0)
+        return state.replaced is not None and (not self.options.keep or self._rows_under(state.replaced) > 0)
 
     def _activate(self, ring: "StoredRing | PlainFile", active: str, key_id: str) -> None:
         self._ask(f"Key {key_id} takes the place of {active}")
@@ -228,7 +181,7 @@ class _Work:
 
     def _retire(self, ring: "StoredRing | PlainFile", active: str, old: str) -> None:
         """Re-encrypt the rows under the old key, and remove it."""
-        options = self._options
+        options = self.options
         self._ask(
             f"Rows under {old} are re-encrypted under {active}"
             + ("" if options.keep else f", and {old} is removed")
@@ -260,7 +213,7 @@ class _Work:
 
     def _check_columns(self) -> None:
         """Refuse columns whose ring is another one, and a choice of the model's columns, before anything is changed."""
-        path = self._read().path.resolve()
+        path = self.read().path.resolve()
         named: list[Column[Any]] = []
 
         def check(engine: Engine) -> None:
@@ -274,7 +227,7 @@ class _Work:
                     )
 
         self._in_databases(check)
-        if self._options.keep:
+        if self.options.keep:
             return
         for forgotten in forgotten_columns(path, named):
             raise ConfigurationError(
@@ -285,20 +238,20 @@ class _Work:
 
     def _columns(self, engine: Engine) -> tuple[AuditedColumn, ...]:
         with connect(engine) as connection:
-            return columns_of(list(self._targets(connection)))
+            return columns_of(list(self.targets(connection)))
 
     def _in_databases(self, work: Callable[[Engine], None]) -> None:
-        for url in self._urls:
+        for url in self.urls:
             with_engine(read_url(url), work)
 
     def _refuse_endless_wait(self, ring: "StoredRing | PlainFile") -> None:
         """Refuse a rotation of which nothing tells that every process has loaded the file."""
-        if self._options.wait is not None:
+        if self.options.wait is not None:
             return
         # With no need, and no time: only to know whether there is a table.
         none_behind = Need(lambda _: [], ("", ""))
-        options = FleetOptions(0, 0, self._fleet.fleet_table, self._fleet.no_fleet)
-        if self._fleet.no_fleet or not self._has_table(options, none_behind, ring):
+        options = FleetOptions(0, 0, self.fleet.fleet_table, self.fleet.no_fleet)
+        if self.fleet.no_fleet or not self._has_table(options, none_behind, ring):
             raise ConfigurationError(
                 "nothing tells when every process has loaded the file; create the table of a fleet "
                 "(op.create_jwt_fleet_table), or give --wait SECONDS: the time to ship the file and to load it"
@@ -306,26 +259,28 @@ class _Work:
 
     def _has_table(self, options: FleetOptions, need: Need, ring: "StoredRing | PlainFile") -> bool:
         try:
-            return await_fleet(self._urls, options, lambda: held_keys(ring), need) is not None
+            return await_fleet(self.urls, options, lambda: held_keys(ring), need) is not None
         except ConfigurationError:
             return False
 
     def _wait(self, keys: "Callable[[], Iterable[DataKey]]", need: Need, text: str) -> None:
         self._note(f"Waiting until every process {text} ...")
-        processes = await_fleet(self._urls, self._fleet, keys, need)
-        if self._options.wait is not None:
-            time.sleep(self._options.wait)
+        processes = await_fleet(self.urls, self.fleet, keys, need)
+        if self.options.wait is not None:
+            time.sleep(self.options.wait)
         said = f"1 live process {text}" if processes == 1 else f"{processes} live processes, and each {text}"
         if processes is None:
-            said = f"Waited for {self._options.wait:g} s"
-        self._tell("wait", f"{said}.", processes=processes, seconds=self._options.wait)
+            said = f"Waited for {self.options.wait:g} s"
+        self._tell("wait", f"{said}.", processes=processes, seconds=self.options.wait)
 
     def _ship(self) -> None:
-        command = self._options.ship
+        command = self.options.ship
         if command is None:
             return
         # Its output is no result of this command.
-        output = sys.stderr.fileno() if _has_descriptor() else subprocess.DEVNULL
+        output = subprocess.DEVNULL
+        with suppress(OSError, ValueError):
+            output = sys.stderr.fileno()
         done = subprocess.run(command, shell=True, stdout=output, check=False)  # noqa: S602 - the operator's
         if done.returncode != 0:
             raise ShippingError(
@@ -355,23 +310,17 @@ class _Work:
         self._in_databases(work)
 
     def _convert(self, engine: Engine, column: AuditedColumn) -> "ReencryptionReport":
-        show = (lambda _: None) if is_quiet() else partial(typer.echo, err=True)
-        try:
+        with run_progress(column.name) as progress, refusals(column.name):
             report = convert_column(
                 engine,
                 column.table.name,
                 column.column.name,
                 column.type_,
                 Reencryption,
-                Options(progress=line_progress(show)),
+                replace(self.run_options, progress=progress),
                 schema=column.table.schema,
             )
             return require_complete(report)
-        except ReencryptionError as error:
-            failure = DatabaseError(str(error)) if error.reason == "database" else error
-        except DBAPIError as error:
-            failure = DatabaseError(f"{column.name}: the database refused ({error_name(error)})")
-        raise failure
 
     def _rows_under(self, key_id: str, history: Counter[str | None] | None = None) -> int:
         rows: Counter[str] = Counter()
@@ -385,7 +334,7 @@ class _Work:
         return rows[key_id]
 
     def _is_young(self, state: Rotation) -> bool:
-        days = self._options.older_than
+        days = self.options.older_than
         if days == 0:
             return False
         if state.active_since is None:
@@ -394,11 +343,11 @@ class _Work:
 
     def _ask(self, plan: str) -> None:
         """Show the plan before the first change, and ask."""
-        if self._has_asked or self._options.yes:
+        if self.has_asked or self.options.yes:
             return
         if not typer.confirm(f"{plan}. Go on?", err=True):
             raise ConfigurationError("nothing was changed")
-        self._has_asked = True
+        self.has_asked = True
 
     def _note(self, text: str) -> None:
         if not is_quiet():
@@ -409,24 +358,16 @@ class _Work:
         """Remember a step that was done, and print it."""
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.steps.append({"step": step, "at": at} | members)
-        if not self._options.as_json:
+        if not self.options.as_json:
             console = make_console()
             console.print(Text.assemble(mark(console, ok=True), " ", text), soft_wrap=True)
 
     def to_dict(self, *, is_done: bool) -> dict[str, Any]:
         """Return the run as the command's ``--json`` has it."""
-        ring = self._read()
-        active = rotation_of(ring, self._options.tenant, self._options.to).active
+        ring = self.read()
+        active = rotation_of(ring, self.options.tenant, self.options.to).active
         return {"file": str(ring.path), "active": active, "done": is_done, "steps": self.steps}
 
 
 class ShippingError(JWTColumnError):
     """The command that brings the file to every host has failed."""
-
-
-def _has_descriptor() -> bool:
-    try:
-        sys.stderr.fileno()
-    except (OSError, ValueError):
-        return False
-    return True

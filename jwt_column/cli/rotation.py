@@ -35,12 +35,7 @@ class Rotation(NamedTuple):
 
 
 def rotation_of(ring: StoredRing | PlainFile, tenant: str | None = None, to: str | None = None) -> Rotation:
-    """Return the state of a rotation.
-
-    Args:
-        ring: The ring.
-        tenant: The tenant whose keys are rotated; None for the keys of the ring.
-        to: The key that the rotation makes active; None to find it.
+    """Return the state of a rotation, of a tenant's keys or of the ring's; *to* is its new key, if that is known.
 
     Raises:
         ConfigurationError: The file does not show which key is new.

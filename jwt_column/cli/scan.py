@@ -2,8 +2,6 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
-from typing import Annotated
-
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -12,9 +10,10 @@ from sqlalchemy import Engine
 from ..scanning import ScanReport, find_plaintext_tokens
 from ..scanning.run import SAMPLE
 from .audit_view import print_database, shown_key
-from .console import ExitCode, counted, indented, make_console, mark, plain_table, print_json, written_out
+from .console import ExitCode, counted, indented, make_console, plain_table, print_json, verdict, written_out
 from .databases import connect, read_url, with_engine
-from .options import DatabaseOption, JsonOption, option
+from .declaring import flag, value
+from .options import DATABASE, JSON
 from .progress import shown_progress
 from .signals import stoppable
 
@@ -23,26 +22,19 @@ __all__ = ["scan"]
 
 def scan(
     *,
-    database: DatabaseOption = None,
-    schema: Annotated[
-        str | None,
-        option(
-            "--schema",
-            metavar="NAME",
-            help="Look through this schema only. Without it, on PostgreSQL all but the system's, elsewhere the default "
-            "one.",
-        ),
-    ] = None,
-    sample: Annotated[
-        int,
-        typer.Option(
-            metavar="ROWS",
-            min=1,
-            help="Rows of each table to look at: half of them the first by primary key, half the last.",
-        ),
-    ] = SAMPLE,
-    full: Annotated[bool, typer.Option("--full", help="Look at every row of every table.")] = False,
-    as_json: JsonOption = False,
+    database: str | None = DATABASE,
+    schema: str | None = value(
+        "--schema NAME",
+        "Look through this schema only. Without it, on PostgreSQL all but the system's, elsewhere the default one.",
+    ),
+    sample: int = value(
+        "--sample ROWS",
+        "Rows of each table to look at: half of them the first by primary key, half the last.",
+        default=SAMPLE,
+        min=1,
+    ),
+    full: bool = flag("--full", "Look at every row of every table."),
+    as_json: bool = JSON,
 ) -> None:
     """Report readable tokens; see :mod:`jwt_column.cli.app` for the help text."""
     url = read_url(database)
@@ -89,8 +81,7 @@ def _print_report(console: Console, report: ScanReport) -> None:
             Text.assemble(("not read", "bold red"), "  ", (failed.table, "bold"), f"  {failed.reason}"),
         )
     console.print()
-    verdict = Text.assemble(mark(console, ok=report.ok), " ", (_verdict(report), "bold"))
-    indented(console, verdict)
+    indented(console, verdict(console, _verdict(report), ok=report.ok))
     if report.found:
         console.print()
         indented(

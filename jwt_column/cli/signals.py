@@ -16,8 +16,8 @@ import typer
 from .console import print_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType, TracebackType
+    from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
 
 __all__ = ["Interruptions", "Pauses", "ignore_pauses", "stoppable"]
 
@@ -28,7 +28,27 @@ _PAUSING: Final[tuple[int, ...]] = tuple(
 )
 
 
-class Interruptions:
+class _Handling:
+    """Handles signals within the block."""
+
+    def __init__(self, handlers: Mapping[int, Callable[[int, FrameType | None], Any]]) -> None:
+        self._handlers = handlers
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python sets handlers in the main thread only, and signals come there only.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, handler) for number, handler in self._handlers.items()
+            }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Interruptions(_Handling):
     """Within the block, the signals that end a program raise KeyboardInterrupt and are remembered.
 
     Remembered, because the exception may not arrive: SQLite turns an exception of a Python function that it calls
@@ -39,8 +59,8 @@ class Interruptions:
     """
 
     def __init__(self) -> None:
+        super().__init__(dict.fromkeys(_SIGNALS, self._handle))
         self.number: int | None = None
-        self._before: dict[signal.Signals, Any] = {}
 
     @property
     def exit_code(self) -> int:
@@ -52,28 +72,15 @@ class Interruptions:
         if self.number is not None:
             raise KeyboardInterrupt
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _handle(self, number: int, _: FrameType | None) -> None:
         self.number = number
         # Shards are child processes, and their pool waits for them to finish.
         for process in multiprocessing.active_children():
             process.terminate()
         raise KeyboardInterrupt
 
-    def __enter__(self) -> Self:
-        # Python sets handlers in the main thread only, and signals come there only.
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class Pauses:
+class Pauses(_Handling):
     """Within the block, SIGUSR1 pauses a run after its batch, and SIGUSR2 resumes it.
 
     SIGTSTP (Ctrl-Z) and SIGSTOP stop a process wherever it is, in a transaction that holds locks too. The state is a
@@ -84,29 +91,18 @@ class Pauses:
     """
 
     def __init__(self) -> None:
+        super().__init__(dict(zip(_PAUSING, (self._pause, self._resume), strict=False)))
         self._directory = TemporaryDirectory(prefix="jwt-column-")
         self.is_paused: IsPaused = IsPaused(Path(self._directory.name) / "paused")
-        self._before: dict[int, Any] = {}
 
-    def _pause(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+    def _pause(self, *_: object) -> None:
         self.is_paused.file.touch()
 
-    def _resume(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+    def _resume(self, *_: object) -> None:
         self.is_paused.file.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            handlers = zip(_PAUSING, (self._pause, self._resume), strict=False)
-            self._before = {number: signal.signal(number, handler) for number, handler in handlers}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         self._directory.cleanup()
 
 

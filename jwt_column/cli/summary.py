@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..database.printable import printable
-from .console import STATE_STYLES, counted, indented, mark, plain_table, state_order
+from .console import STATE_STYLES, counted, indented, plain_table, state_order, verdict
 from .verbosity import is_quiet
 
 if TYPE_CHECKING:
@@ -39,16 +39,11 @@ _FOREIGN_STATES: Final = {"plaintext": "plaintext or JWE", "unreadable": "other 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a command.
-
-    Attributes:
-        command: Its name.
-        done: The participle for its rows.
-        is_foreign: Whether it reads the ciphertext of another library.
-    """
+    """The words of a command: its name, and the participle for its rows."""
 
     command: str
     done: str
+    #: Whether it reads the ciphertext of another library.
     is_foreign: bool = False
 
     def state(self, state: str) -> str:
@@ -61,12 +56,8 @@ class Summary:
     """The outcome of a run.
 
     Attributes:
-        column: The column.
-        report: The engine's report.
-        before: The census before the run.
-        after: The census after it; None after a dry run, which changes nothing.
+        after: The census after the run; None after a dry run, which changes nothing.
         is_done: Whether no row is left. If one is, an error says so after the summary.
-        expired: The choice of ``--expired``.
     """
 
     column: ChosenColumn
@@ -105,10 +96,8 @@ def _blocks(console: Console, summary: Summary, words: Words) -> Iterator[Sequen
     if facts.row_count:
         yield [facts]
     if summary.is_done:
-        verdict = Text(_verdict(summary, words), "bold")
-        yield [
-            verdict if summary.report.dry_run else Text.assemble(mark(console, ok=True), " ", verdict),
-        ]
+        text = _verdict(summary, words)
+        yield [Text(text, "bold") if summary.report.dry_run else verdict(console, text, ok=True)]
     steps = [] if is_quiet() else list(_next_steps(summary, words))
     if steps:
         yield steps
@@ -150,34 +139,33 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
     reasons = Counter(reason for _, reason in report.refused)
     for reason, count in reasons.most_common():
         yield "refused by the database", Text.assemble((f"{count:,}", "bold red"), f" ({reason})")
-    if report.destroyed:
-        yield "under a key that was destroyed, left as they are", Text(f"{report.destroyed:,}")
-    if report.expired:
-        done = ("to be " if report.dry_run else "") + _EXPIRED[summary.expired]
-        yield f"expired, {done}", Text(f"{report.expired:,}")
-    if report.recomputed:
-        done = "to be rewritten" if report.dry_run else "rewritten"
-        yield f"current, with other index fields than their token's, {done}", Text(f"{report.recomputed:,}")
-    if report.superseded:
-        yield "written by the application meanwhile", Text(f"{report.superseded:,}")
-    if report.retries:
-        yield "batches put off and done again", Text(f"{report.retries:,}")
+    expired = ("to be " if report.dry_run else "") + _EXPIRED.get(summary.expired, "")
+    recomputed = "to be rewritten" if report.dry_run else "rewritten"
+    yield from _not_zero(
+        ("under a key that was destroyed, left as they are", report.destroyed),
+        (f"expired, {expired}", report.expired),
+        (f"current, with other index fields than their token's, {recomputed}", report.recomputed),
+        ("written by the application meanwhile", report.superseded),
+        ("batches put off and done again", report.retries),
+    )
     if report.tokens is not None and report.tokens.after:
         yield from _compared_tokens(report.tokens)
     if report.verified:
         yield "opened at the end", Text(f"{report.verified:,} of {sum(summary.now.values()):,}")
 
 
+def _not_zero(*counts: tuple[str, int]) -> Iterator[tuple[str, Text]]:
+    return ((name, Text(f"{rows:,}")) for name, rows in counts if rows)
+
+
 def _compared_tokens(tokens: TokenReport) -> Iterator[tuple[str, Text]]:
     """Yield the rows of which ``--verify-tokens`` knows more than that they hold their token."""
     yield "hold the token that they held", Text(f"{tokens.unchanged:,} of {tokens.rows_before:,}")
-    for name, rows in (
+    yield from _not_zero(
         ("hold another token, of the application's", tokens.superseded),
         ("added by the application", tokens.inserted),
         ("deleted or set to NULL", tokens.removed),
-    ):
-        if rows:
-            yield name, Text(f"{rows:,}")
+    )
     if tokens.misplaced_count:
         listed = f" (primary keys {listed_keys(tokens.misplaced, tokens.misplaced_count, _MAX_KEYS)})"
         yield "hold another row's token", Text.assemble((f"{tokens.misplaced_count:,}", "bold red"), listed)

@@ -42,20 +42,9 @@ def watch_columns(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Look at the columns until the command is interrupted.
+    """Look at the columns every so many seconds, until the command is interrupted or for so many looks.
 
-    Args:
-        engine: The database.
-        targets: The columns.
-        active: Key ids that count as active ones; empty takes them from each column's ring.
-        every: Seconds from one look to the next.
-        looks: How often; None for ever.
-        clock: The time, in seconds.
-        sleep: Waits.
-
-    Raises:
-        DatabaseError: The database cannot be reached, or refuses.
-        KeyRingError: One of *active* is no key id.
+    *active* are the key ids that count as active ones; if it is empty, each column's ring tells.
     """
     for key_id in active:
         parse_key_id(key_id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Group
 from rich.text import Text
 
-from .console import STATE_STYLES, counted, plain_table, state_order
+from .console import counted, key_cells, plain_table, state_order
 from .watched import BEHIND
 
 if TYPE_CHECKING:
@@ -25,14 +25,7 @@ _OTHER_LINES: Final = 8
 
 
 def view(columns: Sequence[WatchedColumn], every: float, console: Console, look: int) -> RenderableType:
-    """Return the view, as high as the console at most.
-
-    Args:
-        columns: The columns.
-        every: Seconds from one look to the next.
-        console: The terminal.
-        look: The number of the look: each shows the next page.
-    """
+    """Return the view, as high as the console at most; each look shows the next page."""
     done = [watched for watched in columns if watched.is_done and watched.rows]
     pages = _pages(
         [one for one in unfinished_first(columns) if one not in done], console.height - _OTHER_LINES
@@ -90,15 +83,13 @@ def _table(columns: Sequence[WatchedColumn]) -> RenderableType:
     for watched in columns:
         _, seconds = watched.left()
         for place, key in enumerate(sorted(watched.rows, key=state_order)):
-            key_id, state = key
             rate = watched.rate(key)
             table.add_row(
                 Text("" if place else watched.name),
-                Text(key_id or "none", "cyan"),
-                Text(state, STATE_STYLES.get(state, "red")),
+                *key_cells(key),
                 f"{watched.rows[key]:,}",
                 f"{rate:+,.0f}" if round(rate) else "",
-                duration(seconds) if seconds is not None and state in BEHIND else "",
+                duration(seconds) if seconds is not None and key[1] in BEHIND else "",
             )
         if not watched.rows:
             table.add_row(Text(watched.name), "", Text("no token", "dim"), "0", "", "")

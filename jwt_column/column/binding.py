@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from ..errors import AuthenticationError, ConfigurationError
-from ..format.token import JWT
+from ..format.token import JWT, given_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     BoundValue = str | int | UUID | bytes
-
-__all__ = ["BoundJWT", "binding_of", "open_bound", "sized"]
 
 _Opened = TypeVar("_Opened")
 
@@ -99,6 +97,9 @@ class BoundJWT(JWT):
         """Return a token together with the binding of its row."""
         bound = str.__new__(cls, token)
         bound._kind, bound._binding = token.kind, binding  # noqa: SLF001 - of the object made here
+        expiry = given_expiry(token)
+        if expiry is not None:
+            bound._expiry = expiry  # noqa: SLF001
         return bound
 
     def take_binding(self) -> bytes | None:

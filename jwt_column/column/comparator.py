@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Boolean, and_, case, types
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import coercions, operators, roles
 from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnElement, TypeCoerce
 from sqlalchemy.sql.lambdas import PyWrapper
 
 from ..errors import ConfigurationError, UnsupportedComparisonError
 from ..frames import hides_locals
+from ..option_values import TEXT
 from .conditions import ClaimIsMissing, FingerprintCondition
-from .fingerprints import Fingerprints, values_in
+from .fingerprints import Fingerprints, no_list, values_in
 from .header_sql import HeaderSQL
 from .spec import WHOLE
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from sqlalchemy.sql.operators import OperatorType
-
-__all__ = ["Claim", "EncryptedComparator", "name_of"]
 
 _EQUALITY = (operators.eq, operators.ne)
 _LISTS = (operators.in_op, operators.not_in_op)
@@ -79,11 +77,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
 
     @hides_locals
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> ColumnElement[Any]:
-        """Refuse every operator with the column on its right side.
-
-        Raises:
-            UnsupportedComparisonError: Always.
-        """
+        """Refuse every operator with the column on its right side."""
         raise _refusal(self.expr, op)
 
     @hides_locals
@@ -96,6 +90,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
         Raises:
             UnsupportedComparisonError: The column does not store this fingerprint.
         """
+        TEXT.check(name=name)
         if name == WHOLE:
             raise UnsupportedComparisonError(
                 f"the fingerprint {WHOLE!r} is that of the whole token; compare the column itself"
@@ -176,12 +171,7 @@ class EncryptedComparator(types.TypeDecorator.Comparator[Any]):
 
 
 class Claim(operators.ColumnOperators):
-    """A claim of an encrypted token, as far as fingerprints tell: equal or not, there or not.
-
-    Args:
-        column: The encrypted column.
-        fingerprints: Those of the claim.
-    """
+    """A claim of an encrypted token, as far as fingerprints tell: equal or not, there or not."""
 
     def __init__(self, column: ColumnElement[Any], fingerprints: Fingerprints) -> None:
         self._column = column
@@ -210,13 +200,17 @@ class Claim(operators.ColumnOperators):
             raise _refusal(self._column, op)
         return FingerprintCondition(self._column, self._fingerprints, op, given)
 
+    def __clause_element__(self) -> NoReturn:
+        """Refuse a claim as a result, an order or the right side of a comparison."""
+        raise UnsupportedComparisonError(
+            f"{name_of(self._column)}: a claim has no value in SQL, because the database has only its fingerprint; "
+            "compare it, on the left side, with values of Python, or load the token and read unverified_claims",
+            context=self._fingerprints.type.context,
+        )
+
     @hides_locals
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> NoReturn:
-        """Refuse every operator with the claim on its right side.
-
-        Raises:
-            UnsupportedComparisonError: Always.
-        """
+        """Refuse every operator with the claim on its right side."""
         raise _refusal(self._column, op)
 
 
@@ -235,6 +229,8 @@ def _given(
             # Another expression would have to be fingerprinted by the database, which has no key.
             if any(isinstance(one, ClauseElement) and not isinstance(one, BindParameter) for one in values):
                 return None
+        elif values is None:
+            raise no_list(name_of(column), value)
         return values
     return _parameter(value, column)
 
@@ -286,14 +282,8 @@ class _Unanswerable(ColumnElement[bool]):
     def __bool__(self) -> bool:
         return bool(self._operator(*self._hashes))
 
-    def refuse(self) -> NoReturn:
-        """Raise: ciphertext cannot answer this."""
+    def _compiler_dispatch(self, visitor: Any, **kw: Any) -> NoReturn:  # noqa: ARG002 - SQLAlchemy's own names
         raise self._refusal
-
-
-@compiles(_Unanswerable)
-def _compile_unanswerable(element: _Unanswerable, _compiler: object, **_: Any) -> NoReturn:
-    element.refuse()
 
 
 def _is_null(value: object) -> bool:

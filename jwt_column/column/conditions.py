@@ -11,6 +11,7 @@ from sqlalchemy.sql.elements import BindParameter, ClauseList, ColumnElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
 from .fingerprints import Fingerprints, Sought
+from .header_sql import places_of
 from .late_values import late_parameter, place_of_stamps, place_of_values
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.operators import OperatorType
 
     from .header_sql import HeaderPart
-
-__all__ = ["ClaimIsMissing", "FingerprintCondition"]
 
 _NEGATION: Final[dict[Any, OperatorType]] = {
     operators.eq: operators.ne,
@@ -44,6 +43,11 @@ class _Condition(ColumnElement[bool]):
     """
 
     type: Boolean = Boolean()
+    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy's own name, by which it copies and caches
+        ("left", InternalTraversal.dp_clauseelement),
+        ("fingerprint", InternalTraversal.dp_string),
+        ("comparison", InternalTraversal.dp_operator),
+    ]
 
     def __init__(self, left: ColumnElement[Any], name: str, comparison: OperatorType) -> None:
         self.left = left
@@ -82,22 +86,13 @@ class _Condition(ColumnElement[bool]):
 class FingerprintCondition(_Condition):
     """``==``, ``!=``, ``IN`` or ``NOT IN`` by fingerprint.
 
-    Args:
-        left: The column.
-        fingerprints: Those of the token, or of a claim.
-        comparison: The operator.
-        given: A list of values, a parameter whose value comes when the statement is executed, or a list that has such
-            parameters among its values.
+    What is given is a list of values, a parameter whose value comes when the statement is executed, or a list that has
+    such parameters among its values.
     """
 
     # So that the ORM evaluates it in Python, for ``synchronize_session="evaluate"``.
     __visit_name__ = "binary"
-    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy's own name, by which it copies and caches
-        ("left", InternalTraversal.dp_clauseelement),
-        ("right", InternalTraversal.dp_clauseelement),
-        ("fingerprint", InternalTraversal.dp_string),
-        ("comparison", InternalTraversal.dp_operator),
-    ]
+    _traverse_internals = [*_Condition._traverse_internals, ("right", InternalTraversal.dp_clauseelement)]  # noqa: RUF012, SLF001
 
     def __init__(
         self, left: ColumnElement[Any], fingerprints: Fingerprints, comparison: OperatorType, given: Any
@@ -130,11 +125,7 @@ class FingerprintCondition(_Condition):
 class ClaimIsMissing(_Condition):
     """``IS NULL`` of a claim: a token without it. Needs no key."""
 
-    _traverse_internals = [  # noqa: RUF012 - as above
-        ("left", InternalTraversal.dp_clauseelement),
-        ("fingerprint", InternalTraversal.dp_string),
-        ("comparison", InternalTraversal.dp_operator),
-    ]
+    inherit_cache: bool = True
 
 
 @compiles(FingerprintCondition)
@@ -146,8 +137,8 @@ def _compile_condition(element: FingerprintCondition, compiler: SQLCompiler, **k
     ]
 
     def found(part: HeaderPart, in_layout: ColumnElement[bool] | None) -> str:
-        place = compiler.process(part, **kw)
-        among = " OR ".join(f"{place} IN {one}" for one in values)
+        places = places_of(part, compiler, **kw)
+        among = " OR ".join(" AND ".join(f"{place} IN {one}" for place in places) for one in values)
         # An index for the rows of one layout is used where its condition stands in the statement.
         return among if in_layout is None else f"{compiler.process(in_layout, **kw)} AND ({among})"
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Column, Index, PrimaryKeyConstraint, Table, event
+from sqlalchemy.orm import Mapper
 from sqlalchemy.schema import ColumnCollectionConstraint, Computed, DefaultClause, Identity
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError
-from .header_sql import indexed_part
+from .header_sql import indexed_parts
 from .types import EncryptedJWT
 
 if TYPE_CHECKING:
@@ -24,19 +25,21 @@ if TYPE_CHECKING:
 
     from sqlalchemy import MetaData
 
-__all__ = ["Problem", "problems_of"]
-
 # Under this name a MetaData keeps the problems of tables that were refused, and are not in it.
 _INFO: Final = "jwt_column.declarations"
 
 _OVERRIDABLE: Final = ("process_bind_param", "process_result_value", "process_literal_param")
 
 _ENFORCE: Final = (
-    "declare fingerprints=['token'] and FingerprintIndex(name, {column!r}, 'token', unique=True), or the "
+    "declare fingerprints=['token'] and FingerprintIndex(name, {columns}, 'token', unique=True), or the "
     "fingerprint of a claim such as 'jti'"
 )
+_PRIMARY_KEY: Final = (
+    "an encrypted token cannot be the primary key, because equal tokens have different ciphertext",
+    "add a surrogate key, and " + _ENFORCE,
+)
 _SEARCH: Final = (
-    "declare FingerprintIndex(name, {column!r}, 'token') to find tokens, ExpiryIndex for expires_at or StaleIndex for "
+    "declare FingerprintIndex(name, {columns}, 'token') to find tokens, ExpiryIndex for expires_at or StaleIndex for "
     "is_stale"
 )
 _COMPARING: Final = {
@@ -51,14 +54,7 @@ _COMPARING: Final = {
 
 
 class Problem(NamedTuple):
-    """A declaration that cannot work.
-
-    Attributes:
-        table: The table's name, with its schema if it has one.
-        column: The column's name.
-        message: The declaration and the reason, in one sentence.
-        recipe: The declaration to write instead.
-    """
+    """A declaration that cannot work: it and the reason, in one sentence, and the declaration to write instead."""
 
     table: str
     column: str
@@ -103,6 +99,15 @@ def _check_key(part: Any, table: Any) -> None:
         _raise_first(_of_key(part, table), table)
 
 
+@event.listens_for(Mapper, "after_mapper_constructed")
+def _check_mapped_key(mapper: Mapper[Any], _class: type[Any]) -> None:
+    """Refuse an encrypted column in ``__mapper_args__ = {"primary_key": [...]}``, which the table does not show."""
+    for column in mapper.primary_key:
+        if isinstance(column.type, EncryptedJWT):
+            message, recipe = _PRIMARY_KEY[0], _PRIMARY_KEY[1].format(columns=repr(column.name))
+            raise ConfigurationError(f"{column}: {message}; {recipe}", context=str(column))
+
+
 def _raise_first(problems: Iterator[Problem], table: Table) -> None:
     for problem in problems:
         table.metadata.info.setdefault(_INFO, {})[table.fullname] = problem
@@ -113,7 +118,7 @@ def _of_column(column: Column[Any], table: Table) -> Iterator[Problem]:
     """Yield the problems of a column itself: its type, its defaults, its place in the primary key."""
 
     def problem(message: str, recipe: str) -> Problem:
-        return Problem(table.fullname, column.name, message, recipe.format(column=column.name))
+        return Problem(table.fullname, column.name, message, recipe.format(columns=repr(column.name)))
 
     found = _of_type(column.type)
     if found is not None:
@@ -121,10 +126,7 @@ def _of_column(column: Column[Any], table: Table) -> Iterator[Problem]:
     if not isinstance(column.type, EncryptedJWT):
         return
     if column.primary_key:
-        yield problem(
-            "an encrypted token cannot be the primary key, because equal tokens have different ciphertext",
-            "add a surrogate key, and " + _ENFORCE,
-        )
+        yield problem(*_PRIMARY_KEY)
     default = column.server_default
     if isinstance(default, Computed | Identity):
         yield problem("the database cannot encrypt what it computes", "compute the token in the application")
@@ -181,17 +183,19 @@ def _wrapped(type_: Any) -> Iterator[Any]:
 def _of_key(part: Any, table: Table) -> Iterator[Problem]:
     """Yield the problems of an index or a constraint that compares: ciphertext in it."""
     kind = "unique_constraint" if getattr(part, "unique", False) else str(part.__visit_name__)
-    if kind not in _COMPARING or (isinstance(part, Index) and indexed_part(part) is not None):
+    if kind not in _COMPARING or (isinstance(part, Index) and indexed_parts(part)):
         return
     compares, recipe = _COMPARING[kind]
     for expression in part.expressions if isinstance(part, Index) else part.columns:
         column = _encrypted_column(expression)
         if column is not None:
+            # The token last: behind it stands its fingerprint.
+            others = [one.name for one in part.columns if one is not column]
             yield Problem(
                 table.fullname,
                 column.name,
                 f"{compares} nothing, because equal tokens have different ciphertext",
-                recipe.format(column=column.name),
+                recipe.format(columns=", ".join(map(repr, [*others, column.name]))),
             )
 
 

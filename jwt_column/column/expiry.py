@@ -24,19 +24,14 @@ if TYPE_CHECKING:
 
     from ..format.envelope import Storage
 
-__all__ = ["BINARY_EXPIRY", "TEXT_EXPIRY", "ExpiryTime"]
-
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
 
-_ORDERING: Final = (
-    operators.asc_op,
-    operators.desc_op,
-    operators.nulls_first_op,
-    operators.nulls_last_op,
-    operators.distinct_op,
-)
-_IDENTITY: Final = (operators.is_, operators.is_not)
+# They mean of the stored form what they mean of a time; the equalities, with NULL.
+_ANSWERED: Final = (
+    operators.asc_op, operators.desc_op, operators.nulls_first_op, operators.nulls_last_op, operators.distinct_op,
+    operators.is_, operators.is_not, operators.eq, operators.ne,
+)  # fmt: skip
 _LISTS: Final = (operators.in_op, operators.not_in_op)
 _RANGES: Final = (operators.between_op, operators.not_between_op)
 _COMPARISONS: Final = (operators.eq, operators.ne, operators.lt, operators.le, operators.gt, operators.ge)
@@ -61,7 +56,7 @@ class _ExpiryComparator(TypeDecorator.Comparator[datetime]):
             return super().operate(op, [_comparable(value) for value in other[0]], **kwargs)
         if op in _RANGES and len(other) == 2:
             return super().operate(op, _comparable(other[0], round_up=True), _comparable(other[1]), **kwargs)
-        if op in (*_ORDERING, *_IDENTITY, operators.eq, operators.ne):
+        if op in _ANSWERED:
             return super().operate(op, *other, **kwargs)
         raise _refusal(
             f"{getattr(op, '__name__', 'this operator').removesuffix('_op')} is not asked of a time; calculate the "
@@ -69,11 +64,7 @@ class _ExpiryComparator(TypeDecorator.Comparator[datetime]):
         )
 
     def reverse_operate(self, op: OperatorType, *_: Any, **__: Any) -> ColumnElement[Any]:
-        """Refuse every operator with the expiry on its right side; comparisons come with it on their left.
-
-        Raises:
-            UnsupportedComparisonError: Always.
-        """
+        """Refuse every operator with the expiry on its right side; comparisons come with it on their left."""
         raise _refusal(f"{getattr(op, '__name__', 'this operator')} is not asked of a time")
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .header_sql import HeaderPart
     from .spec import ColumnSpec
 
-__all__ = ["Fingerprints", "Sought", "part_of", "values_in"]
-
 # Iterable, and each a value or an expression.
 _NO_LISTS: Final = (str, bytes, bytearray, memoryview, Mapping, operators.Operators, ClauseElement)
 
@@ -40,13 +38,18 @@ def values_in(given: object) -> list[Any] | None:
     return list(given) if isinstance(given, Iterable) and not isinstance(given, _NO_LISTS) else None
 
 
-class Fingerprints:
-    """The fingerprints of one name in one encrypted column.
+def no_list(context: str, value: object) -> UnsupportedComparisonError:
+    """Return the error for a single value where a list is compared."""
+    return UnsupportedComparisonError(
+        f"{context}: in_() takes a list of values, not one {type(value).__name__}",
+        context=context,
+    )
 
-    Args:
-        type_: The column's type, an ``EncryptedJWT``.
-        name: ``"token"`` or a claim.
-        column: The name of the column for an error, if its type has no context.
+
+class Fingerprints:
+    """The fingerprints of one name, ``"token"`` or a claim, in one encrypted column.
+
+    *column* is the name of the column for an error, if its type has no context.
 
     Raises:
         UnsupportedComparisonError: The column does not store this fingerprint.
@@ -101,11 +104,7 @@ class Fingerprints:
             return self.sought([value])
         values = values_in(value)
         if values is None:
-            context = self._cipher.context
-            raise UnsupportedComparisonError(
-                f"{context}: the parameter of in_() takes a list of values, not one {type(value).__name__}",
-                context=context,
-            )
+            raise no_list(self._cipher.context, value)
         return self.sought(values)
 
     def of(self, inputs: Iterable[bytes | None], key: DataKey) -> list[bytes | None]:
@@ -113,27 +112,20 @@ class Fingerprints:
         mac = key.fingerprint_mac(self._cipher.context, self.name)
         return [None if data is None else fingerprint_of(mac, data) for data in inputs]
 
-    def stored(self, fingerprints: Sequence[bytes | None]) -> Sequence[bytes | str | None]:
-        """Return fingerprints in the column's storage form."""
+    def stored(self, found: Sequence[bytes | None], *, prefix: bool) -> Sequence[bytes | str | None]:
+        """Return fingerprints, or with *prefix* stamps, in the column's storage form."""
         if not self._is_text:
-            return fingerprints
-        return [None if one is None else one.hex() for one in fingerprints]
-
-    def constants(self, fingerprints: Iterable[bytes | None]) -> list[ColumnElement[Any]]:
-        """Return fingerprints as SQL that is written out."""
+            return found
         header = self._header(None)
-        return [null() if one is None else header.constant(one) for one in fingerprints]
+        return [None if one is None else header.form(one, prefix=prefix) for one in found]
 
-    def stamps(self, keys: Iterable[DataKey]) -> Sequence[bytes | str]:
-        """Return the beginnings of the rows, in the column's storage form, whose fingerprint can be compared."""
-        return self._header(None).beginnings(self._stamps(keys))
-
-    def stamp_constants(self, keys: Iterable[DataKey]) -> list[ColumnElement[Any]]:
-        """Return the beginnings of :meth:`stamps` as SQL that is written out."""
+    def constants(self, found: Iterable[bytes | None], *, prefix: bool = False) -> list[ColumnElement[Any]]:
+        """Return the same as SQL that is written out."""
         header = self._header(None)
-        return [header.constant(stamp, prefix=True) for stamp in self._stamps(keys)]
+        return [null() if one is None else header.constant(one, prefix=prefix) for one in found]
 
-    def _stamps(self, keys: Iterable[DataKey]) -> list[bytes]:
+    def stamps(self, keys: Iterable[DataKey]) -> list[bytes]:
+        """Return the stamps of the rows whose fingerprint can be compared."""
         stamp = self._cipher.stamp
         return [stamp(key.id, spec.layout.byte) for key in keys for spec in self._specs]
 
@@ -160,12 +152,7 @@ class Fingerprints:
         return [self._header(column).has_layout(spec.layout.byte) for spec in self._specs]
 
     def is_among(self, token: object, inputs: Sequence[bytes | None]) -> bool | None:
-        """Return whether a loaded token has one of the values; None if that is unknown, as in SQL.
-
-        Args:
-            token: The value of a mapped attribute.
-            inputs: The bytes of the values' fingerprints; None stands for NULL.
-        """
+        """Return whether a loaded token has one of the values of a :class:`Sought`; None if unknown, as in SQL."""
         if self._is_whole:
             data = self._cipher.whole_input(token)
         else:
@@ -186,27 +173,21 @@ class Fingerprints:
         """Return the bytes that the fingerprint of a value is made from."""
         data = self._cipher.whole_input(value) if self._is_whole else claim_input(value)
         if data is None:
-            raise self._refusal(value)
+            kinds = self._cipher.compared_with if self._is_whole else "a str or an int that has a UTF-8 form"
+            context = self._cipher.context
+            raise UnsupportedComparisonError(
+                f"{context}: what is compared with ciphertext is {kinds}, not this {type(value).__name__}",
+                context=context,
+            )
         return data
-
-    def _refusal(self, value: object) -> UnsupportedComparisonError:
-        kinds = self._cipher.compared_with if self._is_whole else "a str or an int that has a UTF-8 form"
-        context = self._cipher.context
-        return UnsupportedComparisonError(
-            f"{context}: what is compared with ciphertext is {kinds}, not this {type(value).__name__}",
-            context=context,
-        )
 
 
 class Sought:
     """The values that a statement looks for, in place of a parameter's value.
 
     Its ``repr`` differs from value to value and shows a fingerprint: caches outside the process make keys of it. A
-    pickle holds fingerprints, of the keys that the ring has by then, and no value.
-
-    Args:
-        fingerprints: Those of the column.
-        inputs: The bytes from which they are made; None stands for NULL.
+    pickle holds fingerprints, of the keys that the ring has by then, and no value. The inputs are the bytes from which
+    fingerprints are made; None stands for NULL.
     """
 
     __slots__ = ("_fingerprints", "_inputs")
@@ -250,12 +231,7 @@ class Sought:
 
 
 class _Pickled:
-    """The values of a pickled statement: their fingerprints, by key id.
-
-    Args:
-        context: That of the column.
-        fingerprints: Under each key that the ring had.
-    """
+    """The values of a pickled statement: their fingerprints under each key that the ring had, by key id."""
 
     __slots__ = ("_context", "_fingerprints")
 
@@ -296,14 +272,10 @@ class _Pickled:
 def part_of(header: HeaderSQL, spec: ColumnSpec, name: str, *, for_layout: bool = False) -> HeaderPart:
     """Return the place of a fingerprint in envelopes with the options of *spec*.
 
-    Args:
-        header: The envelopes.
-        spec: Names the fingerprint.
-        name: ``"token"`` or a claim.
-        for_layout: Whether an index on it holds the envelopes of this layout only.
+    With *for_layout*, an index on it holds the envelopes of this layout only.
     """
     field = spec.layout.fingerprint_field(spec.fingerprints.index(name))
-    part = header.fingerprint(field) if name == WHOLE else header.claim_fingerprint(field)
+    part = header.field(field) if name == WHOLE else header.claim_fingerprint(field)
     if for_layout:
         part.layout = spec.layout.byte.hex()
     return part

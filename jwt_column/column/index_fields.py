@@ -20,18 +20,11 @@ if TYPE_CHECKING:
     from ..keys.data_key import DataKey
     from .spec import ColumnSpec
 
-__all__ = ["IndexFields", "fingerprint_of"]
-
 _NO_MACS: Final[Sequence[tuple[str, HMAC]]] = ()
 
 
 class IndexFields:
-    """Works out the index fields of the tokens of one column.
-
-    Args:
-        spec: The column's options, with a context.
-        expiry_name: The claim that is the expiry.
-    """
+    """Works out the index fields of the tokens of one column; *expiry_name* is the claim that is the expiry."""
 
     __slots__ = ("_context", "_expiry_name", "_expose_expiry", "_macs", "_names", "_needs_claims")
 
@@ -51,11 +44,11 @@ class IndexFields:
         """Return expiry and fingerprints, as the layout has them.
 
         Args:
-            payload: The token's payload; None for a token that is no JWS.
+            payload: The token's claims as JSON; None for a token without readable claims.
             frame: The token's frame.
             key: The key of its envelope.
             token: The token; None takes it from the frame.
-            expiry: The expiry field of a token without readable claims, from its previous envelope.
+            expiry: The expiry field of a token without readable claims, if one was given.
         """
         last_key, macs = self._macs
         if key is not last_key:

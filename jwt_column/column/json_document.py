@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.ext.mutable import MutableDict, MutableList
+from sqlalchemy.sql.elements import Null
 
 from ..errors import InvalidTokenError, MalformedEnvelopeError
 from ..format import envelope
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
     from ..keys.ring import KeyRing
 
-__all__ = ["JSONCipher", "TokenDict", "TokenList"]
-
 # Levels of objects and lists in a document. Python's own limit depends on the stack of the moment, so that a process
 # could write a document that another one cannot load.
 _MAX_DEPTH: Final = 100
+_TOO_DEEP: Final = "it has more"
+_NO_OBJECT: Final = f"it is no JSON object of at most {_MAX_DEPTH} levels: {{}}"
 # The frame of a compact JSON object begins so.
 _OBJECT: Final = b"\x00{"
 
@@ -49,6 +50,11 @@ class _Part:
         else:
             self.owner.changed()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(redacted, {counted(len(self), 'member')})"  # type: ignore[arg-type]
+
+    __str__ = __repr__
+
     def adopt(self) -> None:
         """Replace plain members at any depth: texts by redacted ones, lists and dictionaries by tracked copies."""
         waiting: list[Any] = [self]
@@ -56,8 +62,10 @@ class _Part:
             owner = waiting.pop()
             is_dict = isinstance(owner, dict)
             setter = dict.__setitem__ if is_dict else list.__setitem__
+            places: set[int] = set()
             for place, member in owner.items() if is_dict else enumerate(owner):
-                kept = _adopted(member, owner)
+                kept = _adopted(member, owner, id(member) in places)
+                places.add(id(member))
                 if kept is not member:
                     setter(owner, place, kept)
                     if isinstance(kept, _Part):
@@ -76,8 +84,21 @@ class TokenDict(_Part, MutableDict[str, Any]):
 
     @classmethod
     def coerce(cls, key: str, value: Any) -> Any:
-        """Return an assigned value as a TokenDict. The column has checked it."""
-        return value if isinstance(value, SealedJWT) else super().coerce(key, value)
+        """Return an assigned value, or a default, as a TokenDict of its own. ``null()`` is None.
+
+        The column has checked it before, unless a mapped subclass inherits the column: there this comes first.
+        """
+        if value is None or isinstance(value, Null):
+            return None
+        if isinstance(value, SealedJWT):
+            return value
+        text, fault = _compact(value)
+        value = None  # Error reporters show local variables.
+        if fault:
+            raise InvalidTokenError(
+                f"{key} does not take this value: {_NO_OBJECT.format(fault)}", reason="not JSON"
+            )
+        return _document_of(text)
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         """Return a member, which is the default if there was none. Not the default itself, which is copied."""
@@ -93,48 +114,73 @@ class TokenDict(_Part, MutableDict[str, Any]):
         binding, self._binding = self._binding, None
         return binding
 
-    def __repr__(self) -> str:
-        return f"TokenDict(redacted, {counted(len(self), 'member')})"
-
-    __str__ = __repr__
-
 
 class TokenList(_Part, MutableList[Any]):
     """A list within a :class:`TokenDict`."""
 
-    def __repr__(self) -> str:
-        return f"TokenList(redacted, {counted(len(self), 'member')})"
 
-    __str__ = __repr__
-
-
-def _adopted(member: Any, owner: TokenDict | TokenList) -> Any:
-    """Return a member as its container keeps it."""
+def _adopted(member: Any, owner: TokenDict | TokenList, is_again: bool) -> Any:
+    """Return a member as its container keeps it; one that the container has already in another place, as a copy."""
     if type(member) is str:
         return redacted(member)
-    if not isinstance(member, dict | list) or getattr(member, "owner", None) is owner:
+    if not isinstance(member, dict | list) or (getattr(member, "owner", None) is owner and not is_again):
         return member
     kept = TokenDict(member) if isinstance(member, dict) else TokenList(member)
     kept.owner = owner
     return kept
 
 
-def _is_too_deep(document: Any, text: str) -> bool:
-    """Return True for a document with too many levels, given its JSON text too."""
-    if text.count("{") + text.count("[") <= _MAX_DEPTH:
-        return False
+def _compact(value: object) -> tuple[str, str]:
+    """Return the compact JSON text of a mapping or of a JSON text, and what is wrong with it, if anything."""
+    if isinstance(value, str):
+        is_sealed = envelope.looks_like_envelope(value)
+        value = None if is_sealed else parse_object(value.encode("utf-8", "surrogatepass"))
+        if value is None:
+            return "", "the text holds something else"
+    if not isinstance(value, Mapping):
+        return "", f"a {type(value).__name__} is neither a mapping nor the text of one"
+    try:
+        text = json.dumps(dict(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except TypeError as error:
+        return "", str(error)  # Of json, which names types only.
+    except ValueError:
+        return (
+            "",
+            "NaN, Infinity, 4,300 digits, half a surrogate pair and an object within itself have no JSON form",
+        )
+    except RecursionError:
+        return "", _TOO_DEEP
+    return text, _fault_inside(value)
+
+
+def _fault_inside(document: Any) -> str:
+    """Return what is wrong with the levels of a document, although it has a JSON text; or an empty text."""
     level, depth = [document], 0
-    while level and depth <= _MAX_DEPTH:
+    while level:
         depth += 1
+        if depth > _MAX_DEPTH:
+            return _TOO_DEEP
+        if not all(isinstance(name, str) for one in level if isinstance(one, Mapping) for name in one):
+            return "the name of a member is not text"
         members = (member for one in level for member in (one.values() if isinstance(one, Mapping) else one))
         level = [member for member in members if isinstance(member, Mapping | list | tuple)]
-    return depth > _MAX_DEPTH
+    return ""
+
+
+def _document_of(text: str) -> TokenDict | None:
+    """Return the dictionary of a JSON text; None if it is no object."""
+    parsed = parse_object(text.encode("utf-8", "surrogatepass"))
+    if parsed is None:
+        return None
+    document = TokenDict(parsed)
+    document.adopt()
+    return document
 
 
 class JSONCipher(TokenCipher):
     """Encrypts and decrypts the documents of one column (envelope-v1, "JSON columns")."""
 
-    __slots__ = ()
     expiry_name = "expires_at"
     compared_with = "a JSON object, as a mapping or its text"
 
@@ -150,31 +196,13 @@ class JSONCipher(TokenCipher):
         Raises:
             InvalidTokenError: It does not; the message names the column and the fault.
         """
-        text = self._compact(value)
+        text, fault = _compact(value)
         value = None
-        if text is None:
-            raise self._refuse(
-                "not JSON",
-                f"it is no JSON object of at most {_MAX_DEPTH} levels, or not all of it has a JSON form",
-            )
-        if len(text) > self._max_length:
-            raise self._refuse(
-                "too long", f"it has {len(text)} characters, at most {self._max_length} are allowed"
-            )
-        return unchecked_jwt(text, Kind.OPAQUE)
+        if fault:
+            raise self._refuse("not JSON", _NO_OBJECT.format(fault))
+        self._check_length(text)
 
-    @staticmethod
-    def _compact(value: object) -> str | None:
-        if isinstance(value, str) and not envelope.looks_like_envelope(value):
-            value = parse_object(value.encode("utf-8", "surrogatepass"))
-        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            return None
-        try:
-            text = json.dumps(dict(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            text.encode()
-        except (TypeError, ValueError, RecursionError):
-            return None
-        return None if _is_too_deep(value, text) else text
+        return unchecked_jwt(text, Kind.OPAQUE)
 
     def load(self, stored: bytes | str, ring: KeyRing, binding: bytes = b"") -> TokenDict:
         """Return the dictionary of an envelope; raises as :meth:`TokenCipher.decrypt`."""
@@ -186,15 +214,13 @@ class JSONCipher(TokenCipher):
         Raises:
             MalformedEnvelopeError: The text is no JSON object.
         """
-        parsed = parse_object(text.encode("utf-8", "surrogatepass"))
-        if parsed is None:
+        document = _document_of(text)
+        if document is None:
             raise MalformedEnvelopeError(
                 f"{self.context}: the envelope authenticates but holds no JSON object; another type wrote it",
                 reason="not JSON",
                 context=self.context,
             )
-        document = TokenDict(parsed)
-        document.adopt()
         return document
 
     @staticmethod

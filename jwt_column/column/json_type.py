@@ -11,12 +11,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from .json_document import JSONCipher, TokenDict
 from .types import EncryptedJWT
-
-__all__ = ["EncryptedJSON"]
 
 
 class EncryptedJSON(EncryptedJWT):
@@ -45,6 +44,12 @@ class EncryptedJSON(EncryptedJWT):
     def python_type(self) -> type[Any]:
         """The class of a loaded value."""
         return TokenDict
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Return True for documents of one JSON text: ``1`` is not ``true``, and the order of members counts."""
+        if not isinstance(x, dict) or not isinstance(y, dict):
+            return x is y
+        return x == y and json.dumps(x, default=id) == json.dumps(y, default=id)
 
     def cipher(self) -> JSONCipher:
         """Return the cipher of this column's documents.

@@ -9,11 +9,13 @@ fingerprints and never a value.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import LargeBinary, String
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators
+from sqlalchemy.sql.compiler import ExpandedState
 from sqlalchemy.sql.elements import BindParameter
 
 from ..errors import JWTColumnError, UnsupportedComparisonError
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
     from ..keys.data_key import DataKey
     from .fingerprints import Fingerprints
-
-__all__ = ["late_parameter", "place_of_stamps", "place_of_values", "sought_by"]
 
 # Under this name a compiler keeps the late values of its statement.
 _LATE: Final = "_jwt_column_late_values"
@@ -43,10 +43,7 @@ _KEPT_LENGTHS: Final = 32
 def late_parameter(fingerprints: Fingerprints, given: Any, *, is_list: bool = False) -> BindParameter[Any]:
     """Return the parameter of a condition: for the values that are looked for, or for those of another parameter.
 
-    Args:
-        fingerprints: Those of the column.
-        given: A parameter, or the values themselves.
-        is_list: Whether the parameter takes a list.
+    The latter takes a list if *is_list*.
     """
     parameter: Any
     if not isinstance(given, BindParameter):
@@ -62,8 +59,7 @@ def late_parameter(fingerprints: Fingerprints, given: Any, *, is_list: bool = Fa
         # Written into the statement's text, a value would be written as it is.
         parameter.literal_execute = False
         if parameter.callable is None and not parameter.required:
-            value = parameter.value
-            parameter.value = fingerprints.sought_later(value, is_list=is_list)
+            parameter.value = fingerprints.sought_later(parameter.value, is_list=is_list)
         parameter.expand_op = operators.in_op
     return parameter  # type: ignore[no-any-return]
 
@@ -85,19 +81,19 @@ def place_of_values(
     if kw.get("literal_binds"):
         if parameter.required:
             raise CompileError(f"the parameter {parameter.key!r} has no value that could be written out")
-        found = sought_by(fingerprints, parameter.effective_value, is_list=is_list).under(
-            fingerprints.search_keys()
-        )
-        return _literals(compiler, fingerprints.constants(found))
-    return _late_values(compiler).add(fingerprints, parameter, is_list=is_list, **kw)
+        sought = sought_by(fingerprints, parameter.effective_value, is_list=is_list)
+        return _literals(compiler, fingerprints.constants(sought.under(fingerprints.search_keys())))
+    return _late_values(compiler).add(_Place(fingerprints, is_list), parameter, **kw)
 
 
 def place_of_stamps(compiler: SQLCompiler, fingerprints: Fingerprints, **kw: Any) -> str:
     """Return the SQL of the list of stamps whose rows can be compared, filled likewise."""
     if kw.get("literal_binds"):
-        return _literals(compiler, fingerprints.stamp_constants(fingerprints.search_keys()))
+        stamps = fingerprints.stamps(fingerprints.search_keys())
+        return _literals(compiler, fingerprints.constants(stamps, prefix=True))
+
     parameter = _new_parameter(fingerprints, "stamp", ())
-    return _late_values(compiler).add(fingerprints, parameter, is_list=None, **kw)
+    return _late_values(compiler).add(_Place(fingerprints, None), parameter, **kw)
 
 
 def _literals(compiler: SQLCompiler, constants: Sequence[Any]) -> str:
@@ -121,18 +117,20 @@ def _late_values(compiler: Any) -> _LateValues:
     return found
 
 
-class _Place:
-    """A parameter that is filled with fingerprints or, if ``is_list`` is None, with stamps."""
+class _Place(NamedTuple):
+    """A parameter that is filled with fingerprints or, if ``is_list`` is None, with stamps.
 
-    __slots__ = ("_names", "fingerprints", "is_list")
+    In a statement with several sets of parameters ``names`` are the parameters of single fingerprints.
+    """
 
-    def __init__(
-        self, fingerprints: Fingerprints, names: Sequence[str] = (), *, is_list: bool | None
-    ) -> None:
-        self.fingerprints = fingerprints
-        self.is_list = is_list
-        #: The parameters of single fingerprints, in a statement with several sets of parameters.
-        self._names = names
+    fingerprints: Fingerprints
+    is_list: bool | None
+    names: Sequence[str] = ()
+
+    def is_filled_as(self, other: _Place) -> bool:
+        """Return True if another parameter gets the same fingerprints."""
+        mine, theirs = self.fingerprints, other.fingerprints
+        return (mine.type, mine.name, self.is_list) == (theirs.type, theirs.name, other.is_list)
 
     def fill(self, parameters: dict[str, Any], name: str, keys: tuple[DataKey, ...]) -> None:
         """Put fingerprints under these keys, or the stamps of these keys, in the place of a value.
@@ -141,82 +139,68 @@ class _Place:
             UnsupportedComparisonError: A value that no row can have; or too many keys for the statement's places.
         """
         fingerprints = self.fingerprints
-        found: Sequence[Any]
         if self.is_list is None:
-            found = fingerprints.stamps(keys)
+            found = fingerprints.stored(fingerprints.stamps(keys), prefix=True)
         else:
             sought = sought_by(fingerprints, parameters[name], is_list=self.is_list)
-            found = fingerprints.stored(sought.under(keys))
-        if not self._names:
+            found = fingerprints.stored(sought.under(keys), prefix=False)
+
+        if not self.names:
             parameters[name] = found
             return
         del parameters[name]
-        if len(found) > len(self._names):
+        if len(found) > len(self.names):
             raise UnsupportedComparisonError(
                 f"{fingerprints.type.context}: the key ring has more keys than before, and this statement, compiled "
                 "for several sets of parameters, would miss rows; call clear_compiled_cache() of the engine",
                 context=fingerprints.type.context,
             )
         # The same fingerprint again: a NULL would change the answer.
-        padding = [found[-1]] * (len(self._names) - len(found))
-        parameters.update(zip(self._names, [*found, *padding], strict=True))
-
-
-def _is_same(place: _Place, fingerprints: Fingerprints, *, is_list: bool | None) -> bool:
-    """Return True if a parameter is filled with these fingerprints already."""
-    other = place.fingerprints
-    return (other.type, other.name, place.is_list) == (fingerprints.type, fingerprints.name, is_list)
+        padding = [found[-1]] * (len(self.names) - len(found))
+        parameters.update(zip(self.names, [*found, *padding], strict=True))
 
 
 class _LateValues:
-    """The late values of one compiled statement.
-
-    Args:
-        compiler: That of the statement.
-    """
+    """The late values of one compiled statement."""
 
     def __init__(self, compiler: Any) -> None:
         self._compiler = compiler
         self._places: dict[str, _Place] = {}
         self._expanded: dict[tuple[int, ...], Any] = {}
-        self._names: tuple[tuple[str, ...], ...] | None = None
         self._construct_params = compiler.construct_params
         self._expand = compiler._process_parameters_for_postcompile  # noqa: SLF001
         # Of this compiled statement only.
         compiler.construct_params = self.construct_params
         compiler._process_parameters_for_postcompile = self.expand  # noqa: SLF001
 
-    def add(self, fingerprints: Fingerprints, parameter: Any, *, is_list: bool | None, **kw: Any) -> str:
+    def add(self, place: _Place, parameter: Any, **kw: Any) -> str:
         """Return the SQL of a list of fingerprints or stamps, in brackets."""
-        compiler = self._compiler
-        if compiler.for_executemany:
-            return self._add_fixed(fingerprints, parameter, is_list=is_list, **kw)
-        name = self._name_of(parameter, fingerprints, is_list=is_list)
-        self._places[name] = _Place(fingerprints, is_list=is_list)
+        if self._compiler.for_executemany:
+            return self._add_fixed(place, parameter, **kw)
+        self._places[self._name_of(parameter, place)] = place
         return self._process(parameter, **kw)
 
-    def _add_fixed(
-        self, fingerprints: Fingerprints, parameter: Any, *, is_list: bool | None, **kw: Any
-    ) -> str:
+    def _add_fixed(self, place: _Place, parameter: Any, **kw: Any) -> str:
         """Return a list with as many places as the ring has keys, and some for keys that it may learn."""
-        if is_list:
+        if place.is_list:
+            context = place.fingerprints.type.context
             raise UnsupportedComparisonError(
-                f"{fingerprints.type.context}: a list cannot be compared by a statement with several sets of "
-                "parameters; execute it once for each list",
-                context=fingerprints.type.context,
+                f"{context}: a list cannot be compared by a statement with several sets of parameters; execute it once "
+                "for each list",
+                context=context,
             )
-        count = len(fingerprints.search_keys()) + _SPARE_PLACES
+        count = len(place.fingerprints.search_keys()) + _SPARE_PLACES
         places = [BindParameter("place", None, parameter.type, unique=True) for _ in range(count)]
-        sql = f"({', '.join(self._compiler.process(place, **kw) for place in places)})"
-        names = [self._compiler.bind_names[place] for place in places]
+        sql = f"({', '.join(self._compiler.process(one, **kw) for one in places)})"
+        names = [self._compiler.bind_names[one] for one in places]
         alone = parameter._clone(maintain_key=True)  # noqa: SLF001
         alone.expanding = False
-        name = self._name_of(alone, fingerprints, is_list=is_list)
+        name = self._name_of(alone, place)
         self._process(alone, **kw)
-        self._places[name] = _Place(fingerprints, names, is_list=is_list)
+        self._places[name] = place._replace(names=names)
         return sql
 
-    def _name_of(self, parameter: Any, fingerprints: Fingerprints, *, is_list: bool | None) -> str:
+    def _name_of(self, parameter: Any, place: _Place) -> str:
         """Return the name of a parameter in the SQL text: another than the application's for its own value.
 
         The same parameter may be compared with several columns, and serve elsewhere too.
@@ -227,8 +211,8 @@ class _LateValues:
         base = re.sub(r"\W", "_", parameter.key)
         for number in range(len(self._places) + 1):
             name = f"{base}_fingerprint_{number}"
-            place = self._places.get(name)
-            if place is None or _is_same(place, fingerprints, is_list=is_list):
+            other = self._places.get(name)
+            if other is None or other.is_filled_as(place):
                 break
         compiler.bind_names[parameter] = name
         return name
@@ -276,7 +260,7 @@ class _LateValues:
 
         SQLAlchemy makes it at every execution, which takes longer than the fingerprints.
         """
-        names = self._expanding()
+        names = self._expanding
         if names is None or args or kw:
             return self._expand(parameters, *args, **kw)
         lengths = tuple([len(parameters[name]) for name in names])
@@ -288,13 +272,12 @@ class _LateValues:
             return made
         for name in names:
             parameters.update(zip(made.parameter_expansion[name], parameters.pop(name), strict=True))
-        return made._replace(parameters=parameters)
+        return ExpandedState(made.statement, parameters, *made[2:])
 
+    @cached_property
     def _expanding(self) -> tuple[str, ...] | None:
-        """Return the names of the parameters with late values; None if the statement has other lists as well."""
-        if self._names is None:
-            compiler = self._compiler
-            lists = {compiler.bind_names[one] for one in compiler.post_compile_params}
-            is_alone = lists <= self._places.keys() and not compiler.literal_execute_params
-            self._names = (tuple(lists),) if is_alone else ()
-        return self._names[0] if self._names else None
+        """The names of the parameters with late values; None if the statement has other lists as well."""
+        compiler = self._compiler
+        lists = {compiler.bind_names[one] for one in compiler.post_compile_params}
+        is_alone = lists <= self._places.keys() and not compiler.literal_execute_params
+        return tuple(lists) if is_alone else None

@@ -20,30 +20,20 @@ from ..errors import CiphertextWarning
 from ..format.token import JWT
 from .comparator import name_of
 from .header_sql import is_header_sql
-from .predicates import ciphertext_in, function_name
+from .predicates import ciphertext_in, columns_named, function_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-__all__ = ["misuses_of", "tokens_sent_by", "warn_of"]
-
 #: Functions whose answer about ciphertext means something, or that return it as it is.
 _SENSIBLE: Final = frozenset(
-    {
-        *("count", "coalesce", "ifnull", "nullif", "length", "octet_length", "char_length", "pg_column_size"),
-        *("first_value", "last_value", "nth_value", "lag", "lead", "any_value", "grouping"),
-        *(
-            "row_number",
-            "rank",
-            "dense_rank",
-            "json_build_object",
-            "json_object",
-            "jsonb_build_object",
-            "row",
-        ),
-    }
-)
+    (
+        "count", "coalesce", "ifnull", "nullif", "length", "octet_length", "char_length", "pg_column_size",
+        "first_value", "last_value", "nth_value", "lag", "lead", "any_value", "grouping",
+        "row_number", "rank", "dense_rank", "row", "json_object", "json_build_object", "jsonb_build_object",
+    )
+)  # fmt: skip
 
 
 def misuses_of(element: Any) -> Iterator[str]:
@@ -51,14 +41,13 @@ def misuses_of(element: Any) -> Iterator[str]:
     if isinstance(element, Select):
         if element._distinct:  # noqa: SLF001 - no public name tells it
             yield from _of_equal_rows("DISTINCT", element._distinct_on or element.selected_columns)  # noqa: SLF001
-        yield from _of_equal_rows("GROUP BY", element._group_by_clauses)  # noqa: SLF001
+        groups = element._group_by_clauses  # noqa: SLF001
+        yield from _of_equal_rows("GROUP BY", [*groups, *columns_named(element, groups)])
     elif isinstance(element, CompoundSelect):
         if not str(element.keyword.value).endswith("ALL"):
             yield from _of_equal_rows(str(element.keyword.value), element.selected_columns)
     elif isinstance(element, Over):
-        yield from _of_equal_rows(
-            "PARTITION BY", [] if element.partition_by is None else [element.partition_by]
-        )
+        yield from _of_equal_rows("PARTITION BY", [element.partition_by])
     elif isinstance(element, UnaryExpression) and element.operator is operators.distinct_op:
         yield from _of_equal_rows("DISTINCT", [element.element])
     elif isinstance(element, FunctionElement) and not is_header_sql(element):

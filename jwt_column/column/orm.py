@@ -9,13 +9,15 @@ A column that is added to a class after its mapper was configured is encrypted, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import ClauseElement, Null
 
-from ..errors import InvalidTokenError
+from ..errors import ConfigurationError, InvalidTokenError
+from ..format.token import JWT
+from ..option_values import instance
 from .json_document import TokenDict
 from .json_type import EncryptedJSON
 from .row_binding import listen_to_rows
@@ -25,11 +27,8 @@ from .types import EncryptedJWT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Engine
     from sqlalchemy.engine.interfaces import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
-
-__all__ = ["redact_errors"]
 
 
 @event.listens_for(Mapper, "mapper_configured")
@@ -42,7 +41,8 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
         type_ = prop.columns[0].type
         if isinstance(type_, EncryptedJWT):
             coerce = _coercion(type_)
-            event.listen(getattr(class_, prop.key), "set", coerce, retval=True)
+            # Neither the object nor a key is looked at; but without raw and include_key SQLAlchemy wraps the listener.
+            event.listen(getattr(class_, prop.key), "set", coerce, raw=True, retval=True, include_key=True)
             for name in ("refresh", "refresh_flush"):
                 event.listen(class_, name, _restoration(prop.key, coerce), raw=True)
             # SQLModel puts the plain value back after an assignment.
@@ -56,7 +56,32 @@ def _listen(mapper: Mapper[Any], class_: type[Any]) -> None:
                 TokenDict.associate_with_attribute(getattr(class_, prop.key))
 
 
+@event.listens_for(Mapper, "instrument_class")
+def _refuse_plaintext(mapper: Mapper[Any], class_: type[Any]) -> None:
+    """Refuse a field of SQLModel that would store tokens in the clear: it makes a text column for a subclass of str."""
+    for name, field in getattr(class_, "model_fields", {}).items():
+        column = mapper.local_table.c.get(name)
+        if (
+            column is not None
+            and _is_token(field.annotation)
+            and type(column.type).__module__ == _SQLMODEL_TYPES
+        ):
+            raise ConfigurationError(
+                f"{column}: a field of type JWT without a column type would be stored in the clear; declare "
+                "Field(sa_type=EncryptedJWT())",
+                context=str(column),
+            )
+
+
+def _is_token(annotation: object) -> bool:
+    """Return True for ``JWT``, and for a union with it."""
+    return annotation is JWT or any(map(_is_token, get_args(annotation)))
+
+
+_SQLMODEL_TYPES: Final = "sqlmodel.sql.sqltypes"
 _NOT_CHECKED: Final = (SealedJWT, Null)
+#: The values that an attribute may have once it was checked.
+_RESTORED: Final = (JWT, TokenDict, SealedJWT, ClauseElement, type(None))
 
 
 def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
@@ -65,7 +90,7 @@ def _coercion(type_: EncryptedJWT) -> Callable[[Any, Any, Any, Any], Any]:
     # Otherwise another object than this token is encrypted.
     keep_frame = type_.plaintext != "write" and not type_.bound_to
 
-    def coerce(_target: Any, value: Any, _old: Any, _initiator: Any) -> Any:
+    def coerce(_state: Any, value: Any, _old: Any, _initiator: Any) -> Any:
         if value is None or isinstance(value, _NOT_CHECKED):
             return value
         if isinstance(value, ClauseElement):
@@ -94,7 +119,7 @@ def _restoration(key: str, coerce: Callable[..., Any]) -> Callable[[Any, Any, An
 
     def restore(state: Any, _context: Any, _attributes: Any) -> None:
         value = state.dict.get(key)
-        if type(value) is str or type(value) is dict:
+        if not isinstance(value, _RESTORED):
             state.dict[key] = restored = coerce(None, value, None, None)
             if isinstance(restored, TokenDict):
                 restored._parents[state] = key  # noqa: SLF001 - as SQLAlchemy does for a value that it loads
@@ -105,11 +130,7 @@ def _restoration(key: str, coerce: Callable[..., Any]) -> Callable[[Any, Any, An
 def _repetition(key: str, coerce: Callable[..., Any]) -> Callable[[Any, Any, Any], None]:
     """Return the listener that does the same before a flush."""
     restore = _restoration(key, coerce)
-
-    def repeat(_mapper: Any, _connection: Any, state: Any) -> None:
-        restore(state, None, None)
-
-    return repeat
+    return lambda _mapper, _connection, state: restore(state, None, None)
 
 
 def redact_errors(engine: Engine | AsyncEngine) -> None:
@@ -124,6 +145,7 @@ def redact_errors(engine: Engine | AsyncEngine) -> None:
     """
     # Not isinstance: importing AsyncEngine takes greenlet, which SQLAlchemy installs for its asyncio extra only.
     target: Any = getattr(engine, "sync_engine", engine)
+    instance("an Engine or an AsyncEngine", Engine).check(engine=target)
     if not event.contains(target, "handle_error", _drop_parameters):
         event.listen(target, "handle_error", _drop_parameters)
 

@@ -10,27 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import (
-    BinaryExpression,
-    BindParameter,
-    Case,
-    Cast,
-    ClauseList,
-    CollectionAggregate,
-    ColumnElement,
-    ExpressionClauseList,
-    Extract,
-    Grouping,
-    Label,
-    Null,
-    Over,
-    Tuple,
-    TypeCoerce,
-    UnaryExpression,
-)
+from sqlalchemy.sql import elements, operators, visitors
 from sqlalchemy.sql.functions import Function, FunctionElement
-from sqlalchemy.sql.selectable import Exists, Join, ScalarSelect, SelectBase
+from sqlalchemy.sql.selectable import Exists, Join, ScalarSelect, Select, SelectBase
 from sqlalchemy.types import JSON, NullType, String
 
 from ..errors import UnsupportedComparisonError
@@ -40,9 +22,7 @@ from .header_sql import is_header_sql
 from .types import EncryptedJWT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["ciphertext_in", "coerced_refusal", "comparison_refusal", "function_name"]
+    from collections.abc import Iterable, Iterator
 
 _NULL_TESTS: Final = (operators.is_, operators.is_not)
 _ORDERS: Final = (operators.asc_op, operators.desc_op)
@@ -57,60 +37,56 @@ def comparison_refusal(element: Any) -> UnsupportedComparisonError | None:
             f"expires_at: {function_name(element)} is not asked of it, and the statement was not sent; select "
             "expires_at, and calculate in Python"
         )
-    if isinstance(element, BinaryExpression):
-        operands = [one.clause if isinstance(one, Cast) else one for one in (element.left, element.right)]
+    if isinstance(element, elements.BinaryExpression):
+        operands = [
+            one.clause if isinstance(one, elements.Cast) else one for one in (element.left, element.right)
+        ]
         column = ciphertext_in(*operands)
-        is_null_test = element.operator in _NULL_TESTS and isinstance(element.right, Null)
+        is_null_test = element.operator in _NULL_TESTS and isinstance(element.right, elements.Null)
         if column is not None and not is_null_test:
             return _refusal(column, "this comparison")
-    elif isinstance(element, Case):
+    elif isinstance(element, elements.Case):
         conditions = [] if element.value is None else [element.value, *(when for when, _ in element.whens)]
+        results = [*(result for _, result in element.whens), element.else_]
         column = ciphertext_in(*conditions)
+        if column is None and any(map(_is_plain, results)):
+            column = ciphertext_in(*results)
         if column is not None:
             return _refusal(column, "CASE with a value")
-    elif isinstance(element, FunctionElement):
-        if not is_header_sql(element) and _mixes_values(element):
-            return _refusal(_argument(element), f"{function_name(element)}() with a value")
-    elif isinstance(element, UnaryExpression | Over):
-        order = element.order_by if isinstance(element, Over) else _ordered(element)
-        column = _ciphertext(order)
+    elif isinstance(element, FunctionElement) and not is_header_sql(element):
+        column = ciphertext_in(*element.clauses)
+        if column is not None and _has_plain_parameter(element):
+            return _refusal(column, f"{function_name(element)}() with a value")
+    elif isinstance(element, elements.Over) or (
+        isinstance(element, elements.UnaryExpression) and element.modifier in _ORDERS
+    ):
+        column = _ciphertext(element.order_by if isinstance(element, elements.Over) else element.element)
         if column is not None:
             return _refusal(column, "ORDER BY")
     return _predicate_refusal(element)
-
-
-def _ordered(element: Any) -> Any:
-    return element.element if element.modifier in _ORDERS else None
 
 
 def _predicate_refusal(element: Any) -> UnsupportedComparisonError | None:
     """Return the error for a function over ciphertext in WHERE, HAVING or ON, or for ORDER BY ciphertext."""
     for condition in _conditions(element):
         for part in visitors.iterate(condition):
-            if (
-                isinstance(part, FunctionElement)
-                and not is_header_sql(part)
-                and function_name(part) != "count"
-            ):
-                column = _argument(part)
-            elif isinstance(part, Cast):
+            column = None
+            if isinstance(part, FunctionElement) and not is_header_sql(part):
+                column = None if function_name(part) == "count" else ciphertext_in(*part.clauses)
+            elif isinstance(part, elements.Cast):
                 column = _ciphertext(part.clause)
-            else:
-                continue
             if column is not None:
                 return _refusal(column, f"{function_name(part)}() in a condition")
-    for order in getattr(element, "_order_by_clauses", ()):
-        column = _ciphertext(order)
-        if column is not None:
-            return _refusal(column, "ORDER BY")
-    return None
+    orders = getattr(element, "_order_by_clauses", ())
+    column = ciphertext_in(*orders, *columns_named(element, orders))
+    return None if column is None else _refusal(column, "ORDER BY")
 
 
 def _calculates_with_expiry(element: Any) -> bool:
     """Return True for a function of ``expires_at`` that would take the stored bytes for a time."""
-    if isinstance(element, Extract):
+    if isinstance(element, elements.Extract):
         operands = [element.expr]
-    elif isinstance(element, Cast):
+    elif isinstance(element, elements.Cast):
         operands = [element.clause]
     elif isinstance(element, Function):  # sqlalchemy.func; an element of another class knows what it compiles
         operands = [] if function_name(element) in _OF_TIMES else list(element.clauses)
@@ -127,45 +103,51 @@ def _conditions(element: Any) -> Iterator[Any]:
         yield element.onclause
 
 
-def _ciphertext(element: Any) -> ColumnElement[Any] | None:
+def _ciphertext(element: Any) -> elements.ColumnElement[Any] | None:
     """Return the first operand of an encrypted type in an operand: itself, or a member of a tuple or a subquery."""
     is_reference = getattr(element, "__visit_name__", "") == "label_reference"
-    if is_reference or isinstance(element, Grouping | Label | CollectionAggregate):
+    if is_reference or isinstance(element, elements.Grouping | elements.Label | elements.CollectionAggregate):
         return _ciphertext(element.element)
-    if isinstance(element, TypeCoerce) and isinstance(element.type, JSON):
+    if isinstance(element, elements.TypeCoerce) and isinstance(element.type, JSON):
         # The database would look for members in the ciphertext.
         return _ciphertext(element.clause)
     if isinstance(element, ScalarSelect | Exists):
         return None if isinstance(element, Exists) else _ciphertext(element.element)
     if isinstance(element, SelectBase):
         return ciphertext_in(*element.selected_columns)
-    if isinstance(element, Tuple | ClauseList | ExpressionClauseList):
+    if isinstance(element, elements.Tuple | elements.ClauseList | elements.ExpressionClauseList):
         return ciphertext_in(*element.clauses)
-    if isinstance(element, ColumnElement) and isinstance(element.type, EncryptedJWT):
+    if isinstance(element, elements.ColumnElement) and isinstance(element.type, EncryptedJWT):
         return element
     return None
 
 
-def _argument(function: Any) -> ColumnElement[Any] | None:
-    """Return the first argument of a function that is ciphertext."""
-    return ciphertext_in(*function.clauses)
-
-
-def ciphertext_in(*operands: Any) -> ColumnElement[Any] | None:
+def ciphertext_in(*operands: Any) -> elements.ColumnElement[Any] | None:
     """Return the first ciphertext in several operands."""
     found = (_ciphertext(operand) for operand in operands)
     return next((one for one in found if one is not None), None)
 
 
-def _mixes_values(function: Any) -> bool:
-    """Return True for ciphertext beside a parameter that is not encrypted, as in ``nullif(token, 'eyJ...')``."""
-    if _argument(function) is None:
-        return False
-    return any(
-        isinstance(part, BindParameter) and isinstance(part.type, String | NullType)
-        for argument in function.clauses
-        for part in visitors.iterate(argument)
-    )
+def columns_named(statement: Any, clauses: Iterable[Any]) -> Iterator[Any]:
+    """Yield the columns of a statement that texts in ORDER BY, GROUP BY or DISTINCT name: ``order_by("token")``."""
+    parts: Iterator[Any] = (part for clause in clauses for part in visitors.iterate(clause))
+    names = [part.element for part in parts if part.__visit_name__ == "textual_label_reference"]
+    if names:
+        froms = statement.get_final_froms() if isinstance(statement, Select) else ()
+        known: dict[str, Any] = {}
+        for column in (*statement.selected_columns, *(column for one in froms for column in one.c)):
+            known.setdefault(column.key, column)
+        yield from (known[name] for name in names if name in known)
+
+
+def _has_plain_parameter(function: Any) -> bool:
+    """Return True for a function with a parameter that is not encrypted, as in ``nullif(token, 'eyJ...')``."""
+    return any(_is_plain(part) for argument in function.clauses for part in visitors.iterate(argument))
+
+
+def _is_plain(part: Any) -> bool:
+    """Return True for a parameter that is sent as it is."""
+    return isinstance(part, elements.BindParameter) and isinstance(part.type, String | NullType)
 
 
 def function_name(element: Any) -> str:

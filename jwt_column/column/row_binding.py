@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
     from .types import EncryptedJWT
 
-__all__ = ["find_bound_column", "listen_to_rows", "python_type_of"]
-
-
 _BINDABLE: Final = (str, int, UUID, bytes)
 
 # The methods by which a TypeDecorator changes values.
@@ -106,8 +103,6 @@ class _RowBinding:
         except UnmappedColumnError:
             raise self._error(f"cannot be bound to {column.name}: no attribute is mapped to it") from None
 
-    # -- writing ---------------------------------------------------------------------------------------------
-
     def before_insert(self, _mapper: Mapper[Any], _connection: Connection, state: InstanceState[Any]) -> None:
         """Give the token of a new row its binding."""
         self._attach(state, state.dict.get(self._key), state.dict)
@@ -169,8 +164,6 @@ class _RowBinding:
             raise self._error(
                 f"is bound to {name}, which holds {type(value).__name__}, while its column is {column.type!r}"
             )
-
-    # -- loading ---------------------------------------------------------------------------------------------
 
     def after_load(self, state: InstanceState[Any], _context: object) -> None:
         """Open the token of a row that was loaded whole."""

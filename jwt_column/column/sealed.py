@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from .binding import BoundValue
     from .cipher import TokenCipher
 
-__all__ = ["SealedJWT"]
-
 
 @final
 class SealedJWT:

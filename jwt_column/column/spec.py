@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
 
 from ..errors import ConfigurationError
 from ..format.envelope import MAX_FINGERPRINTS, Layout
+from ..option_values import FLAG, choice, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..format.envelope import Storage
-
-    class HasSpec(Protocol):
-        """An encrypted type."""
-
-        spec: ColumnSpec
+    from .types import EncryptedJWT
 
     #: An entry of ``previous``.
-    PreviousLayout: TypeAlias = "Mapping[str, Any] | HasSpec | ColumnSpec"
+    PreviousLayout: TypeAlias = "Mapping[str, Any] | EncryptedJWT | ColumnSpec"
 
-__all__ = ["DEFAULT_MAX_LENGTH", "WHOLE", "ColumnKeywords", "ColumnSpec", "PreviousLayout"]
 
 #: The default of ``max_length``, in characters.
 DEFAULT_MAX_LENGTH: Final = 65_536
@@ -36,10 +32,14 @@ WHOLE: Final = "token"
 
 _U16_MAX: Final = 2**16 - 1  # The context stands behind a length of two bytes (envelope-v1, "AAD").
 
-_CHOICES: Final = {
-    "storage": ("binary", "text"),
-    "plaintext": ("refuse", "read", "write"),
-    "undecryptable": ("raise", "sealed"),
+_KINDS: Final = {
+    "storage": choice("binary", "text"),
+    "expose_expiry": FLAG,
+    "plaintext": choice("refuse", "read", "write"),
+    "undecryptable": choice("raise", "sealed"),
+    "allow_opaque": FLAG,
+    "allow_unsigned": FLAG,
+    "max_length": number("a number of characters, at least 1", at_least=1, whole=True),
 }
 
 
@@ -103,22 +103,17 @@ class ColumnSpec:
 
     def __post_init__(self) -> None:
         """Check every option, and make it immutable."""
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigurationError(f"{name} is one of {', '.join(map(repr, choices))}")
+        for name, kind in _KINDS.items():
+            kind.check(**{name: getattr(self, name)})
         if self.context is not None:
             _check_context(self.context)
-        fingerprints = _names("fingerprints", self.fingerprints, "each 'token' or a claim such as 'jti'")
+        fingerprints = names_of("fingerprints", self.fingerprints, "each 'token' or a claim such as 'jti'")
         if len(fingerprints) > MAX_FINGERPRINTS:
             raise ConfigurationError(f"an envelope holds at most {MAX_FINGERPRINTS} fingerprints")
-        if not isinstance(self.max_length, int) or self.max_length < 1:
-            raise ConfigurationError("max_length is a number of characters, at least 1")
         # The dataclass is frozen; this is its constructor.
         put = object.__setattr__
         put(self, "fingerprints", fingerprints)
-        put(self, "bound_to", _names("bound_to", self.bound_to, "each a column of the same table"))
-        for name in ("expose_expiry", "allow_opaque", "allow_unsigned"):
-            put(self, name, bool(getattr(self, name)))
+        put(self, "bound_to", names_of("bound_to", self.bound_to, "each a column of the same table"))
         put(self, "previous", self._other_layouts())
 
     def _other_layouts(self) -> tuple[ColumnSpec, ...]:
@@ -221,11 +216,15 @@ def _check_context(context: object) -> None:
         )
 
 
-def _names(option: str, names: Iterable[str], meaning: str) -> tuple[str, ...]:
-    """Return the names that an option lists, checked."""
+def names_of(option: str, names: object, meaning: str) -> tuple[str, ...]:
+    """Return the names that an option lists.
+
+    Raises:
+        ConfigurationError: It is no list of different names; *meaning* says in the message what each is.
+    """
     if isinstance(names, str):
         raise ConfigurationError(f"{option} is a list of names; write [{names!r}]")
-    checked = tuple(names)
+    checked = tuple(names) if isinstance(names, Iterable) else (names,)
     are_names = all(isinstance(name, str) and utf8(name) for name in checked)
     if not are_names or len(set(checked)) != len(checked):
         raise ConfigurationError(f"{option} are different names, {meaning}")

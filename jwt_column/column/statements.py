@@ -16,22 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import LargeBinary, String, Table, event
 from sqlalchemy.engine import Engine
-from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql import elements, operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.elements import (
-    BinaryExpression,
-    BindParameter,
-    Case,
-    Cast,
-    ColumnClause,
-    ColumnElement,
-    Grouping,
-    Label,
-    Null,
-    TextClause,
-    TypeCoerce,
-)
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import CompoundSelect, ScalarSelect, Select, SelectStatementGrouping
 
@@ -45,8 +32,6 @@ from .types import EncryptedJWT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-__all__ = ["examine"]
 
 # The name of a parameter, that of its column, and what returns the error if the value is no envelope.
 _Envelope = tuple[str, str, Callable[[str], JWTColumnError]]
@@ -94,11 +79,8 @@ def _look(*given: Any) -> None:
         refusal = _envelope_refusal(envelopes, context.compiled_parameters)
     if refusal is not None:
         del compiled.__dict__[_CHECKED]
-        del (
-            given,
-            context,
-            compiled,
-        )  # The parameters are among them, and error reporters show local variables.
+        # The parameters are among them, and error reporters show local variables.
+        del given, context, compiled
         raise refusal
 
 
@@ -123,7 +105,7 @@ def examine(compiled: SQLCompiler) -> tuple[tuple[_Envelope, ...], JWTColumnErro
         refusal: JWTColumnError | None = None
         if isinstance(element, UpdateBase):
             refusal = _value_refusal(element, compiled, envelopes)
-        elif isinstance(element, BinaryExpression):
+        elif isinstance(element, elements.BinaryExpression):
             envelopes += _compared_envelopes(element, compiled)
         if refusal is None:
             refusal = comparison_refusal(element)
@@ -146,11 +128,12 @@ def _value_refusal(
     statement: Any, compiled: SQLCompiler, envelopes: list[_Envelope]
 ) -> JWTColumnError | None:
     """Return the error for the first value that an INSERT or UPDATE would store in the clear."""
-    for column, value in _assignments(statement):
+    for key, value in _assignments(statement):
+        column = _column(statement, key)
         type_ = getattr(column, "type", None)
         if not isinstance(type_, EncryptedJWT) or _is_sealed(value, type_, outermost=True):
             continue
-        name = compiled.bind_names.get(value) if isinstance(value, BindParameter) else None
+        name = compiled.bind_names.get(value) if isinstance(value, elements.BindParameter) else None
         if name is None or not isinstance(value.type, _RAW[type_.storage]):
             return _refusal(name_of(column))
         envelopes.append((name, name_of(column), _refusal))
@@ -165,8 +148,8 @@ def _compared_envelopes(comparison: Any, compiled: SQLCompiler) -> Iterator[_Env
     if comparison.operator not in _EQUALITY:
         return
     for side, other in ((comparison.left, comparison.right), (comparison.right, comparison.left)):
-        column: Any = ciphertext_in(side.clause) if isinstance(side, TypeCoerce) else None
-        name = compiled.bind_names.get(other) if isinstance(other, BindParameter) else None
+        column: Any = ciphertext_in(side.clause) if isinstance(side, elements.TypeCoerce) else None
+        name = compiled.bind_names.get(other) if isinstance(other, elements.BindParameter) else None
         if column is not None and name is not None and column.type.plaintext == "refuse":
             yield name, name_of(column), coerced_refusal
 
@@ -200,27 +183,20 @@ def _refusal(context: str) -> InvalidTokenError:
 
 
 def _assignments(statement: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the columns of an INSERT or UPDATE with their values, wherever SQLAlchemy keeps them."""
+    """Yield what an INSERT or UPDATE names as columns, each with its value, wherever SQLAlchemy keeps them."""
     attribute = statement.__dict__.get
-    for key, value in _pairs(attribute("_values")):
-        yield _column(statement, key), value
-    for key, value in _pairs(attribute("_ordered_values")):
-        yield _column(statement, key), value
+    yield from _pairs(attribute("_values"))
+    yield from _pairs(attribute("_ordered_values"))
     for rows in attribute("_multi_values") or ():
         for row in rows:
-            named = row.items() if isinstance(row, dict) else zip(statement.table.c, row, strict=False)
-            for key, value in named:
-                yield _column(statement, key), value
+            yield from row.items() if isinstance(row, dict) else zip(statement.table.c, row, strict=False)
     for clause in _upserts(attribute("_post_values_clause")):
         # ON CONFLICT DO UPDATE of SQLite and PostgreSQL, ON DUPLICATE KEY UPDATE of MySQL and MariaDB.
-        values = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None)
-        for key, value in _pairs(values):
-            yield _column(statement, key), value
-    names, selected = attribute("_select_names"), attribute("select")
+        yield from _pairs(getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None))
+    selected = attribute("select")
     if selected is not None:
         for row in _selected(selected):
-            for key, value in zip(names or (), row, strict=False):
-                yield _column(statement, key), value
+            yield from zip(attribute("_select_names") or (), row, strict=False)
 
 
 def _pairs(values: Any) -> Iterable[tuple[Any, Any]]:
@@ -242,8 +218,7 @@ def _column(statement: Any, key: Any) -> Any:
     mapped = getattr(mapper, "mapper", mapper)
     if mapped is not None and key in mapped.column_attrs:
         return mapped.column_attrs[key].columns[0]
-    columns = statement.table.c
-    return columns.get(key)
+    return statement.table.c.get(key)
 
 
 def _selected(select: Any) -> Iterator[list[Any]]:
@@ -257,7 +232,7 @@ def _selected(select: Any) -> Iterator[list[Any]]:
         yield list(select.selected_columns)
     else:
         # Text, or rows of VALUES: the content of their columns is unknown.
-        yield [TextClause("") for _ in select.selected_columns]
+        yield [elements.TextClause("") for _ in select.selected_columns]
 
 
 def _is_sealed(value: Any, type_: EncryptedJWT, *, outermost: bool = False) -> bool:
@@ -268,17 +243,17 @@ def _is_sealed(value: Any, type_: EncryptedJWT, *, outermost: bool = False) -> b
     """
     if hasattr(value, "__clause_element__"):
         value = value.__clause_element__()
-    if not isinstance(value, ColumnElement | TextClause):
+    if not isinstance(value, elements.ColumnElement | elements.TextClause):
         # A plain value is bound through the type of its column; a SELECT is a subquery by another name.
         return not isinstance(value, visitors.Visitable)
-    if isinstance(value, BindParameter):
+    if isinstance(value, elements.BindParameter):
         # SQLAlchemy gives a parameter without a type that of its column, but not within another expression.
         return (outermost and value.type._isnull) or _is_alike(value.type, type_)  # noqa: SLF001
-    if isinstance(value, Null):
+    if isinstance(value, elements.Null):
         return True
-    if isinstance(value, TextClause):
+    if isinstance(value, elements.TextClause):
         return value.text.strip().lower() in _HARMLESS
-    if isinstance(value, ColumnClause):
+    if isinstance(value, elements.ColumnClause):
         return _is_sealed_column(value, type_)
     return all(_is_sealed(part, type_) for part in _results(value))
 
@@ -291,22 +266,20 @@ def _is_sealed_column(column: Any, type_: EncryptedJWT) -> bool:
     return all(_is_sealed(one, type_) for one in proxied) if proxied else _is_alike(column.type, type_)
 
 
-_NOT_SEALED: Final = TextClause("")
-
-
 def _results(value: Any) -> list[Any]:
     """Return the expressions one of which an expression gives as its value."""
-    if isinstance(value, Grouping | Label):
+    if isinstance(value, elements.Grouping | elements.Label):
         return [value.element]
-    if isinstance(value, TypeCoerce | Cast):
+    if isinstance(value, elements.TypeCoerce | elements.Cast):
         return [getattr(value, "typed_expression", value.clause)]
-    if isinstance(value, Case):
+    if isinstance(value, elements.Case):
         return [result for _, result in value.whens] + ([] if value.else_ is None else [value.else_])
     if isinstance(value, FunctionElement) and str(getattr(value, "name", "")).lower() in _CHOOSING:
         return list(value.clauses)
     if isinstance(value, ScalarSelect):
         return [column for row in _selected(value.element) for column in row]
-    return [_NOT_SEALED]
+    # Anything else is as unknown as a text.
+    return [elements.TextClause("")]
 
 
 def _is_alike(type_: Any, wanted: EncryptedJWT) -> bool:

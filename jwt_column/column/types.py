@@ -32,7 +32,8 @@ from ..errors import (
     PlaintextFoundError,
 )
 from ..format import envelope
-from ..format.token import JWT
+from ..format.shape import UNPRINTABLE, Kind
+from ..format.token import JWT, given_expiry, unchecked_jwt
 from ..frames import hides_locals
 from ..keys.default import resolve_keyring
 from ..keys.ring import KeyRing
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
     from .spec import ColumnKeywords
-
-__all__ = ["EncryptedJWT"]
 
 # Bytes that a BLOB or TEXT column of MySQL and MariaDB holds. Outside strict mode the server would cut the rest
 # off.
@@ -141,7 +140,10 @@ class EncryptedJWT(TypeDecorator[JWT]):
         """Return the column's key ring, loading it if need be."""
         return resolve_keyring(self.keyring)
 
-    # -- one context for each column -------------------------------------------------------------------------
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Return True if an assigned value is that of the row: the same token and, if it is exposed, expiry."""
+        expiry = given_expiry(x) if self.expose_expiry else None
+        return bool(x == y) and (expiry is None or expiry == given_expiry(y))
 
     def _set_parent(self, parent: Any, outer: bool = False, **kw: Any) -> None:
         super()._set_parent(parent, outer=outer, **kw)
@@ -153,8 +155,6 @@ class EncryptedJWT(TypeDecorator[JWT]):
         copied = self.copy()
         copied.spec = self.spec.in_context(context)
         return copied
-
-    # -- binding and loading ---------------------------------------------------------------------------------
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
         """Return the function that encrypts a parameter. Overridden whole, because it runs for every row."""
@@ -283,9 +283,13 @@ class EncryptedJWT(TypeDecorator[JWT]):
     def _read_plaintext(value: bytes | str, cipher: TokenCipher) -> JWT | None:
         """Return a stored value as the token that it is in the clear, or None."""
         try:
-            return cipher.check(value if isinstance(value, str) else value.decode())
-        except (InvalidTokenError, UnicodeDecodeError):
+            text = value if isinstance(value, str) else value.decode()
+            return cipher.check(text)
+        except UnicodeDecodeError:
             return None
+        except InvalidTokenError as error:
+            # Rows of an earlier release load; only a new value is refused.
+            return unchecked_jwt(text, Kind.OPAQUE) if error.reason == UNPRINTABLE else None
 
     @hides_locals
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:

@@ -11,8 +11,6 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["CLOCKS", "database_time"]
-
 _MYSQL: Final = "SELECT unix_timestamp(now(6))"
 
 #: The statement that returns the time in seconds since 1970, by dialect.

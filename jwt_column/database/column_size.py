@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from ..format.envelope import Storage
 
-__all__ = ["capacity_of", "storage_of"]
-
 # Bytes that a type of MySQL and MariaDB holds although its declaration has no length.
 _MYSQL_CAPACITY: Final = {
     "TINYTEXT": 2**8 - 1,

@@ -6,8 +6,6 @@ from typing import Final
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-__all__ = ["error_code", "error_name", "is_null_refused", "is_refusal_of_row", "is_retryable", "mysql_code"]
-
 # serialization failure, deadlock, lock not available
 _SQLSTATES: Final = frozenset({"40001", "40P01", "55P03"})
 # lock wait time-out; deadlock, also Galera's certification conflict; record changed since last read; lock refused; a
@@ -31,10 +29,11 @@ def error_name(error: BaseException) -> str:
 def error_code(error: BaseException) -> object:
     """Return the database's code for a driver's error: an SQLSTATE, MySQL's number or SQLite's name; None for none."""
     original = getattr(error, "orig", None) or error
-    code: object = mysql_code(original)
-    for attribute in ("sqlstate", "pgcode", "sqlite_errorname"):
-        code = code or getattr(original, attribute, None)
-    return code
+    return mysql_code(original) or _sqlstate(original) or getattr(original, "sqlite_errorname", None)
+
+
+def _sqlstate(error: object) -> object:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
 def mysql_code(error: BaseException | None) -> int | None:
@@ -49,8 +48,7 @@ def is_retryable(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or (error.orig is not None and is_retryable(error.orig))
     # MySQL's drivers have an SQLSTATE too, but it says too little: a lock wait time-out is HY000, a general error.
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    if state in _SQLSTATES or mysql_code(error) in _MYSQL_CODES:
+    if _sqlstate(error) in _SQLSTATES or mysql_code(error) in _MYSQL_CODES:
         return True
     return any(text in str(error) for text in _SQLITE_MESSAGES)
 
@@ -58,7 +56,7 @@ def is_retryable(error: BaseException) -> bool:
 def is_refusal_of_row(error: DBAPIError) -> bool:
     """Return True if the database refused a statement because of one of its rows: a constraint, or a trigger."""
     original = error.orig
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    state = _sqlstate(original)
     if isinstance(state, str) and mysql_code(original) is None:
         return state[:2] in _ROW_CLASSES
     if error.connection_invalidated or is_retryable(error):
@@ -69,6 +67,7 @@ def is_refusal_of_row(error: DBAPIError) -> bool:
 def is_null_refused(error: DBAPIError) -> bool:
     """Return True if the database refused a NULL in a column that is NOT NULL."""
     original = error.orig
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     name = getattr(original, "sqlite_errorname", None)
-    return state == "23502" or mysql_code(original) == 1048 or name == "SQLITE_CONSTRAINT_NOTNULL"
+    return (
+        _sqlstate(original) == "23502" or mysql_code(original) == 1048 or name == "SQLITE_CONSTRAINT_NOTNULL"
+    )

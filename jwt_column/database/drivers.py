@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine
-
-__all__ = [
-    "binary_results",
-    "open_connection",
-    "send_commands",
-    "without_prepared_statements",
-    "wrapped_errors",
-]
 
 
 @contextmanager
@@ -47,6 +39,41 @@ def without_prepared_statements(connection: Connection) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+@contextmanager
+def without_chains(connection: Connection) -> Iterator[str]:
+    """Let COMMIT and ROLLBACK of MariaDB and MySQL end the transaction, and no more, within the block.
+
+    ``completion_type`` may have them begin the next transaction, in which no isolation level can be set, or end the
+    connection. The block is given its value: ``NO_CHAIN``, ``CHAIN`` or ``RELEASE``.
+    """
+    before = "NO_CHAIN"
+    if connection.dialect.name in ("mysql", "mariadb"):
+        with wrapped_errors(connection):
+            before = str(_sent(connection, "SELECT @@completion_type"))
+            if before != "NO_CHAIN":
+                _sent(connection, "SET SESSION completion_type = 'NO_CHAIN'")
+                if not connection.in_transaction():
+                    connection.connection.rollback()  # of the one that was chained
+    try:
+        yield before
+    finally:
+        if before != "NO_CHAIN" and not (connection.closed or connection.invalidated):
+            # A connection that is lost takes its settings along.
+            with suppress(DBAPIError), wrapped_errors(connection):
+                _sent(connection, f"SET SESSION completion_type = '{before}'")
+
+
+def _sent(connection: Connection, statement: str) -> Any:
+    """Send a statement past SQLAlchemy, which would begin a transaction for it, and return its one value, if any."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(statement)
+        found = cursor.fetchone() if cursor.description else None
+        return found and found[0]
+    finally:
+        cursor.close()
+
+
 def open_connection(engine: Engine) -> Connection:
     """Return a connection of an engine.
 
@@ -57,6 +84,37 @@ def open_connection(engine: Engine) -> Connection:
         return engine.connect()
     except (OSError, PoolTimeoutError) as error:
         raise OperationalError("", None, error, hide_parameters=True) from None
+
+
+@contextmanager
+def own_connection(engine: Engine) -> Iterator[Connection]:
+    """Return a connection of an engine for the block, in which a COMMIT is that of :func:`without_chains`.
+
+    Raises:
+        DBAPIError: There is none.
+    """
+    connection, completion_type = open_connection(engine), ""
+    try:
+        with without_chains(connection) as completion_type:
+            yield connection
+    finally:
+        if completion_type == "RELEASE":
+            # The pool sends a ROLLBACK, and would keep a connection that the server has ended.
+            close_for_good(connection)
+        elif not connection.closed:
+            connection.close()
+
+
+def close_for_good(connection: Connection) -> None:
+    """Close a connection of an engine whose isolation level was changed, instead of handing it back to the pool.
+
+    SQLAlchemy would set the level back to that of the engine, and not to one that the application has set itself in a
+    connect event: its transactions would be isolated less, in silence. A database of SQLite may be in memory, and gone
+    with the connection; there SQLAlchemy's way is right.
+    """
+    if connection.dialect.name != "sqlite" and not connection.closed:
+        connection.invalidate()
+    connection.close()
 
 
 @contextmanager
@@ -71,18 +129,22 @@ def wrapped_errors(connection: Connection) -> Iterator[None]:
     try:
         yield
     except dialect.dbapi.Error as error:
-        is_lost = dialect.is_disconnect(error, driver_connection, None)
-        if is_lost:
-            connection.invalidate(error)
         raise DBAPIError.instance(
             None,
             None,
             error,
             dialect.dbapi.Error,
             hide_parameters=True,
-            connection_invalidated=is_lost,
+            connection_invalidated=_invalidate_if_lost(connection, error, driver_connection),
             dialect=dialect,
         ) from error
+
+
+def _invalidate_if_lost(connection: Connection, error: Exception, driver_connection: Any) -> bool:
+    is_lost = connection.dialect.is_disconnect(error, driver_connection, None)  # type: ignore[arg-type]
+    if is_lost:
+        connection.invalidate(error)
+    return is_lost
 
 
 def send_commands(connection: Connection, commands: str) -> None:
@@ -101,9 +163,7 @@ def send_commands(connection: Connection, commands: str) -> None:
         layer.run_async(lambda driver: driver.execute(commands))
     except Exception as error:
         # asyncpg's errors have no class in common, and none of them is SQLAlchemy's.
-        is_lost = connection.dialect.is_disconnect(error, layer, None)  # type: ignore[arg-type]
-        if is_lost:
-            connection.invalidate(error)
+        is_lost = _invalidate_if_lost(connection, error, layer)
         raise DBAPIError(
             commands, None, error, hide_parameters=True, connection_invalidated=is_lost
         ) from error

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["json_dict", "json_text"]
-
 
 def json_dict(report: DataclassInstance, **more: Any) -> dict[str, Any]:
     """Return a dataclass in the types of JSON, *more* in front: tuples become lists, other values text."""

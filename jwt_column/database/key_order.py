@@ -8,43 +8,12 @@ before it. MySQL and MariaDB are the other way round.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import (
-    ARRAY,
-    JSON,
-    REAL,
-    Date,
-    DateTime,
-    Double,
-    Float,
-    Interval,
-    Numeric,
-    String,
-    Time,
-    and_,
-    case,
-    cast,
-    extract,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-    tuple_,
-    type_coerce,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.mysql import ENUM, SET
-from sqlalchemy.dialects.postgresql import (
-    DOMAIN,
-    HSTORE,
-    INET,
-    INTERVAL,
-    MONEY,
-    REGCLASS,
-    TSQUERY,
-    TSVECTOR,
-)
+from sqlalchemy.dialects.postgresql import DOMAIN, HSTORE, INET, INTERVAL, MONEY, REGCLASS, TSQUERY, TSVECTOR
 from sqlalchemy.dialects.postgresql.ranges import AbstractMultiRange, AbstractRange
 from sqlalchemy.types import TypeDecorator
 
@@ -53,23 +22,10 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table
     from sqlalchemy.orm import Session
     from sqlalchemy.types import TypeEngine
 
     Key = Sequence[Any]
-
-__all__ = [
-    "UNREADABLE",
-    "KeyOrder",
-    "KeyRange",
-    "is_inexact",
-    "key_type",
-    "paged_by",
-    "sampled",
-    "sorts_as_it_compares",
-    "unreadable_key",
-]
 
 #: The finding of :func:`unreadable_key`, for messages.
 UNREADABLE: Final = (
@@ -83,17 +39,19 @@ _LAST_DAY: Final = "'10000-01-01'"
 
 # SQLite before 3.32 takes 999 parameters in a statement. The rest is for the statement's other conditions.
 _KEY_PARAMETERS: Final = 900
+# Alternatives in the condition of one statement.
+_ALTERNATIVES: Final = 50
 
 # FLOAT(p) up to this many bits has single precision.
 _SINGLE_PRECISION: Final = 24
 
 # Types of PostgreSQL.
 _UNPAGED: Final = (
-    ARRAY,
+    sa.ARRAY,
     AbstractMultiRange,
     AbstractRange,
     HSTORE,
-    JSON,
+    sa.JSON,
     MONEY,
     REGCLASS,
     TSQUERY,
@@ -114,23 +72,17 @@ class KeyRange:
 
 @dataclass(frozen=True, slots=True)
 class KeyOrder:
-    """The order of a table's rows by a key.
+    """The order of a table's rows by a key: the columns of a unique key without NULLs."""
 
-    Attributes:
-        table: The table.
-        keys: The columns of a unique key without NULLs.
-        dialect: The name of the database's dialect.
-    """
-
-    table: FromClause
-    keys: Sequence[ColumnElement[Any]]
+    table: sa.FromClause
+    keys: Sequence[sa.ColumnElement[Any]]
     dialect: str
 
     @property
     def _compares_rows(self) -> bool:
         return self.dialect in ("postgresql", "sqlite")
 
-    def within(self, keys: KeyRange) -> Sequence[ColumnElement[bool]]:
+    def within(self, keys: KeyRange) -> Sequence[sa.ColumnElement[bool]]:
         """Return the conditions of the rows in a range; none for a range that is open on both sides."""
         conditions = []
         if keys.after is not None:
@@ -139,72 +91,96 @@ class KeyOrder:
             conditions.append(self._compare(keys.up_to, greater=False))
         return conditions
 
-    def _compare(self, bound: Key, *, greater: bool) -> ColumnElement[bool]:
+    def _compare(self, bound: Key, *, greater: bool) -> sa.ColumnElement[bool]:
         """Return ``key > bound`` or ``key <= bound`` in the order of the key's columns."""
         # SQLAlchemy compares a column with True and False for equality alone, unless they are parameters.
         bound = [
-            literal(value, key.type) if isinstance(value, bool) else value
+            sa.literal(value, key.type) if isinstance(value, bool) else value
             for key, value in zip(self.keys, bound, strict=True)
         ]
         if len(self.keys) == 1:
-            single: ColumnElement[bool] = self.keys[0] > bound[0] if greater else self.keys[0] <= bound[0]
+            single: sa.ColumnElement[bool] = self.keys[0] > bound[0] if greater else self.keys[0] <= bound[0]
             return single
         if self._compares_rows:
-            row: ColumnElement[Any] = tuple_(*self.keys)
-            values: ColumnElement[Any] = tuple_(*bound, types=[key.type for key in self.keys])
+            row: sa.ColumnElement[Any] = sa.tuple_(*self.keys)
+            values: sa.ColumnElement[Any] = sa.tuple_(*bound, types=[key.type for key in self.keys])
             return row > values if greater else row <= values
         alternatives = []
         for place, key in enumerate(self.keys):
             beyond = key > bound[place] if greater else key < bound[place]
-            alternatives.append(and_(*self._equal(bound[:place]), beyond))
+            alternatives.append(sa.and_(*self._equal(bound[:place]), beyond))
         if not greater:
-            alternatives.append(and_(*self._equal(bound)))
-        return or_(*alternatives)
+            alternatives.append(sa.and_(*self._equal(bound)))
+        return sa.or_(*alternatives)
 
-    def _equal(self, values: Key) -> Sequence[ColumnElement[bool]]:
+    def _equal(self, values: Key) -> Sequence[sa.ColumnElement[bool]]:
         return [key == value for key, value in zip(self.keys, values, strict=False)]
 
-    def among(self, keys: Sequence[Key]) -> ColumnElement[bool]:
-        """Return the condition of the rows with one of these keys; see :meth:`rows_at_once`."""
-        if len(self.keys) == 1:
-            return self.keys[0].in_([key[0] for key in keys])
-        if self._compares_rows:
-            return tuple_(*self.keys).in_([tuple(key) for key in keys])
-        return or_(*(and_(*self._equal(key)) for key in keys))
+    def among(self, keys: Sequence[Key]) -> sa.ColumnElement[bool]:
+        """Return the condition of the rows with one of these keys, as :meth:`portions` yields them.
 
-    def rows_at_once(self, rows: int) -> int:
-        """Return how many keys :meth:`among` may take: *rows*, or fewer to stay below 999 parameters."""
-        return min(rows, _KEY_PARAMETERS // len(self.keys))
+        Keys that differ in the last column alone share an alternative: databases plan a statement in a time that
+        grows with the alternatives, PostgreSQL in one that grows with their square.
+        """
+        groups = groupby(keys, key=_all_but_last)
+        return sa.or_(
+            *(
+                sa.and_(*self._equal(first), self.keys[-1].in_([key[-1] for key in group]))
+                for first, group in groups
+            )
+        )
+
+    def portions(self, keys: Iterable[Key]) -> Iterator[Sequence[Key]]:
+        """Yield keys, which are in their order, in parts of which each makes a small statement."""
+        most_alternatives = min(_ALTERNATIVES, _KEY_PARAMETERS // len(self.keys))
+        most_keys = _KEY_PARAMETERS - most_alternatives * (len(self.keys) - 1)
+        part: list[Key] = []
+        alternatives = 0
+        for key in keys:
+            alternatives += not part or _all_but_last(key) != _all_but_last(part[-1])
+            if len(part) == most_keys or alternatives > most_alternatives:
+                yield part
+                part, alternatives = [], 1
+            part.append(key)
+        if part:
+            yield part
 
     def batch(
         self,
-        columns: Sequence[ColumnElement[Any]],
+        columns: Sequence[sa.ColumnElement[Any]],
         keys: KeyRange,
         rows: int,
-        *conditions: ColumnElement[bool],
-    ) -> Select[Any]:
+        *conditions: sa.ColumnElement[bool],
+    ) -> sa.Select[Any]:
         """Return the statement that reads the first rows of a range: the key's columns, then *columns*."""
         return (
-            select(*self.keys, *columns)
+            sa.select(*self.keys, *columns)
             .select_from(self.table)
             .where(*conditions, *self.within(keys))
             .order_by(*self.keys)
             .limit(rows)
         )
 
-    def row_after(self, keys: KeyRange, skipped: int, *conditions: ColumnElement[bool]) -> Select[Any]:
+    def row_after(self, keys: KeyRange, skipped: int, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """Return the statement that reads the key of the row *skipped* places behind the first of a range."""
         return self.batch((), keys, 1, *conditions).offset(skipped)
 
-    def last(self) -> Select[Any]:
+    def last(self) -> sa.Select[Any]:
         """Return the statement that reads the last key of the table."""
         return (
-            select(*self.keys).select_from(self.table).order_by(*(key.desc() for key in self.keys)).limit(1)
+            sa.select(*self.keys)
+            .select_from(self.table)
+            .order_by(*(key.desc() for key in self.keys))
+            .limit(1)
         )
 
     def key_of(self, row: Sequence[Any]) -> tuple[Any, ...]:
         """Return the key of a row that :meth:`batch` has read."""
         return tuple(row[: len(self.keys)])
+
+
+def _all_but_last(key: Key) -> tuple[Any, ...]:
+    return tuple(key[:-1])
 
 
 def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
@@ -214,10 +190,10 @@ def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
         return None
     while isinstance(type_, DOMAIN):
         type_ = type_.data_type
-    if isinstance(type_, String) and type_.collation is not None:
+    if isinstance(type_, sa.String) and type_.collation is not None:
         type_ = type_.copy()
         type_.collation = None
-    if isinstance(type_, Float) and type_.asdecimal:
+    if isinstance(type_, sa.Float) and type_.asdecimal:
         # MySQL's DOUBLE, which would be read as a decimal of ten digits.
         type_ = type_.copy()
         type_.asdecimal = False
@@ -232,63 +208,59 @@ def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
     """
     if dialect == "postgresql" and isinstance(type_, _UNPAGED):
         return True
-    if dialect == "sqlite" or not isinstance(type_, Float):
+    if dialect == "sqlite" or not isinstance(type_, sa.Float):
         return False
     if type_.asdecimal:
         return True
-    if isinstance(type_, Double):
+    if isinstance(type_, sa.Double):
         return False
-    if isinstance(type_, REAL):
+    if isinstance(type_, sa.REAL):
         return dialect == "postgresql"
     if type_.precision is None:
         return dialect in ("mysql", "mariadb")
     return type_.precision <= _SINGLE_PRECISION
 
 
-def _unreadable(key: ColumnElement[Any], dialect: str) -> ColumnElement[bool] | None:
+def _unreadable(key: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[bool] | None:
     """Return the condition of rows whose key drivers cannot read, or read as another value; None if there are none."""
     type_ = key.type
     if dialect == "postgresql":
-        if isinstance(type_, DateTime | Date):
-            return or_(key < literal_column(_FIRST_DAY), key >= literal_column(_LAST_DAY))
-        if isinstance(type_, Interval | INTERVAL):
+        if isinstance(type_, sa.DateTime | sa.Date):
+            return sa.or_(key < sa.literal_column(_FIRST_DAY), key >= sa.literal_column(_LAST_DAY))
+        if isinstance(type_, sa.Interval | INTERVAL):
             # They would come back as days.
-            return or_(extract("year", key) != 0, extract("month", key) != 0)
-        if isinstance(type_, Numeric) and not isinstance(type_, Float):
+            return sa.or_(sa.extract("year", key) != 0, sa.extract("month", key) != 0)
+        if isinstance(type_, sa.Numeric) and not isinstance(type_, sa.Float):
             # Psycopg 2 sends them back as NaN. As texts: PostgreSQL 13 has no such numbers.
-            return cast(key, String).in_(["Infinity", "-Infinity"])
+            return sa.cast(key, sa.String).in_(["Infinity", "-Infinity"])
         if isinstance(type_, INET):
             # Among other addresses, psycopg sends it back without its netmask.
-            return func.masklen(key) != case((func.family(key) == 4, 32), else_=128)
-    if isinstance(type_, Time) and not type_.timezone and dialect in ("postgresql", "mysql", "mariadb"):
-        return or_(key < literal_column("'00:00:00'"), key >= literal_column("'24:00:00'"))
+            return sa.func.masklen(key) != sa.case((sa.func.family(key) == 4, 32), else_=128)
+    if isinstance(type_, sa.Time) and not type_.timezone and dialect in ("postgresql", "mysql", "mariadb"):
+        return sa.or_(key < sa.literal_column("'00:00:00'"), key >= sa.literal_column("'24:00:00'"))
     return None
 
 
 def unreadable_key(
-    bind: Connection | Session, order: KeyOrder, *conditions: ColumnElement[bool]
-) -> ColumnElement[Any] | None:
+    bind: sa.Connection | Session, order: KeyOrder, *conditions: sa.ColumnElement[bool]
+) -> sa.ColumnElement[Any] | None:
     """Return the column of a key with values that drivers do not read, or read as others; None if there is none.
 
-    A row with such a key is not found again, and the pages after it would begin anew.
-
-    Args:
-        bind: Executes the query.
-        order: The order of the table's rows.
-        *conditions: Of the rows that count.
+    A row with such a key is not found again, and the pages after it would begin anew. Only rows that meet *conditions*
+    count.
     """
     for key in order.keys:
         unreadable = _unreadable(key, order.dialect)
         if unreadable is not None:
-            rows: Select[Any] = (
-                select(literal_column("1")).select_from(order.table).where(unreadable, *conditions)
+            rows: sa.Select[Any] = (
+                sa.select(sa.literal_column("1")).select_from(order.table).where(unreadable, *conditions)
             )
             if bind.execute(rows.limit(1)).first() is not None:
                 return key
     return None
 
 
-def paged_by(table: Table, dialect: str) -> Sequence[ColumnElement[Any]]:
+def paged_by(table: sa.Table, dialect: str) -> Sequence[sa.ColumnElement[Any]]:
     """Return the primary key of a table, to page by it.
 
     Raises:
@@ -303,7 +275,7 @@ def paged_by(table: Table, dialect: str) -> Sequence[ColumnElement[Any]]:
                 f"{table.fullname} cannot be paged by {column.name}, of type {type_!r}: a value that was read need not "
                 "equal itself when it is sent back. Give the table a primary key of another type"
             )
-        keys.append(column if exact is None or exact is type_ else type_coerce(column, exact))
+        keys.append(column if exact is None or exact is type_ else sa.type_coerce(column, exact))
     if not keys:
         raise ConfigurationError(f"{table.fullname} has no primary key to find its rows by")
     return keys
@@ -322,16 +294,11 @@ def sorts_as_it_compares(types: Iterable[TypeEngine[Any]]) -> bool:
 
 
 def sampled(
-    connection: Connection, order: KeyOrder, rows: int, sample: int, *conditions: ColumnElement[bool]
+    connection: sa.Connection, order: KeyOrder, rows: int, sample: int, *conditions: sa.ColumnElement[bool]
 ) -> Iterator[tuple[KeyRange, int]]:
-    """Yield ranges and how many rows to read from the start of each, so that a sample is spread evenly.
+    """Yield ranges and how many rows to read from the start of each: *sample* of *rows* rows, spread evenly.
 
-    Args:
-        connection: Reads keys; may be used for other statements between two steps.
-        order: The table's order.
-        rows: How many rows it has.
-        sample: How many rows to read in all.
-        *conditions: Of the rows that count.
+    Only rows that meet *conditions* count. The connection may be used for other statements between two steps.
     """
     parts = min(_PARTS, sample)
     keys = KeyRange()

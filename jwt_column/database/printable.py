@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
-
 
 def printable(text: str) -> str:
     r"""Return *text* with every control and format character written out, such as ``\u202e``.

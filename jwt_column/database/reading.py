@@ -6,27 +6,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import ConfigurationError
-from .drivers import without_prepared_statements
+from ..errors import AuditError, ConfigurationError
+from .drivers import close_for_good, own_connection, without_chains, without_prepared_statements
+from .error_sentences import explained
+from .reflectable import reflectable
 from .row_security import raise_for_hidden_rows
 from .time_limits import lifted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["connected", "is_autocommit", "refuse_asynchronous", "rolled_back", "streamed"]
-
 # An asynchronous engine, connection or session has its synchronous one under one of these names.
 _SYNCHRONOUS: Final = ("sync_engine", "sync_session")
 
 
 def refuse_asynchronous(bind: object, function: str) -> None:
-    """Raise for an asynchronous engine, connection or session.
-
-    Raises:
-        ConfigurationError: *bind* is one; the message has the call to write instead.
-    """
+    """Raise a ConfigurationError with the call to write instead for an asynchronous engine, connection or session."""
     if any(hasattr(bind, name) for name in _SYNCHRONOUS):
         raise ConfigurationError(
             f"{function}() takes no {type(bind).__name__}; write await session.run_sync({function}, ...), with a "
@@ -42,15 +39,20 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
         ConfigurationError: *bind* is something else.
     """
     if isinstance(bind, Connection):
-        with without_prepared_statements(bind):
+        with without_prepared_statements(bind), without_chains(bind):
             yield bind
     elif isinstance(bind, Engine):
-        with bind.connect() as connection:
-            if is_autocommit(connection):
-                # Until this connection goes back to its pool: a cursor of PostgreSQL needs a transaction.
-                connection.execution_options(isolation_level="READ COMMITTED")
-            with without_prepared_statements(connection):
-                yield connection
+        with own_connection(bind) as connection:
+            was_autocommit = is_autocommit(connection)
+            try:
+                if was_autocommit:
+                    # A cursor of PostgreSQL needs a transaction.
+                    connection.execution_options(isolation_level="READ COMMITTED")
+                with without_prepared_statements(connection):
+                    yield connection
+            finally:
+                if was_autocommit:
+                    close_for_good(connection)
     else:
         raise ConfigurationError(
             f"bind is an Engine or a Connection, not {type(bind).__name__}; with an AsyncEngine use "
@@ -59,16 +61,29 @@ def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
 
 
 @contextmanager
+def audited(bind: Engine | Connection, function: str) -> Iterator[Connection]:
+    """Return the connection as :func:`connected` does, for a function that reports what it reads.
+
+    Raises:
+        AuditError: The database cannot be reached, or the connection was lost; there is no report.
+    """
+    try:
+        with connected(bind, function) as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise AuditError(
+            f"{function}() was not finished, and there is no report ({explained(error)})"
+        ) from None
+
+
+@contextmanager
 def rolled_back(connection: Connection, *, at_one_moment: bool = False) -> Iterator[None]:
     """Run a block in a transaction that is rolled back; in one that the caller has begun, in a savepoint.
 
     After a statement that failed, PostgreSQL refuses every other one in its transaction. Where row-level security would
-    hide rows from the block, its statements fail. No time-out of the server ends them.
-
-    Args:
-        connection: To the database.
-        at_one_moment: Whether all statements of the block see the rows of one moment. In a transaction that the caller
-            has begun, its isolation level decides.
+    hide rows from the block, its statements fail. No time-out of the server ends them, and tables can be reflected.
+    With *at_one_moment*, all statements of the block see the rows of one moment; in a transaction that the caller has
+    begun, its isolation level decides.
     """
     if not connection.in_transaction():
         transaction: Any = connection.begin()
@@ -81,12 +96,12 @@ def rolled_back(connection: Connection, *, at_one_moment: bool = False) -> Itera
         yield
         return
     else:
-        with lifted(connection):
+        with reflectable(connection), lifted(connection):
             yield
         return
     try:
         raise_for_hidden_rows(connection)
-        with lifted(connection):
+        with reflectable(connection), lifted(connection):
             yield
     finally:
         if not connection.invalidated:

@@ -9,8 +9,6 @@ from sqlalchemy import text
 if TYPE_CHECKING:
     from sqlalchemy import Connection, FromClause
 
-__all__ = ["EVERY_VERSION", "keeps_history"]
-
 #: The hint behind a table's name with which a statement reads old versions of rows too.
 EVERY_VERSION: Final = "FOR SYSTEM_TIME ALL"
 

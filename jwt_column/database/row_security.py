@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, FromClause
     from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["AllRowsVisible", "hidden_rows", "raise_for_hidden_rows"]
-
 _POLICIES: Final = text(
     "SELECT CURRENT_USER, pg_catalog.pg_get_userbyid(relowner), relforcerowsecurity FROM pg_catalog.pg_class t "  # noqa: S608
     f"WHERE {IS_NAMED} AND pg_catalog.row_security_active(t.oid)"
@@ -55,11 +53,7 @@ def raise_for_hidden_rows(connection: Connection) -> None:
 
 
 class AllRowsVisible(ColumnElement[bool]):
-    """A condition that is true, and on PostgreSQL an error where row-level security applies to a table.
-
-    Args:
-        source: The table, or an alias, a join or a subquery of tables.
-    """
+    """A condition that is true, and on PostgreSQL an error where row-level security applies to a table of *source*."""
 
     # Not a child element: adapted to an alias, the table would lose its name.
     _traverse_internals = [("tables", InternalTraversal.dp_plain_obj)]  # noqa: RUF012
@@ -71,18 +65,15 @@ class AllRowsVisible(ColumnElement[bool]):
 
 
 @compiles(AllRowsVisible)
-def _compile(_element: AllRowsVisible, _compiler: SQLCompiler, **_: Any) -> str:
-    return "1 = 1"
-
-
-@compiles(AllRowsVisible, "postgresql")
-def _compile_postgresql(element: AllRowsVisible, compiler: SQLCompiler, **_: Any) -> str:
+def _compile(element: AllRowsVisible, compiler: SQLCompiler, **_: Any) -> str:
+    if compiler.dialect.name != "postgresql":
+        return "1 = 1"
     # The planner neither evaluates CURRENT_USER beforehand nor needs a row to evaluate the condition. Dollar quotes,
     # because the name of a translated schema is put in later and may have an apostrophe.
     guards = [
-        f"CASE WHEN pg_catalog.row_security_active($name${name}$name$::pg_catalog.regclass) THEN CAST("
-        f"'row-level security may hide rows of ' || $name${name}$name$ || ' from the role ' || CURRENT_USER || "
-        "'; use the table''s owner or a role with BYPASSRLS' AS INTEGER) = 0 ELSE true END"
+        f"CASE WHEN pg_catalog.row_security_active($jwt_column${name}$jwt_column$::pg_catalog.regclass) THEN CAST("
+        f"'row-level security may hide rows of ' || $jwt_column${name}$jwt_column$ || ' from the role ' || "
+        "CURRENT_USER || '; use the table''s owner or a role with BYPASSRLS' AS INTEGER) = 0 ELSE true END"
         for name in map(compiler.preparer.format_table, element.tables)
     ]
     return " AND ".join(guards) or "true"

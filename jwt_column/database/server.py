@@ -13,8 +13,6 @@ from .reading import rolled_back
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["public_url", "server_of"]
-
 # One row each: host, port, database, version. PostgreSQL has no address for a connection over a local socket.
 _MYSQL: Final = "SELECT @@hostname, @@port, DATABASE(), VERSION()"
 _STATEMENTS: Final = {

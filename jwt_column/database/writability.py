@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .time_limits import all_rows
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["Refusal", "why_no_writes"]
-
 
 class Refusal(NamedTuple):
-    """Why a database takes no writes, and what to do.
-
-    Attributes:
-        code: ``"replica"``, or ``"read-only"``.
-        reason: The reason, without the name of the database.
-        cure: The remedy, in the imperative.
-    """
+    """Why a database takes no writes (``"replica"`` or ``"read-only"``), and what to do, in the imperative."""
 
     code: str
     reason: str
@@ -58,5 +52,6 @@ def why_no_writes(connection: Connection) -> Refusal | None:
 
 def _is_any_on(connection: Connection, scope: str, *names: str) -> bool:
     listed = ", ".join(f"'{name}'" for name in names)
-    found = connection.exec_driver_sql(f"SHOW {scope} VARIABLES WHERE variable_name IN ({listed})")
+    with all_rows(connection):
+        found = connection.exec_driver_sql(f"SHOW {scope} VARIABLES WHERE variable_name IN ({listed})").all()
     return any(str(value).upper() in ("ON", "1") for _, value in found)

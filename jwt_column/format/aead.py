@@ -28,8 +28,6 @@ from cryptography.hazmat.primitives.hmac import HMAC
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["KEY_LENGTH", "NONCE_LENGTH", "PREFIX_LENGTH", "TAG_LENGTH", "XAES256GCM"]
-
 KEY_LENGTH: Final = 32
 NONCE_LENGTH: Final = 24
 TAG_LENGTH: Final = 16
@@ -103,27 +101,6 @@ class XAES256GCM:
         self._subkeys: dict[bytes, AESGCM] = {}
         self._writer: _Writer | None = None
         _instances.add(self)
-
-    def encrypt(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
-        """Return ciphertext and tag, ``len(data) + 16`` bytes, under a nonce of the caller's choice.
-
-        Args:
-            nonce: 24 bytes, never used twice under one key. :meth:`seal` chooses its own.
-            data: The plaintext, secret. May be empty.
-            aad: Associated data: authenticated, not encrypted, not stored. May be empty.
-        """
-        self._check_nonce(nonce)
-        return self._subkey(nonce[:_HALF]).encrypt(nonce[_HALF:], data, aad)
-
-    def decrypt(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
-        """Return the plaintext of ciphertext and tag.
-
-        Raises:
-            cryptography.exceptions.InvalidTag: Key, nonce, data or associated data are not those of
-                :meth:`encrypt`.
-        """
-        self._check_nonce(nonce)
-        return self._subkey(nonce[:_HALF]).decrypt(nonce[_HALF:], data, aad)
 
     def seal(self, data: bytes, aad: bytes, before: bytes = b"") -> bytes:
         """Return nonce, ciphertext and tag: ``24 + len(data) + 16`` bytes, under a fresh hedged nonce.
@@ -209,11 +186,6 @@ class XAES256GCM:
         random, *others = _split_draw(self._random(_RANDOM_LENGTH * _RANDOMS_PER_DRAW))
         writer.randoms.extend(others)
         return writer, random
-
-    @staticmethod
-    def _check_nonce(nonce: bytes) -> None:
-        if len(nonce) != NONCE_LENGTH:
-            raise ValueError(f"an XAES-256-GCM nonce has {NONCE_LENGTH} bytes, not {len(nonce)}")
 
 
 _instances: WeakSet[XAES256GCM] = WeakSet()

@@ -9,8 +9,6 @@ from typing import Final
 
 from pybase64 import b64decode, b64encode_as_string
 
-__all__ = ["ALPHABET", "CANONICAL_PADDING", "decode", "decode_canonical", "encode"]
-
 #: The two characters in which this alphabet differs from that of RFC 4648 section 4, as pybase64 takes them.
 ALPHABET: Final = b"-_"
 

@@ -10,8 +10,6 @@ import json
 from json.scanner import make_scanner
 from typing import Any, Final
 
-__all__ = ["LATEST_EXPIRY", "MAX_EXPIRY", "claim_input", "expiry_of", "parse_integer", "parse_object"]
-
 #: The largest ``exp`` that an envelope can hold, in seconds since 1970; one more means "no ``exp``".
 MAX_EXPIRY: Final = 2**48 - 2
 

@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 
     Storage = Literal["binary", "text"]
 
-__all__ = [
-    "Envelope",
-    "Field",
-    "Layout",
-    "as_text",
-    "looks_like_binary_as_text",
-    "looks_like_envelope",
-    "parse",
-    "split",
-    "to_binary",
-    "to_text",
-]
-
 VERSION: Final = b"\x01"
 TEXT_PREFIX: Final = "jc"
 
@@ -56,6 +43,9 @@ VERSION_FIELD: Final = Field(0, 1)
 KEY_ID_FIELD: Final = Field(1, 4)
 LAYOUT_FIELD: Final = Field(5, 1)
 STAMP_FIELD: Final = Field(0, 6)
+#: Of the layouts that have one.
+EXPIRY_FIELD: Final = Field(STAMP_FIELD.length, EXPIRY_LENGTH)
+
 _SHORTEST_BODY: Final = NONCE_LENGTH + TAG_LENGTH
 
 
@@ -74,11 +64,6 @@ class Layout(NamedTuple):
     def header_length(self) -> int:
         """Length of the header in bytes."""
         return STAMP_FIELD.length + EXPIRY_LENGTH * self.has_expiry + FINGERPRINT_LENGTH * self.fingerprints
-
-    @property
-    def expiry_field(self) -> Field | None:
-        """The place of the expiry, or None."""
-        return Field(STAMP_FIELD.length, EXPIRY_LENGTH) if self.has_expiry else None
 
     def fingerprint_field(self, index: int) -> Field:
         """Return the place of the fingerprint with this index, counted from 0 in the order of the column."""
@@ -143,15 +128,13 @@ def _explain(stored: bytes, size: str) -> MalformedEnvelopeError | UnsupportedVe
         return MalformedEnvelopeError(f"the envelope ({size}) ends within its stamp", reason="truncated")
     key_id = stored[1:5].hex()
     if stored[5] not in HEADER_LENGTHS:
-        return MalformedEnvelopeError(
-            f"the envelope ({size}, key {key_id}) has a reserved layout bit set",
-            reason="reserved layout bit",
-            key_id=key_id,
-        )
+        return _malformed(size, key_id, "has a reserved layout bit set", "reserved layout bit")
+    return _malformed(size, key_id, "ends too early: it was truncated", "truncated")
+
+
+def _malformed(size: str, key_id: str, problem: str, reason: str) -> MalformedEnvelopeError:
     return MalformedEnvelopeError(
-        f"the envelope ({size}, key {key_id}) ends too early: it was truncated",
-        reason="truncated",
-        key_id=key_id,
+        f"the envelope ({size}, key {key_id}) {problem}", reason=reason, key_id=key_id
     )
 
 
@@ -166,8 +149,9 @@ def parse(stored: bytes | str) -> Envelope:
     header_length = split(binary)
     layout = Layout(bool(binary[5] & 1), binary[5] >> 1)
     expiry = None
-    if layout.expiry_field is not None:
-        raw = binary[layout.expiry_field.offset : layout.expiry_field.offset + EXPIRY_LENGTH]
+    if layout.has_expiry:
+        raw = binary[EXPIRY_FIELD.offset : EXPIRY_FIELD.offset + EXPIRY_LENGTH]
+
         expiry = None if raw == NO_EXPIRY else int.from_bytes(raw, "big")
     fingerprints = []
     for index in range(layout.fingerprints):
@@ -258,17 +242,11 @@ def _explain_text(text: str) -> MalformedEnvelopeError | UnsupportedVersionError
     key_id = header[2:10]
     raw_body = base64url.decode_canonical(body)
     if raw_body is None:
-        return MalformedEnvelopeError(
-            f"the envelope ({size}, key {key_id}) is not canonical base64url",
-            reason="not base64url",
-            key_id=key_id,
-        )
+        return _malformed(size, key_id, "is not canonical base64url", "not base64url")
     # The header says how long it is; the dot must stand behind it.
     length = HEADER_LENGTHS.get(raw_header[5])
     if length is not None and length + _SHORTEST_BODY <= len(raw_header) + len(raw_body):
-        return MalformedEnvelopeError(
-            f"the envelope ({size}, key {key_id}) has its dot in the wrong place", reason="dot", key_id=key_id
-        )
+        return _malformed(size, key_id, "has its dot in the wrong place", "dot")
     return _explain(raw_header + raw_body, f"{len(raw_header) + len(raw_body)} bytes")
 
 

@@ -9,18 +9,6 @@ from pybase64 import b64encode_as_string
 
 from .base64url import ALPHABET, decode_canonical, encode
 
-__all__ = [
-    "CACHED_HEADERS",
-    "LONGEST_CACHED_HEADER",
-    "MAX_SEGMENT",
-    "begins_as_jws",
-    "is_frame",
-    "is_verbatim",
-    "jws_ends",
-    "pack",
-    "unpack",
-]
-
 _VERBATIM: Final = b"\x00"
 _MAX_SEGMENTS: Final = 255
 
@@ -65,7 +53,24 @@ def is_verbatim(frame: bytes) -> bool:
 
 def unpack(frame: bytes) -> str | None:
     """Return the token of a frame, exactly the characters that :func:`pack` was given; None for an unknown frame."""
-    # Nearly every row is a signed token under a header that was seen before.
+    token = unpack_jws(frame)
+    if token is not None:
+        return token
+    if frame[:1] == _VERBATIM:
+        try:
+            return frame[1:].decode()
+        except UnicodeDecodeError:
+            return None
+    if frame[:1] == b"\x01" and len(frame) >= 2 and frame[1] and len(frame) >= 2 * frame[1]:
+        return _unpack_segments(frame)
+    return None
+
+
+def unpack_jws(frame: bytes) -> str | None:
+    """Return the token of a frame that :func:`begins_as_jws`, if its header was seen before; None for any other frame.
+
+    Nearly every frame has such a token: a signed one.
+    """
     try:
         start, header_length, payload_length = _read_jws_start(frame)
         payload_at = 6 + header_length
@@ -79,13 +84,6 @@ def unpack(frame: bytes) -> str | None:
             return f"{header}.{payload_text}.{signature_text}"
     except (struct.error, KeyError):
         pass
-    if frame[:1] == _VERBATIM:
-        try:
-            return frame[1:].decode()
-        except UnicodeDecodeError:
-            return None
-    if frame[:1] == b"\x01" and len(frame) >= 2 and frame[1] and len(frame) >= 2 * frame[1]:
-        return _unpack_segments(frame)
     return None
 
 
@@ -124,7 +122,7 @@ def _unpack_segments(frame: bytes) -> str | None:
     if position > len(frame):
         return None
     segments.append(encode(frame[position:]))
-    if count == 3 and len(segments[0]) <= LONGEST_CACHED_HEADER:
+    if begins_as_jws(frame) and len(segments[0]) <= LONGEST_CACHED_HEADER:
         if len(_header_texts) >= CACHED_HEADERS:
             _header_texts.clear()
         _header_texts[frame[6 : 6 + lengths[0]]] = segments[0]

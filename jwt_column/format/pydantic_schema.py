@@ -6,15 +6,13 @@ and a response model sends every field that it has.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import InvalidTokenError
 
 if TYPE_CHECKING:
-    from pydantic import SerializationInfo
+    from pydantic import SerializationInfo, ValidatorFunctionWrapHandler
     from pydantic_core import CoreSchema
-
-__all__ = ["JSON_SCHEMA", "core_schema_of"]
 
 _MASK: Final = "**********"  # As pydantic's SecretStr is shown.
 
@@ -33,7 +31,8 @@ def core_schema_of(jwt: type[str]) -> CoreSchema:
     """Return the core schema of the token class *jwt*.
 
     Validation takes a token, a ``str``, and the ``SecretStr`` that ``model_dump()`` gives. It has two steps: the first
-    replaces a value that it refuses, the second raises, so that the error never sees the value.
+    replaces a value that it refuses, the second raises, so that the error never sees the value. pydantic shows the
+    name of the first in the places of errors of a union.
 
     Serialization gives a ``SecretStr`` in Python mode and a mask in JSON mode. A field that is to give the token
     declares it: ``Annotated[JWT, PlainSerializer(str)]``.
@@ -41,7 +40,7 @@ def core_schema_of(jwt: type[str]) -> CoreSchema:
     from pydantic import SecretStr
     from pydantic_core import PydanticCustomError, core_schema
 
-    def check(value: Any) -> str:
+    def token(value: Any, refuse: ValidatorFunctionWrapHandler) -> Any:
         if isinstance(value, jwt):
             return value
         if isinstance(value, SecretStr):
@@ -52,11 +51,9 @@ def core_schema_of(jwt: type[str]) -> CoreSchema:
             size = f", {len(value)} characters" if isinstance(value, str) else ""
             refused = _Refused(f"<redacted{size}>")
             refused.error = error
-            return refused
+            return refuse(refused)
 
-    def refuse(value: str) -> str:
-        if not isinstance(value, _Refused):
-            return value
+    def raise_error(value: _Refused) -> NoReturn:
         error = value.error
         explanation = {"explanation": str(error), "reason": error.reason}
         raise PydanticCustomError("jwt", "Input should be a JSON Web Token: {explanation}", explanation)
@@ -66,10 +63,8 @@ def core_schema_of(jwt: type[str]) -> CoreSchema:
             return _MASK
         return SecretStr(str(value)) if isinstance(value, str) else value
 
-    steps: list[CoreSchema] = [
-        core_schema.no_info_plain_validator_function(check),
-        core_schema.no_info_plain_validator_function(refuse),
-    ]
-    return core_schema.chain_schema(
-        steps, serialization=core_schema.plain_serializer_function_ser_schema(hide, info_arg=True)
+    return core_schema.no_info_wrap_validator_function(
+        token,
+        core_schema.no_info_plain_validator_function(raise_error),
+        serialization=core_schema.plain_serializer_function_ser_schema(hide, info_arg=True),
     )

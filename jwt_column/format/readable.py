@@ -18,8 +18,6 @@ from .shape import parse_header
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["MARKS", "has_token", "inner_token", "without_tokens"]
-
 #: Beginnings of the base64url of a JSON object: ``{"``, ``{`` and a space, a line feed, a tab, a carriage return.
 _BEGINNINGS: Final = ("eyJ", "eyA", "ewo", "ewk", "ew0")
 # The same in base64 once more, and the base64 of "Bearer ey" and "bearer ey".
@@ -47,6 +45,14 @@ _ENCODED_TOKEN: Final = re.compile(f"(?:{'|'.join(_ENCODED)})[A-Za-z0-9+/_-]+")
 _OPAQUE_TOKEN: Final = re.compile(
     "(?<![0-9A-Za-z/.])(?:" + "|".join(re.escape(prefix) + rest for prefix, rest in _OPAQUE.items()) + ")"
 )
+# Behind a segment: it goes on in standard base64, as it is or as a URL, JSON or HTML spells it; with a letter or an
+# invisible character that was slipped in; or on the next line, where nothing else stands.
+_GOES_ON: Final = re.compile(
+    r"[+/]|%(?:25)*2[BbFf]|\\/|\\u002[BbFf]|&(?:#(?:43|47|x2[BbFf])|plus|sol);"
+    r"|[^\W\x00-\x7F]|[\x00-\x08\x0E-\x1F\x7F\xAD\u200B-\u200F\u2060-\u2064\uFEFF]"
+    rf"|(?:\\[rn]|[\r\n])+[ \t]*(?!{'|'.join(_BEGINNINGS)})[A-Za-z0-9_-]+=*[ \t]*(?:[\r\n\"'\\]|$)"
+)
+
 # A line break, as it is, escaped in JSON, or "soft" in quoted-printable, and the indentation behind it.
 _LINE_BREAK: Final = re.compile(r"=?(?:\\[rn]|[\r\n])+[ \t]*")
 
@@ -85,41 +91,60 @@ def _decoded(text: str) -> str:
 
 
 def inner_token(text: str) -> str | None:
-    """Return the first JWS or JWE within a text, without the padding of its segments; None if there is none."""
-    return next(_tokens_in(text), None)
+    """Return the JWS or JWE that a text wraps, without the padding of its segments; None if there is none.
+
+    The first header decides. None if its token is not whole in base64url: a part of a token, or one that stands behind
+    it, such as the key binding of an SD-JWT, is another token.
+    """
+    for run in _runs(text):
+        for place, header, following, is_encrypted in _headers_in(run.group(), 1):
+            count = _segments_after(following, is_encrypted)
+            whole = ".".join(run.group().split(".")[: place + 1 + count])
+            if not count or _GOES_ON.match(text, run.start() + len(whole)):
+                return None
+            return ".".join((header, *following[:count]))
+    return None
 
 
 def _has_jwt(text: str) -> bool:
-    return inner_token(text) is not None
+    return any(
+        _segments_after(following, is_encrypted)
+        for run in _runs(text)
+        for _, _, following, is_encrypted in _headers_in(run.group(), 3)
+    )
 
 
-def _tokens_in(text: str) -> Iterator[str]:
-    """Yield the tokens of a text."""
-    if not _BEGINNING.search(text):
-        return
-    for run in _SEGMENTS.findall(text):
-        segments = [segment.rstrip("=") for segment in run.split(".")]
-        for place in range(len(segments) - 2):
-            beginnings = zip(range(_MOST_BEGINNINGS), _BEGINNING.finditer(segments[place]), strict=False)
-            for _, found in beginnings:
-                header, following = segments[place][found.start() :], segments[place + 1 : place + 5]
-                count = _segments_after(header, following)
-                if count:
-                    yield ".".join((header, *following[:count]))
+def _runs(text: str) -> Iterator[re.Match[str]]:
+    """Return the runs of segments of a text that may hold a header."""
+    return _SEGMENTS.finditer(text) if _BEGINNING.search(text) else iter(())
 
 
-def _segments_after(header: str, following: list[str]) -> int:
-    """Return the number of segments that a token with this header goes on with, of at most four; 0 for no token."""
-    if not _SHORTEST_HEADER <= len(header) <= _LONGEST_HEADER:
-        return 0
-    try:
-        fields = parse_header(header)
-    except InvalidTokenError:
-        return 0
+def _headers_in(run: str, least: int) -> Iterator[tuple[int, str, list[str], bool]]:
+    """Yield the headers of a run: its place, its segment, the four segments behind it, and whether it is of a JWE.
+
+    Args:
+        run: Segments with dots between them. Their padding is left out.
+        least: Segments from a header on, itself included, without which it is not looked at.
+    """
+    segments = [segment.rstrip("=") for segment in run.split(".")]
+    for place in range(len(segments) - least + 1):
+        beginnings = zip(range(_MOST_BEGINNINGS), _BEGINNING.finditer(segments[place]), strict=False)
+        for _, found in beginnings:
+            header = segments[place][found.start() :]
+            if _SHORTEST_HEADER <= len(header) <= _LONGEST_HEADER:
+                try:
+                    is_encrypted = "enc" in parse_header(header)
+                except InvalidTokenError:
+                    continue
+                yield place, header, segments[place + 1 : place + 5], is_encrypted
+
+
+def _segments_after(following: list[str], is_encrypted: bool) -> int:
+    """Return the number of segments that a token has behind its header, of at most four; 0 for no token."""
     # The payload of a JWS, the ciphertext of a JWE: without it there is nothing to protect.
-    if "enc" in fields:
+    if is_encrypted:
         return 4 if len(following) >= 4 and following[2] else 0
-    return 2 if following[0] else 0
+    return 2 if len(following) >= 2 and following[0] else 0
 
 
 def without_tokens(keys: Iterable[Any]) -> tuple[Any, ...] | None:

@@ -7,8 +7,10 @@ section 7.1, five). No signature is verified here.
 from __future__ import annotations
 
 import json
+import sys
 from enum import Enum
 from typing import Any, Final, NamedTuple
+from unicodedata import category
 
 from pybase64 import b64decode
 
@@ -17,8 +19,6 @@ from ..wording import counted
 from .base64url import ALPHABET, CANONICAL_PADDING, decode, encode
 from .claims import parse_integer
 from .frame import CACHED_HEADERS, LONGEST_CACHED_HEADER, is_verbatim, jws_ends, pack, unpack
-
-__all__ = ["Kind", "Shape", "check_text", "pack_signed", "parse_header", "payload_of", "shape_of"]
 
 
 class Kind(Enum):
@@ -86,11 +86,17 @@ def shape_of(token: str) -> Shape:
     return Shape(kind, frame, None if kind is Kind.ENCRYPTED else decode(segments[0]))
 
 
-def pack_signed(token: str) -> tuple[bytes, bytes] | None:
-    """Return frame and payload of a canonical signed JWS whose header was seen before; None for any other text.
+def pack_signed(token: object, longest: int = sys.maxsize) -> tuple[bytes, bytes] | None:
+    """Return frame and payload of a canonical signed JWS whose header was seen before; None for any other value.
 
     That is nearly every token, and the frame proves the shape: :func:`shape_of` would say ``Kind.SIGNED``.
+
+    Args:
+        token: The value.
+        longest: Characters that the token may have.
     """
+    if not isinstance(token, str) or len(token) > longest:
+        return None
     try:
         # decode_canonical() without its calls, and with one look for foreign characters. partition() finds a dot
         # faster than split(); a third dot is a foreign character of the signature.
@@ -121,7 +127,7 @@ def payload_of(frame: bytes) -> bytes | None:
                 kind = _kind_of_header(header)
             except InvalidTokenError:
                 return None
-        is_jws = kind is Kind.UNSIGNED or (kind is Kind.SIGNED and payload_end < len(frame))
+        is_jws = payload_end < len(frame) if kind is Kind.SIGNED else kind is Kind.UNSIGNED
         return frame[header_end:payload_end] if is_jws else None
     token = unpack(frame)
     if token is None:
@@ -132,7 +138,10 @@ def payload_of(frame: bytes) -> bytes | None:
         return None
 
 
-_SCHEMES: Final = ("Bearer ", "JWT ", "DPoP ")
+#: The reason of :func:`check_characters`.
+UNPRINTABLE: Final = "control character"
+_SCHEMES: Final = ("Bearer", "JWT", "DPoP", "Token", "OAuth")
+_QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
 
 
 def check_text(token: str) -> None:
@@ -141,18 +150,42 @@ def check_text(token: str) -> None:
         raise InvalidTokenError("not a token: the text is empty; store None instead", reason="empty")
     if token != token.strip():
         raise InvalidTokenError("not a token: there is white space around it", reason="white space")
-    if token[0] == "\ufeff":
-        raise InvalidTokenError("not a token: it begins with a byte order mark", reason="white space")
-    if token[0] in "\"'" or token[-1] in "\"'":
+    if "Cf" in (category(token[0]), category(token[-1])):
+        raise InvalidTokenError(
+            "not a token: it begins or ends with an invisible character, such as a byte order mark",
+            reason="white space",
+        )
+    if not token.strip("*"):
+        # A client sends back the answer that it was given, an admin page its own export.
+        raise InvalidTokenError(
+            "not a token: these asterisks are the mask that is shown in place of one; leave the token out, or send "
+            "the token itself",
+            reason="mask",
+        )
+    if token[0] in _QUOTES or token[-1] in _QUOTES:
         raise InvalidTokenError(
             "not a token: it has quotes around it; store what is between them", reason="quotes"
         )
     for scheme in _SCHEMES:
-        if token[: len(scheme)].lower() == scheme.lower():
+        beginning, rest = token[: len(scheme)], token[len(scheme) :]
+        # A space of another kind, and one that a URL encodes.
+        if beginning.lower() == scheme.lower() and (rest[:1].isspace() or rest.startswith(("%20", "+"))):
             raise InvalidTokenError(
-                f"not a token: it still has the {scheme!r} of its HTTP header; store what follows",
+                f"not a token: it still has the '{scheme} ' of its HTTP header; store what follows",
                 reason="bearer",
             )
+
+
+def check_characters(token: str) -> None:
+    """Refuse an opaque token with a character that nobody sees, such as a line break; RFC 6749 appendix A has none.
+
+    It has none outside ASCII either. Those that are seen are taken all the same: no paste has slipped them in.
+    """
+    if not token.isprintable():
+        raise InvalidTokenError(
+            "not a token: there is a line break, a tab, another control character or an invisible character in it",
+            reason=UNPRINTABLE,
+        )
 
 
 def _kind_of_segment(segment: str) -> Kind:

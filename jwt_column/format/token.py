@@ -5,31 +5,37 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ..errors import InvalidTokenError
+from ..errors import ConfigurationError, InvalidTokenError
+from ..frames import hides_locals
+from ..option_values import AWARE_TIME, number, texts_of
 from .base64url import decode
-from .claims import MAX_EXPIRY, expiry_of, parse_object
-from .shape import Kind, check_text, parse_header, shape_of
+from .claims import LATEST_EXPIRY, expiry_of, parse_object
+from .shape import Kind, check_characters, check_text, parse_header, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic_core import CoreSchema
 
-__all__ = ["JWT", "given_expiry", "read_claims", "redacted", "take_frame", "unchecked_jwt"]
-
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Fragment(str):
-    """A slice of a token. Its repr is redacted too: debuggers shorten a string before they show it."""
+class RedactedText(str):
+    """A slice of a token, or a text of a JSON document. Its repr is redacted too.
+
+    Debuggers shorten a string before they show it.
+    """
 
     __slots__ = ()
 
     def __getitem__(self, index: Any) -> str:
-        return _Fragment(str.__getitem__(self, index))
+        return RedactedText(str.__getitem__(self, index))
 
     def __repr__(self) -> str:
         return f"<redacted, {len(self)} characters>"
+
+
+_LEEWAY: Final = number("a number of seconds, at least 0")
 
 
 class JWT(str):
@@ -80,6 +86,7 @@ class JWT(str):
         return token
 
     @classmethod
+    @hides_locals
     def opaque(cls, text: str, *, expires_at: datetime | float | None = None) -> Self:
         """Return a token that need not be a JWT, such as an opaque refresh token, with the expiry that came with it.
 
@@ -87,40 +94,36 @@ class JWT(str):
         the ``exp`` of a JWT. A text that is a JWT with readable claims keeps the ``exp`` of its own.
 
         Args:
-            text: The token. Not empty, without white space around it.
-            expires_at: The expiry, timezone-aware or in seconds since 1970; rounded down to whole seconds.
+            text: The token. Not empty, without white space around it, and without line breaks, tabs, other control
+                characters and invisible ones in it.
+            expires_at: The expiry, timezone-aware or in seconds since 1970; rounded down to whole seconds. None keeps
+                the one that a JWT was given before.
 
         Raises:
             InvalidTokenError: Not a text that a token can be, or a time that no envelope holds.
         """
-        failure = None
-        try:
-            if not isinstance(text, str):
-                raise InvalidTokenError(  # noqa: TRY301 - one place takes the value out of the frame
-                    f"not a token: expected str, got {type(text).__name__}", reason="not a str"
-                )
-            check_text(text)
-            seconds = None if expires_at is None else _seconds(expires_at)
-        except InvalidTokenError as error:
-            failure = error.with_traceback(None)
-        if failure is not None:
-            text = ""  # Error reporters show local variables.
-            raise failure
+        if not isinstance(text, str):
+            raise InvalidTokenError(
+                f"not a token: expected str, got {type(text).__name__}", reason="not a str"
+            )
+        check_text(text)
+        check_characters(text)
         token = str.__new__(cls, str.__str__(text))
-        if seconds is not None:
-            token._expiry = seconds  # noqa: SLF001 - of the object made here
+        expiry = given_expiry(text) if expires_at is None else _seconds(expires_at)
+        if expiry is not None:
+            token._expiry = expiry  # noqa: SLF001 - of the object made here
         return token
 
     @classmethod
     def inner(cls, text: str) -> JWT | None:
         """Return the JWT that a text wraps: an SD-JWT, ``ghs_<id>_<jwt>``, a token with padding; None without one.
 
+        Never a part of a token: None also if the first token of the text goes on in characters that are not base64url,
+        such as ``+`` and ``/``, or on a second line.
+
         The text itself is an opaque token to a column. The inner token has its claims and expiry, for
         ``JWT.opaque(text, expires_at=inner.expires_at)``. Padding is left out, so the signature of a token that was
         signed with it, as by the load balancer of AWS, does not verify.
-
-        Args:
-            text: The whole text.
         """
         from .readable import inner_token  # Its patterns take longer to compile than all of this module.
 
@@ -135,7 +138,7 @@ class JWT(str):
         return f"JWT(redacted, {len(self)} characters)"
 
     def __getitem__(self, index: Any) -> str:
-        return _Fragment(str.__getitem__(self, index))
+        return RedactedText(str.__getitem__(self, index))
 
     def __copy__(self) -> JWT:
         return self
@@ -214,6 +217,8 @@ class JWT(str):
         Raises:
             InvalidTokenError: ``exp`` is no number, so that PyJWT refuses the token.
         """
+        AWARE_TIME.or_none.check(at=at)
+        _LEEWAY.check(leeway=leeway)
         claims = read_claims(self)
         if claims is None:
             given = given_expiry(self)
@@ -252,12 +257,19 @@ class JWT(str):
             **options: Further arguments of :func:`jwt.decode`: ``audience``, ``issuer``, ``leeway``.
 
         Raises:
+            ConfigurationError: ``algorithms`` is no list of algorithms, is empty, or has ``"none"``.
             jwt.PyJWTError: The token is not valid; the subclass says why.
         """
+        accepted = texts_of("algorithms", algorithms, 'algorithms, such as ["RS256"]')
+        if not accepted or "none" in map(str.lower, accepted):
+            fault = 'has "none", with which anyone can sign' if accepted else "is empty"
+            raise ConfigurationError(
+                f'algorithms {fault}: name those that the issuer signs with, such as ["RS256"]'
+            )
         import jwt  # PyJWT takes a tenth of a second to import, and most processes only store.
 
         try:
-            claims: dict[str, Any] = jwt.decode(str(self), key, algorithms=list(algorithms), **options)
+            claims: dict[str, Any] = jwt.decode(str(self), key, algorithms=list(accepted), **options)
         except Exception as error:  # noqa: BLE001 - raised again below
             failure = error.with_traceback(None)
         else:
@@ -271,12 +283,17 @@ class JWT(str):
 def redacted(value: Any) -> Any:
     """Return a JSON value with a redacted ``repr`` for each text in it; a text in three or five parts becomes a JWT."""
     if isinstance(value, str):
-        return unchecked_jwt(value) if value.count(".") in (2, 4) else _Fragment(value)
+        return unchecked_jwt(value) if value.count(".") in (2, 4) else RedactedText(value)
     if isinstance(value, list):
         return [redacted(one) for one in value]
     if isinstance(value, dict):
         return {name: redacted(one) for name, one in value.items()}
     return value
+
+
+def is_redacted(value: object) -> bool:
+    """Return True for a token, a slice of one, and a text of a JSON document: a text whose ``repr`` is redacted."""
+    return isinstance(value, JWT | RedactedText)
 
 
 def unchecked_jwt(
@@ -294,7 +311,7 @@ def unchecked_jwt(
     return token
 
 
-def given_expiry(token: JWT) -> int | None:
+def given_expiry(token: object) -> int | None:
     """Return the expiry that a token without readable claims was made or loaded with, in seconds since 1970."""
     return getattr(token, "_expiry", None)
 
@@ -308,18 +325,16 @@ def _seconds(time: datetime | float) -> int:
                 reason="exp",
             )
         time = (time - _EPOCH).total_seconds()
-    if type(time) not in (int, float) or not 0 <= time <= MAX_EXPIRY:
-        raise InvalidTokenError("expires_at is a time from 1970 on, or seconds since then", reason="exp")
+    if type(time) not in (int, float) or not 0 <= time < LATEST_EXPIRY + 1:
+        raise InvalidTokenError(
+            "expires_at is a datetime from 1970 on, or seconds since then as a number; not a text, not milliseconds",
+            reason="exp",
+        )
     return int(time)
 
 
 def read_claims(token: JWT, kind: Kind | None = None) -> dict[str, Any] | None:
-    """Return the claims of a JWS, not verified; None without a payload that is a JSON object.
-
-    Args:
-        token: The token.
-        kind: Its kind, if it is known.
-    """
+    """Return the claims of a JWS, not verified; None without a payload that is a JSON object."""
     if (kind or token.kind) not in (Kind.SIGNED, Kind.UNSIGNED):
         return None
     payload = decode(token.split(".")[1])

@@ -12,7 +12,7 @@ __all__ = ["hide_input"]
 
 
 def hide_input(app: FastAPI) -> None:
-    """Answer invalid requests with status 422 as FastAPI does, but without ``input``.
+    """Answer invalid requests with status 422 as FastAPI does, but without ``input`` and without tokens in ``loc``.
 
     A field of type :class:`~jwt_column.JWT` shows no token in its own errors. The error of a *missing* field carries
     the whole body, with every token in it; a validator that raises carries the value that it was given.
@@ -29,5 +29,15 @@ async def _answer_without_input(_request: Request, error: Any) -> JSONResponse:
     from fastapi.encoders import jsonable_encoder
     from fastapi.responses import JSONResponse
 
-    shown = [{key: value for key, value in detail.items() if key != "input"} for detail in error.errors()]
+    from ..format.readable import has_token
+
+    shown = [
+        {
+            # The keys of a dictionary are part of a place.
+            key: ["<redacted>" if has_token(part) else part for part in value] if key == "loc" else value
+            for key, value in detail.items()
+            if key != "input"
+        }
+        for detail in error.errors()
+    ]
     return JSONResponse({"detail": jsonable_encoder(shown)}, status_code=422)

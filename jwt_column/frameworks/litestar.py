@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..format.pydantic_schema import JSON_SCHEMA
-from ..format.token import JWT
+from ..format.token import JWT, RedactedText
 from .msgspec import dec_hook, enc_hook
 
 if TYPE_CHECKING:
@@ -17,10 +17,11 @@ __all__ = ["accept_tokens"]
 def accept_tokens(app_config: AppConfig) -> AppConfig:
     """Accept tokens in requests, by their shape, mask them in responses, and describe them in the OpenAPI document.
 
-    ``Litestar(..., on_app_init=[accept_tokens])``. A handler that is to send a token returns ``str(token)``.
+    ``Litestar(..., on_app_init=[accept_tokens])``. The texts within an :class:`~jwt_column.EncryptedJSON` are masked
+    too. A handler that is to send a token or such a text returns ``str(token)``.
     """
     app_config.type_decoders = [*(app_config.type_decoders or ()), (_is_token, dec_hook)]
-    app_config.type_encoders = {**(app_config.type_encoders or {}), JWT: enc_hook}
+    app_config.type_encoders = {**(app_config.type_encoders or {}), JWT: enc_hook, RedactedText: enc_hook}
     # In place: Litestar goes on through this very list, to which other plugins add too.
     app_config.plugins.append(_openapi_plugin())
     return app_config

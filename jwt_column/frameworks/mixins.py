@@ -1,7 +1,7 @@
 """Columns that replace the plaintext ones of a framework's token tables. None of the frameworks is imported.
 
-A mixin stands before the framework's own in the class statement, so that its columns win. Each adds the unique
-:class:`~jwt_column.FingerprintIndex` that look-ups need; a class with ``__table_args__`` of its own repeats it there.
+A mixin stands before the framework's own in the class statement, so that its columns win. Those for tokens that a
+request brings add the :class:`~jwt_column.FingerprintIndex` of the look-up, unless the class has one for the column.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy import event
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..column.indexes import FingerprintIndex
 from ..column.json_type import EncryptedJSON
+from ..column.spec import WHOLE
 from ..column.types import EncryptedJWT
+from ..errors import InvalidTokenError
 from ..format.token import JWT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from sqlalchemy.orm import Mapper
 
 __all__ = [
     "AccessTokenMixin",
@@ -44,10 +49,6 @@ class AccessTokenMixin:
     id: Mapped[int] = mapped_column(primary_key=True, sort_order=-1)
     token: Mapped[JWT] = mapped_column(_searchable())
 
-    @declared_attr.directive
-    def __table_args__(cls) -> tuple[Any, ...]:  # noqa: N805
-        return (FingerprintIndex(f"ux_{cls.__tablename__}_token", "token", unique=True),)  # type: ignore[attr-defined]
-
 
 class OAuth2TokenMixin:
     """Access and refresh token of an Authlib provider's token table.
@@ -63,13 +64,32 @@ class OAuth2TokenMixin:
     access_token: Mapped[JWT] = mapped_column(_searchable())
     refresh_token: Mapped[JWT | None] = mapped_column(_searchable())
 
-    @declared_attr.directive
-    def __table_args__(cls) -> tuple[Any, ...]:  # noqa: N805
-        name: str = cls.__tablename__  # type: ignore[attr-defined]
-        return (
-            FingerprintIndex(f"ux_{name}_access_token", "access_token", unique=True),
-            FingerprintIndex(f"ix_{name}_refresh_token", "refresh_token"),
-        )
+
+# Not by __table_args__, which a class with some of its own would replace: the tokens would no longer be unique, and
+# nothing would say so.
+@event.listens_for(AccessTokenMixin, "instrument_class", propagate=True)
+def _index_token(mapper: Mapper[Any], _class: type[Any]) -> None:
+    _index(mapper, "token", unique=True)
+
+
+@event.listens_for(OAuth2TokenMixin, "instrument_class", propagate=True)
+def _index_tokens(mapper: Mapper[Any], _class: type[Any]) -> None:
+    _index(mapper, "access_token", unique=True)
+    _index(mapper, "refresh_token", unique=False)
+
+
+def _index(mapper: Mapper[Any], name: str, *, unique: bool) -> None:
+    """Add the index for look-ups of a column's whole token to the table, unless it has one."""
+    table: Any = mapper.local_table
+    column = table.c.get(name)
+    # None for a class that inherits it from another table; another type where the class has a column of its own.
+    if column is None or WHOLE not in getattr(column.type, "fingerprints", ()):
+        return
+    indexes = (
+        one for one in table.indexes if isinstance(one, FingerprintIndex) and one.fingerprints == (WHOLE,)
+    )
+    if not any(index.columns.contains_column(column) for index in indexes):
+        FingerprintIndex(f"{'ux' if unique else 'ix'}_{table.name}_{name}", column, unique=unique)
 
 
 class ClientTokenMixin:
@@ -90,16 +110,35 @@ class ClientTokenMixin:
         }
 
     def update_token(self, token: Mapping[str, Any]) -> None:
-        """Take a provider's token response. A response without a refresh token keeps the one that is there."""
-        expires_at = token.get("expires_at")
-        if expires_at is None and token.get("expires_in") is not None:
-            expires_at = int(time.time()) + int(token["expires_in"])
+        """Take a provider's token response. A response without a refresh token keeps the one that is there.
+
+        Raises:
+            InvalidTokenError: The response has no access token, as that of an error, or a member that is none; the row
+                stays as it was.
+        """
+        if not token.get("access_token"):
+            raise InvalidTokenError(
+                "the response has no access_token; a provider answers so to a refused request", reason="empty"
+            )
+        access_token = JWT.opaque(token["access_token"])
+        refresh_token = JWT.opaque(token["refresh_token"]) if token.get("refresh_token") else None
+        expires_at = _expiry_of(token)
         self.token_type = token.get("token_type")
-        self.access_token = JWT.opaque(token["access_token"])
-        self.refresh_token = (
-            JWT.opaque(token["refresh_token"]) if token.get("refresh_token") else self.refresh_token
-        )
-        self.expires_at = None if expires_at is None else int(expires_at)
+        self.access_token = access_token
+        self.refresh_token = refresh_token or self.refresh_token
+        self.expires_at = expires_at
+
+
+def _expiry_of(token: Mapping[str, Any]) -> int | None:
+    """Return the expiry of a token response, in seconds since 1970."""
+    for name, start in (("expires_at", 0.0), ("expires_in", time.time())):
+        if token.get(name) is not None:
+            try:
+                return int(start + float(token[name]))
+            except (TypeError, ValueError, OverflowError):
+                pass
+            raise InvalidTokenError(f"{name} of the response is not a number of seconds", reason="exp")
+    return None
 
 
 class OAuthConsumerTokenMixin:

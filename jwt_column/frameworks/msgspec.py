@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..format.token import JWT
+from ..format.token import JWT, is_redacted
 
 __all__ = ["MASK", "dec_hook", "enc_hook"]
 
@@ -33,11 +33,11 @@ def dec_hook(type_: type[Any], value: Any) -> Any:
 
 
 def enc_hook(value: Any) -> Any:
-    """Return a mask for a token, for ``msgspec.json.encode(..., enc_hook=enc_hook)``.
+    """Return a mask for a token, or a text of an EncryptedJSON, for ``msgspec.json.encode(..., enc_hook=enc_hook)``.
 
     Raises:
         NotImplementedError: A value of another type.
     """
-    if isinstance(value, JWT):
+    if is_redacted(value):
         return MASK
     raise NotImplementedError(f"no token: {type(value).__name__}")

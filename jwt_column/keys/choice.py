@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["any_chosen", "choose", "chosen_for"]
-
 #: Stamp prefixes of the chosen keys by ring; None, which is the rule, outside of every block.
 _chosen: ContextVar[Mapping[object, bytes] | None] = ContextVar("jwt_column_chosen_keys", default=None)
 

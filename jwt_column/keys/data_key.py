@@ -14,8 +14,6 @@ from ..format import base64url
 from ..format.aead import KEY_LENGTH, XAES256GCM
 from ..format.envelope import VERSION
 
-__all__ = ["DataKey", "decode_key", "generate_key"]
-
 
 def generate_key() -> str:
     """Return a new data key: 32 bytes from the operating system as 43 characters of base64url. Secret."""

@@ -14,8 +14,6 @@ from .ring import KeyRing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["default_keyring", "explicit_default", "keyring_of_uri", "resolve_keyring", "set_default_keyring"]
-
 _default: KeyRing | None = None
 _lock: Final = PerProcess(threading.Lock)
 _by_uri: dict[str, KeyRing] = {}

@@ -10,22 +10,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from ..errors import ConfigurationError
 
-__all__ = [
-    "VARIABLE",
-    "KEKRefusedError",
-    "canonical_kek",
-    "check_allowed",
-    "checked_keks",
-    "configured_keks",
-    "variable_line",
-]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: The environment variable: URIs with white space between them. White space in a URI is percent-encoded.
 VARIABLE: Final = "JWT_COLUMN_KEKS"
@@ -41,25 +33,6 @@ class KEKRefusedError(ConfigurationError):
 def configured_keks() -> tuple[str, ...]:
     """Return the KEK URIs of the environment variable."""
     return tuple(os.environ.get(VARIABLE, "").split())
-
-
-def checked_keks(keks: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return the KEK URIs that a caller allows; None for those of the environment variable.
-
-    Raises:
-        ConfigurationError: They are not a list of texts.
-    """
-    if keks is None:
-        return None
-    if isinstance(keks, str):
-        raise ConfigurationError("keks is a list of KEK URIs; put the one URI into brackets")
-    uris = tuple(keks) if isinstance(keks, Iterable) else (keks,)
-    for uri in uris:
-        if not isinstance(uri, str):
-            raise ConfigurationError(
-                f"keks is a list of KEK URIs as texts; one is of type {type(uri).__name__}"
-            )
-    return uris
 
 
 def canonical_kek(uri: str) -> str:

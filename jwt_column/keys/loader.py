@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import JWTColumnError, KeyRingError
 from .process import PerProcess
 from .snapshot import index_keys
-from .source import WatchedSource, WrappedSource
+from .source import WatchedSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .snapshot import Keys
     from .source import KeySource
 
-__all__ = ["LOOK_INTERVAL", "RELOAD_INTERVAL", "Failure", "Loader"]
-
 #: Seconds between two looks at the time stamp of a local file.
 LOOK_INTERVAL: Final = 1.0
 
@@ -29,46 +27,19 @@ LOOK_INTERVAL: Final = 1.0
 RELOAD_INTERVAL: Final = 10.0
 
 
-class Failure(NamedTuple):
-    """The reason why the last load failed.
-
-    Attributes:
-        reason: The error's message, which holds no secret.
-        retryable: True if the next load may work without a change of keys, permissions or configuration.
-    """
-
-    reason: str
-    retryable: bool
-
-
 class Loader:
-    """Loads the keys of one ring.
-
-    Args:
-        source: The place of the keys; None for a ring that was made from given keys.
-        active: Key id of the active key; None for the source's first key.
+    """Loads the keys of one ring. Its active key has the id *active*, or is the source's first.
 
     Attributes:
-        source: As given.
-        failure: The reason why the last load failed; None if it worked.
+        source: The place of the keys; None for a ring that was made from given keys.
+        failure: The message of the error with which the last load failed, which holds no secret, and whether the next
+            load may work without a change of keys, permissions or configuration; None if it worked.
         loaded_at: Monotonic time of the last load that worked.
         confirmed_at: Monotonic time of that load, or of a later look that found the file unchanged.
+        revision: The revision of the key-ring file that is loaded; 0 for a ring without revisions.
+        activated: The times at which keys became active, by key id, if the source has them.
+        destroyed: The times at which keys of the source were destroyed, by key id.
     """
-
-    __slots__ = (
-        "_activated",
-        "_active",
-        "_destroyed",
-        "_lock",
-        "_next_load",
-        "_next_look",
-        "_revision",
-        "_stamp",
-        "confirmed_at",
-        "failure",
-        "loaded_at",
-        "source",
-    )
 
     def __init__(self, source: KeySource | None = None, active: str | None = None) -> None:
         self.source: KeySource | None = source
@@ -77,10 +48,10 @@ class Loader:
         self._next_load = 0.0
         self._next_look = 0.0
         self._stamp = self._stamp_now()
-        self._revision = 0
-        self._activated: Mapping[str, datetime] = {}
-        self._destroyed: Mapping[str, datetime] = {}
-        self.failure: Failure | None = None
+        self.revision: int = 0
+        self.activated: Mapping[str, datetime] = {}
+        self.destroyed: Mapping[str, datetime] = {}
+        self.failure: tuple[str, bool] | None = None
         self.loaded_at: float = monotonic()
         self.confirmed_at: float = self.loaded_at
 
@@ -90,9 +61,7 @@ class Loader:
         Args:
             wait: Seconds to repeat a load whose error is retryable.
         """
-        if self.source is None:
-            raise KeyRingError("a key ring that was made from given keys has no source to load them from")
-        source = self.source
+        source = self._source()
         if wait > 0:
             # Here, because a ring that does not wait needs no threads.
             from .providers.attempts import attempt_within
@@ -105,11 +74,15 @@ class Loader:
         self._accept()
         return keys
 
+    def _source(self) -> KeySource:
+        if self.source is None:
+            raise KeyRingError("a key ring that was made from given keys has no source to load them from")
+        return self.source
+
     def with_active(self, key_id: str) -> Loader:
         """Return a loader of the same source whose snapshots have this active key."""
         loader = Loader(self.source, key_id)
-        loader._revision, loader._activated = self._revision, self._activated
-        loader._destroyed = self._destroyed
+        loader.revision, loader.activated, loader.destroyed = self.revision, self.activated, self.destroyed
         return loader
 
     @property
@@ -121,20 +94,6 @@ class Loader:
     def age(self) -> float:
         """Seconds since the last load that worked, or since the ring was made."""
         return monotonic() - self.loaded_at
-
-    @property
-    def revision(self) -> int:
-        """The revision of the key-ring file that is loaded; 0 for a ring without revisions."""
-        return self._revision
-
-    def active_since(self, key_id: str) -> datetime | None:
-        """Return the time at which a key became active, if the source has it."""
-        return self._activated.get(key_id)
-
-    @property
-    def destroyed(self) -> Mapping[str, datetime]:
-        """The times at which keys of the source were destroyed, by key id."""
-        return self._destroyed
 
     @property
     def unconfirmed(self) -> float:
@@ -174,28 +133,25 @@ class Loader:
 
     def _check_continuity(self, current: Keys, keys: Keys) -> None:
         """Refuse another ring, and an older version of this one, in the place of the ring that is loaded."""
-        name = "" if self.source is None else self.source.name
+        name = self._source().name
         if keys.by_prefix.keys().isdisjoint(current.by_prefix):
             held = ", ".join(key.id for key in current.in_order())
             raise KeyRingError(
                 f"{name} now holds none of the keys that are loaded ({held}), so it may be another ring; the loaded "
                 "keys stay in use. Put the ring back, or restart this process to take the new one"
             )
-        revision = self._revision_now()
-        if 0 < revision < self._revision:
+        revision = getattr(self.source, "revision", 0)
+        if 0 < revision < self.revision:
             raise KeyRingError(
-                f"{name} is revision {revision} of the ring, and revision {self._revision} was loaded before; the "
+                f"{name} is revision {revision} of the ring, and revision {self.revision} was loaded before; the "
                 "loaded keys stay in use. Put the newest revision back, or restart this process to take the older one"
             )
 
     def _accept(self) -> None:
         """Note the revision and the times of the ring that was loaded; those of one that was refused do not count."""
-        self._revision = self._revision_now()
-        self._activated = getattr(self.source, "activated", {})
-        self._destroyed = getattr(self.source, "destroyed", {})
-
-    def _revision_now(self) -> int:
-        return self.source.revision if isinstance(self.source, WrappedSource) else 0
+        self.revision = getattr(self.source, "revision", 0)
+        self.activated = getattr(self.source, "activated", {})
+        self.destroyed = getattr(self.source, "destroyed", {})
 
     def load(self, current: Keys) -> Keys:
         """Return a new snapshot of the source's keys.
@@ -208,16 +164,15 @@ class Loader:
                 than one that was loaded, or it lacks the active key that was asked for.
             KeyUnavailableError: The source could not be reached.
         """
-        if self.source is None:
-            raise KeyRingError("a key ring that was made from given keys has no source to load them from")
+        source = self._source()
         # Before the load: a change during it must not be missed.
         self._stamp = self._stamp_now()
         try:
-            keys = index_keys(_load_source(self.source), self._active)
+            keys = index_keys(_load_source(source), self._active)
             self._check_continuity(current, keys)
             self._accept()
         except JWTColumnError as error:
-            self.failure = Failure(str(error), getattr(error, "retryable", False))
+            self.failure = str(error), getattr(error, "retryable", False)
             raise
         else:
             self.loaded_at = self.confirmed_at = monotonic()

@@ -10,8 +10,6 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-__all__ = ["encrypted_columns", "stored_key_ids"]
-
 
 def encrypted_columns(columns: Any) -> tuple[Any, ...]:
     """Return one encrypted column, or several, as a tuple.

@@ -14,23 +14,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = [
-    "PerProcess",
-    "is_uwsgi_without_threads",
-    "may_report",
-    "on_event_loop",
-    "without_reports",
-]
-
 Value = TypeVar("Value")
 
 
 class PerProcess(Generic[Value]):
-    """A value that each process makes for itself at first use.
-
-    Args:
-        make: Returns a new value, such as ``threading.Lock``. Two threads may call it at once; one result is kept.
-    """
+    """A value that each process makes for itself at first use. Two threads may make it at once; one result is kept."""
 
     __slots__ = ("_make", "_values")
 

@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from random import SystemRandom
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 from weakref import ref
 
 from ..errors import ConfigurationError
@@ -22,7 +22,7 @@ from .process import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["WATCH", "Interval", "Refresher", "Reloadable", "check_interval"]
+    from .ring import KeyRing
 
 #: The word for a look at the ring's file each second in place of a load at intervals.
 WATCH: Final = "watch"
@@ -38,58 +38,26 @@ _WATCH_PATIENCE: Final = 60.0
 
 
 def check_interval(refresh: Interval) -> None:
-    """Refuse what is no interval.
-
-    Raises:
-        ConfigurationError: Neither a number of seconds above 0 nor the word.
-    """
-    is_number = (
-        isinstance(refresh, int | float) and not isinstance(refresh, bool) and 0 < refresh < float("inf")
-    )
-    if refresh != WATCH and not is_number:
+    """Raise a ConfigurationError for anything but a number of seconds above 0 or the word."""
+    is_number = isinstance(refresh, int | float) and not isinstance(refresh, bool)
+    if refresh != WATCH and not (is_number and 0 < refresh < float("inf")):
         raise ConfigurationError(f'refresh is a number of seconds, more than 0, or "{WATCH}"')
-
-
-class Reloadable(Protocol):
-    """The part of a key ring that a refresher calls."""
-
-    def refresh(self) -> None:
-        """Load the keys again, or look whether their file has changed."""
-
-    def report_when_due(self) -> None:
-        """Report the state of the ring in this process if that is due."""
 
 
 class Refresher:
     """Refreshes a ring at an interval, give or take a fifth, in a thread that ends with the ring.
 
-    Args:
-        ring: The ring. It is referenced weakly.
-        interval: The number of seconds, or ``"watch"`` for one second.
-
     Attributes:
-        interval: As given.
-        seconds: The number of seconds.
+        interval: The number of seconds, or ``"watch"``.
+        seconds: The number of seconds; 1 for ``"watch"``.
         patience: Seconds without a refresh that worked after which it is overdue.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_due",
-        "_lock",
-        "_process",
-        "_ring",
-        "_stop",
-        "interval",
-        "patience",
-        "seconds",
-    )
-
-    def __init__(self, ring: Reloadable, interval: Interval) -> None:
+    def __init__(self, ring: KeyRing, interval: Interval) -> None:
         self._ring = ref(ring, self._end)
         self.interval: Interval = interval
-        self.seconds: float = LOOK_INTERVAL if interval == "watch" else interval
-        self.patience: float = _WATCH_PATIENCE if interval == "watch" else 3 * interval
+        self.seconds: float = LOOK_INTERVAL if interval == WATCH else interval
+        self.patience: float = _WATCH_PATIENCE if interval == WATCH else 3 * interval
         self._lock = PerProcess(threading.Lock)
         self._stop: threading.Event | None = None
         self._process: int | None = None

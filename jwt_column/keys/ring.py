@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import threading
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
@@ -21,24 +22,24 @@ from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavai
 from ..format.aead import KEY_LENGTH
 from ..format.envelope import VERSION
 from ..frames import hides_locals
+from ..option_values import number, texts_of
 from .choice import any_chosen, choose, chosen_for
 from .data_key import DataKey, generate_key
-from .keks import checked_keks
 from .loader import Loader
 from .missing import encrypted_columns, stored_key_ids
 from .process import PerProcess, may_report, on_event_loop
 from .refresh import WATCH, Interval, Refresher, check_interval
-from .report import RingReport
 from .schemes import open_source
 from .snapshot import Keys, index_keys, parse_key_id
-from .source import WatchedSource, WrappedSource
+from .source import WatchedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import Engine
 
-__all__ = ["DataKey", "KeyRing", "RingStatus", "any_chosen", "generate_key"]
+__all__ = ["DataKey", "KeyRing", "RingReport", "RingStatus", "any_chosen", "generate_key"]
 
 # Seconds between two queries for the key ids of rows by a ring that is watched.
 _SEARCH_INTERVAL: Final = 60.0
@@ -69,6 +70,34 @@ class RingStatus(NamedTuple):
     missing_key_ids: tuple[str, ...] = ()
 
 
+class RingReport(NamedTuple):
+    """The state of a ring in one process. Holds no secret.
+
+    Attributes:
+        revision: The revision of the key-ring file that is loaded; 0 for a ring without revisions.
+        key_ids: Every key id of the ring, the active one first.
+        encrypting: The key ids that encrypt: the active one, then each tenant's.
+        age: Seconds since the keys were loaded, or given.
+        unconfirmed: Seconds since a load, or a look at the unchanged file, showed that the keys are the source's.
+        active_since: Time at which the active key became active; only a key-ring file has it.
+        missing_key_ids: As in :attr:`KeyRing.status`.
+        error: As in :attr:`KeyRing.status`.
+        interval: Seconds until the next report at the latest.
+    """
+
+    host: str
+    pid: int
+    revision: int
+    key_ids: tuple[str, ...]
+    encrypting: tuple[str, ...]
+    age: float
+    unconfirmed: float
+    active_since: datetime | None
+    missing_key_ids: tuple[str, ...]
+    error: str | None
+    interval: float
+
+
 @final
 class KeyRing:
     """Data keys by key id, one of them active. A handle: not to be pickled; ``repr`` shows key ids only.
@@ -85,33 +114,25 @@ class KeyRing:
     'b01065a6'
     """
 
+    # Read for every row, which slots make a fiftieth faster.
     __slots__ = (
-        "__weakref__",
-        "_keys",
-        "_loader",
-        "_missing",
-        "_next_report",
-        "_next_search",
-        "_refresher",
-        "_report_lock",
-        "_report_to",
-        "_reported",
-        "_watched",
-    )
+        "__weakref__", "_keys", "_loader", "_missing", "_next_report", "_next_search", "_refresher", "_report_lock",
+        "_report_to", "_reported", "_watched",
+    )  # fmt: skip
 
     @hides_locals
     def __init__(self, keys: Iterable[bytes | str], *, active: str | None = None) -> None:
-        if isinstance(keys, bytes | str):
+        if isinstance(keys, bytes | str) or not isinstance(keys, Iterable):
             raise KeyRingError("a key ring takes a list of keys; put the one key into brackets")
-        self._assemble(index_keys([DataKey(key) for key in keys], active), Loader(), None)
+        self._assemble(index_keys([DataKey(key) for key in keys], active), Loader())
 
     def _assemble(
         self,
         keys: Keys,
         loader: Loader,
-        refresh: Interval | None,
+        refresh: Interval | None = None,
         report_to: Callable[[KeyRing], object] | None = None,
-    ) -> None:
+    ) -> KeyRing:
         self._keys = keys
         self._loader = loader
         self._missing: tuple[str, ...] = ()
@@ -123,18 +144,7 @@ class KeyRing:
         #: The process and the keys of the last report.
         self._reported: tuple[int, Keys] | None = None
         self._refresher = None if refresh is None else Refresher(self, refresh)
-
-    @classmethod
-    def _of(
-        cls,
-        keys: Keys,
-        loader: Loader,
-        refresh: Interval | None = None,
-        report_to: Callable[[KeyRing], object] | None = None,
-    ) -> KeyRing:
-        ring = cls.__new__(cls)
-        ring._assemble(keys, loader, refresh, report_to)  # noqa: SLF001
-        return ring
+        return self
 
     @classmethod
     def generate(cls) -> KeyRing:
@@ -178,20 +188,20 @@ class KeyRing:
         """
         if refresh is not None:
             check_interval(refresh)
-        if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < float("inf"):
-            raise ConfigurationError("wait is a number of seconds, 0 or more")
+        number("a number of seconds, 0 or more").check(wait=wait)
         if report_to is not None and (refresh is None or not callable(report_to)):
             raise ConfigurationError(
                 "report_to is called with the ring by its refresh; give it a callable such as a Fleet(engine), and "
                 "refresh= too"
             )
-        source = open_source(uri, checked_keks(keks))
+        source = open_source(uri, None if keks is None else texts_of("keks", keks, "KEK URIs"))
         if refresh == WATCH and not isinstance(source, WatchedSource):
             raise ConfigurationError(
                 f'refresh="{WATCH}" looks at a file, and {source.name} is none; give refresh= a number of seconds'
             )
         loader = Loader(source)
-        return cls._of(loader.begin(wait), loader, refresh, report_to if may_report() else None)
+        keys = loader.begin(wait)
+        return cls._assemble(cls.__new__(cls), keys, loader, refresh, report_to if may_report() else None)
 
     def snapshot(self) -> Keys:
         """Return the keys that the ring holds now. Take one snapshot per decision: a reload replaces it."""
@@ -212,8 +222,7 @@ class KeyRing:
     @property
     def current_key_ids(self) -> tuple[str, ...]:
         """The key ids whose rows are not stale: those of the active key and of each tenant's active key."""
-        active, _, tenants = self.snapshot()
-        return (active.id, *(key.id for key in tenants.values()))
+        return self.snapshot().encrypting
 
     @property
     def status(self) -> RingStatus:
@@ -232,16 +241,16 @@ class KeyRing:
         Args:
             keys: A snapshot of the ring; None takes one.
         """
-        active, _, tenants = keys = keys or self.snapshot()
+        keys = keys or self.snapshot()
         return RingReport(
             platform.node(),
             os.getpid(),
             self._loader.revision,
             tuple(key.id for key in keys.in_order()),
-            (active.id, *(key.id for key in tenants.values())),
+            keys.encrypting,
             self._loader.age,
             self._loader.unconfirmed,
-            self._loader.active_since(active.id),
+            self._loader.activated.get(keys.active.id),
             self._missing,
             self.status.error,
             self._report_interval(),
@@ -267,9 +276,7 @@ class KeyRing:
         """Report the state of the ring if it has changed or is due. Called by the refresh thread; logs what fails."""
         if self._report_to is None:
             return
-        is_new = (
-            self._reported is None or self._reported[0] != os.getpid() or self._reported[1] is not self._keys
-        )
+        is_new = self._reported != (os.getpid(), self._keys)
         # The ticks of a watch are spread, too.
         lock = self._report_lock.get()
         if (is_new or monotonic() >= self._next_report - 1.0) and lock.acquire(blocking=False):
@@ -345,7 +352,7 @@ class KeyRing:
     def keks(self) -> Sequence[str] | None:
         """The KEK URIs that :meth:`from_uri` was given, for another process that loads the ring; None for none."""
         source = self._loader.source
-        return source.keks if isinstance(source, WrappedSource) else None
+        return source.keks if isinstance(source, WatchedSource) else None
 
     @property
     def key_ids(self) -> tuple[str, ...]:
@@ -390,19 +397,18 @@ class KeyRing:
         if key is None and key_id.hex() not in self._loader.destroyed:
             self._learn(prefix)
             key = self._keys.by_prefix.get(prefix)
-        if key is None and key_id.hex() in self._loader.destroyed:
-            raise UnknownKeyError(
-                f"key {key_id.hex()} was destroyed on {self._loader.destroyed[key_id.hex()]:%Y-%m-%d}, so nothing that "
-                "is under it can be read any more",
-                key_id=key_id.hex(),
+        if key is not None:
+            return key
+        name = key_id.hex()
+        destroyed = self._loader.destroyed.get(name)
+        if destroyed is not None:
+            reason = (
+                f"key {name} was destroyed on {destroyed:%Y-%m-%d}, so nothing under it can be read any more"
             )
-        if key is None:
-            raise UnknownKeyError(
-                f"the key ring has no key {key_id.hex()} (it has {', '.join(self.key_ids)}); "
-                "add that key to the ring, or restore the row",
-                key_id=key_id.hex(),
-            )
-        return key
+        else:
+            held = ", ".join(self.key_ids)
+            reason = f"the key ring has no key {name} (it has {held}); add that key to the ring, or restore the row"
+        raise UnknownKeyError(reason, key_id=name)
 
     @contextmanager
     def using(self, key_id: str) -> Iterator[KeyRing]:
@@ -458,7 +464,8 @@ class KeyRing:
             KeyRingError: It is the key of a tenant.
         """
         keys, loader = index_keys(self.keys, key_id), self._loader.with_active(key_id)
-        return self._of(keys, loader, self.refresh_interval, self._report_to)
+        ring = KeyRing.__new__(KeyRing)
+        return KeyRing._assemble(ring, keys, loader, self.refresh_interval, self._report_to)
 
     @hides_locals
     def with_key(self, key: bytes | str) -> KeyRing:
@@ -469,7 +476,8 @@ class KeyRing:
         Raises:
             KeyRingError: The key is malformed, or the ring has it already.
         """
-        return self._of(index_keys([*self.keys, DataKey(key)], None), Loader())
+        keys = index_keys([*self.keys, DataKey(key)], None)
+        return KeyRing._assemble(KeyRing.__new__(KeyRing), keys, Loader())
 
     @hides_locals
     def reload(self) -> None:
@@ -498,28 +506,31 @@ class KeyRing:
         loader = self._loader
         if loader.source is None:
             return
+        being_loaded = self._unknown_yet(prefix, "it is being loaded", retryable=True)
         if loader.may_load():
             if loader.is_local():
                 with loader.lock:
                     self._load_for(prefix)
-            elif loader.lock.acquire(blocking=False):
-                if on_event_loop():
-                    # The thread releases the lock.
-                    self._load_in_background()
-                    raise self._unknown_yet(prefix, "it is being loaded", retryable=True)
+            elif not loader.lock.acquire(blocking=False):
+                raise being_loaded
+            elif on_event_loop():
+                # The thread releases the lock.
+                self._load_in_background()
+                raise being_loaded
+            else:
                 try:
                     self._load_for(prefix)
                 finally:
                     loader.lock.release()
-            else:
-                raise self._unknown_yet(prefix, "it is being loaded", retryable=True)
         elif loader.lock.locked() and prefix not in self._keys.by_prefix:
-            raise self._unknown_yet(prefix, "it is being loaded", retryable=True)
+            raise being_loaded
+
         # Also if this call did not load: a key is known to be unknown only after a load that worked.
         failure = loader.failure
         if failure is not None and prefix not in self._keys.by_prefix:
-            reason = f"it could not be loaded again to look for it: {failure.reason}"
-            raise self._unknown_yet(prefix, reason, retryable=failure.retryable)
+            reason, retryable = failure
+            reason = f"it could not be loaded again to look for it: {reason}"
+            raise self._unknown_yet(prefix, reason, retryable=retryable)
 
     def _load_for(self, prefix: bytes) -> None:
         """Load the ring again if another thread has not done so meanwhile. The caller holds the lock."""

@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError
-from .source import WrappedSource
+from .source import WatchedSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from .source import KeySource
     from .wrapping import KeyWrapper
 
-__all__ = ["MODULE_OF_SCHEME", "PROVIDER_GROUP", "TEMPORARY", "open_source", "open_wrapper"]
+_SCHEMES: Final = (
+    "aws-kms",
+    "azure-keyvault",
+    "env",
+    "file",
+    "gcp-kms",
+    "keyring",
+    "pkcs11",
+    "vault-transit",
+)
 
 #: The providers of this distribution, by scheme.
-MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
-    "aws-kms": "aws_kms",
-    "azure-keyvault": "azure_keyvault",
-    "env": "env",
-    "file": "file",
-    "gcp-kms": "gcp_kms",
-    "keyring": "keyring",
-    "pkcs11": "pkcs11",
-    "vault-transit": "vault_transit",
-}
+MODULE_OF_SCHEME: Final[Mapping[str, str]] = {scheme: scheme.replace("-", "_") for scheme in _SCHEMES}
 
 #: The group of entry points for providers of other distributions.
 PROVIDER_GROUP: Final = "jwt_column.providers"
@@ -64,7 +64,7 @@ def open_source(uri: str, keks: Sequence[str] | None = None) -> KeySource:
             "--wrapped-by URI', and name that file as the ring, as in file:/etc/app/ring.json"
         )
     source: KeySource = make_source(rest)
-    if isinstance(source, WrappedSource):
+    if isinstance(source, WatchedSource):
         source.keks = keks
     return source
 

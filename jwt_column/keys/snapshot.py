@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from .data_key import DataKey
 
-__all__ = ["Keys", "index_keys", "parse_key_id"]
-
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
 
 
@@ -30,6 +28,11 @@ class Keys(NamedTuple):
     active: DataKey
     by_prefix: dict[bytes, DataKey]
     tenants: dict[str, DataKey]
+
+    @property
+    def encrypting(self) -> tuple[str, ...]:
+        """The ids of the active key and of each tenant's active key."""
+        return (self.active.id, *(key.id for key in self.tenants.values()))
 
     def in_order(self) -> tuple[DataKey, ...]:
         """Return every key, the active one first."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from .data_key import DataKey
-
-__all__ = ["KeySource", "WatchedSource", "WrappedSource"]
 
 
 class KeySource(Protocol):
@@ -30,23 +29,22 @@ class KeySource(Protocol):
 
 @runtime_checkable
 class WatchedSource(KeySource, Protocol):
-    """A source on this machine, such as a file, that shows cheaply if it has changed."""
+    """A source that is a file, which shows cheaply if it has changed, and whose keys may be wrapped.
+
+    Attributes:
+        keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
+        revision: The revision that was loaded last; 0 for a file without revisions.
+        activated: The times at which its keys became active, by key id.
+        destroyed: The times at which keys of it were marked as destroyed, by key id.
+    """
+
+    keks: Sequence[str] | None
+    revision: int
+    activated: Mapping[str, datetime]
+    destroyed: Mapping[str, datetime]
 
     def stamp(self) -> object:
         """Return a value that differs after a change. Reads no keys."""
 
     def is_local(self) -> bool:
         """Return True if :meth:`KeySource.load` needs no other system. May read the source, not the keys."""
-
-
-@runtime_checkable
-class WrappedSource(KeySource, Protocol):
-    """A source whose keys may be wrapped.
-
-    Attributes:
-        keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
-        revision: The revision that was loaded last; 0 for a source without revisions.
-    """
-
-    keks: Sequence[str] | None
-    revision: int

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["AssociatedData", "KeyWrapper", "Rewrapper", "WrappedKey"]
-
 
 class AssociatedData(NamedTuple):
     """The ring and the key id that a wrapped key is bound to. Not secret; providers may log it.

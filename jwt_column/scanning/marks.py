@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from .tables import Form
 
-__all__ = ["any_of", "may_hold_token"]
-
-
 # By their first two characters, which rule out most values: ten searches in place of one for each mark.
 _GROUPS: Final = {start: list(marks) for start, marks in groupby(sorted(MARKS), lambda mark: mark[:2])}
 _FOUND: Final[ColumnElement[int]] = literal_column("1")

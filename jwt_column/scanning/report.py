@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-__all__ = ["FailedTable", "FoundTokens", "ScanProgress", "ScanReport"]
-
 #: Version of the JSON form.
 FORMAT: Final = 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,22 +12,21 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
 from ..database.driver_errors import error_name
-from ..database.reading import connected, rolled_back, streamed
+from ..database.reading import audited, rolled_back, streamed
 from ..database.row_security import hidden_rows
 from ..database.server import public_url
 from ..errors import ConfigurationError
 from ..format.readable import has_token, without_tokens
+from ..option_values import FUNCTION, TEXT, number
 from .report import FailedTable, FoundTokens, ScanProgress, ScanReport
 from .tables import read_table, table_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, Engine, Select
 
     from .tables import ScannedTable
-
-__all__ = ["SAMPLE", "find_plaintext_tokens"]
 
 #: Rows of each table that are looked at by default.
 SAMPLE: Final = 10_000
@@ -64,11 +64,15 @@ def find_plaintext_tokens(
 
     Raises:
         ConfigurationError: No such schema, or *sample* is no number of rows.
+        AuditError: The database cannot be reached, or the connection was lost.
     """
-    if sample is not None and (type(sample) is not int or sample < 1):
-        raise ConfigurationError("sample is a number of rows, at least 1, or None for all")
+    TEXT.or_none.check(schema=schema)
+    number("a number of rows, at least 1, or None for all", at_least=1, whole=True).or_none.check(
+        sample=sample
+    )
+    FUNCTION.or_none.check(progress=progress)
     started = time.monotonic()
-    with connected(bind, "find_plaintext_tokens") as connection:
+    with audited(bind, "find_plaintext_tokens") as connection:
         scan = _Scan(connection, sample)
         scan.run(schema, progress or (lambda _: None))
         url = public_url(connection.engine.url)
@@ -132,55 +136,28 @@ class _Scan:
         found: Counter[str] = Counter()
         keys: dict[str, tuple[Any, ...] | None] = {}
         rows = 0
-        if table.forms:
-            for values, count in self._statements(table):
-                rows += self._connection.scalar(count) or 0
-                self._search(table, values, found, keys)
+        for values, count in self._statements(table):
+            rows += self._connection.scalar(count) or 0
+            for row in self._rows(values):
+                for column, value in zip(table.forms, row[len(table.keys) :], strict=True):
+                    if has_token(value):
+                        found[column] += 1
+                        # The first key that holds no token.
+                        if table.keys and keys.get(column) is None:
+                            keys[column] = without_tokens(row[: len(table.keys)])
         self.tables += 1
         self.columns += len(table.forms)
         self.rows += rows
-        self.found += (
-            FoundTokens(
-                shown,
-                column,
-                count,
-                examined=rows,
-                complete=self._sample is None or rows < self._sample,
-                primary_key=keys.get(column),
-            )
-            for column, count in found.items()
-        )
+        complete = self._sample is None or rows < self._sample
+        for column, tokens in found.items():
+            self.found.append(FoundTokens(shown, column, tokens, rows, complete, keys.get(column)))
 
     def _statements(self, table: ScannedTable) -> Iterable[tuple[Select[Any], Select[Any]]]:
-        if self._sample is None:
-            return [table.everything()]
-        return table.sample(self._connection, self._sample)
+        if not table.forms:
+            return []
+        return [table.everything()] if self._sample is None else table.sample(self._connection, self._sample)
 
-    def _search(
-        self,
-        table: ScannedTable,
-        statement: Select[Any],
-        found: Counter[str],
-        keys: dict[str, tuple[Any, ...] | None],
-    ) -> None:
-        """Count the rows with tokens, and keep the first primary key that holds none."""
+    def _rows(self, statement: Select[Any]) -> Iterator[Sequence[Any]]:
         options = streamed(self._connection, _BATCH)
-        result = self._connection.execute(statement.execution_options(**options))
-        try:
-            for row in result:
-                self._count(table, row, found, keys)
-        finally:
-            result.close()
-
-    def _count(
-        self,
-        table: ScannedTable,
-        row: Sequence[Any],
-        found: Counter[str],
-        keys: dict[str, tuple[Any, ...] | None],
-    ) -> None:
-        for column, value in zip(table.forms, row[len(table.keys) :], strict=True):
-            if has_token(value):
-                found[column] += 1
-                if table.keys and keys.get(column) is None:
-                    keys[column] = without_tokens(row[: len(table.keys)])
+        with closing(self._connection.execute(statement.execution_options(**options))) as result:
+            yield from result

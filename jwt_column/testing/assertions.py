@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session, scoped_session
 
 from ..census import key_usage
 from ..database.reading import refuse_asynchronous
 from ..keys.default import resolve_keyring
+from ..option_values import instance, number
 from ..wording import counted
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-    from sqlalchemy.orm import Session
 
 __all__ = ["assert_encrypted"]
 
@@ -36,9 +34,13 @@ def assert_encrypted(bind: Engine | Connection | Session, column: Any, *, at_lea
 
     Raises:
         AssertionError: The message has numbers of rows and key ids, and no stored byte.
-        ConfigurationError: Not an encrypted column, no key ring, or an asynchronous engine, connection or session.
+        ConfigurationError: Not an encrypted column, no key ring, or an asynchronous engine, connection or session;
+            or another value that a parameter cannot have.
     """
     refuse_asynchronous(bind, "assert_encrypted")
+    binds = (Engine, Connection, Session, scoped_session)
+    instance("an Engine, a Connection or a Session", *binds).check(bind=bind)
+    number("a number of rows, at least 0", whole=True).check(at_least=at_least)
     with bind.connect() if isinstance(bind, Engine) else nullcontext(bind) as connection:
         census: list[Any] = list(connection.execute(key_usage(column)))
     ring = resolve_keyring(column.type.keyring)

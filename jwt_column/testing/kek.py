@@ -36,16 +36,14 @@ class FakeKEK:
 
     def __init__(self) -> None:
         self.uri = f"{_SCHEME}:test"
+        #: The URI, as a source of keys names itself.
+        self.name = self.uri
+
         self.wrapped: int = 0
         self.unwrapped: int = 0
         self.is_available = True
         self._wrapper = LocalWrapper(self)
         self._kek = DataKey(secrets.token_bytes(32))
-
-    @property
-    def name(self) -> str:
-        """The URI, as a source of keys names itself."""
-        return self.uri
 
     def load(self) -> tuple[DataKey, ...]:
         """Return the KEK, as a source of keys does."""

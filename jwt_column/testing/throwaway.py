@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..keys.default import explicit_default, set_default_keyring
 from ..keys.ring import KeyRing, generate_key
+from ..option_values import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ def throwaway_keyring(keys: int = 1) -> Iterator[KeyRing]:
     Args:
         keys: Number of keys. The first one is active.
     """
+    number("a number of keys, at least 1", at_least=1, whole=True).check(keys=keys)
     former = explicit_default()
     ring = KeyRing([generate_key() for _ in range(keys)])
     set_default_keyring(ring)

@@ -20,16 +20,18 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from jwt_column.database.driver_errors import mysql_code
 from jwt_column.database.drivers import (
     binary_results,
+    close_for_good,
     open_connection,
     send_commands,
+    without_chains,
     without_prepared_statements,
     wrapped_errors,
 )
-from jwt_column.database.time_limits import SESSION_LIMITS, transaction_limits
+from jwt_column.database.time_limits import SESSION_LIMITS, lift_row_limit, transaction_limits
 from jwt_column.errors import ConfigurationError, ReencryptionError
 
 from .lease import Lease
-from .schemas import effective_schema
+from .schemas import effective_schema, family_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,14 +65,8 @@ _ASK_INTERVAL: Final = 0.25
 class RunConnection:
     """The connection of one run, reopened when it is lost and the run has an engine to reopen it from.
 
-    Args:
-        bind: An engine, from which a connection is taken; or a connection that is in no transaction.
-        lock_name: The name of the advisory lock, within a schema; None takes none.
-        table: The table's name; None for none in particular.
-        schema: Its schema; None for the connection's default.
-        lock_timeout: Seconds to wait for a lock before a batch is put off.
-        wait: Seconds to wait for another run that has the advisory lock.
-        role: A role of PostgreSQL to take in each transaction; None for the one that the connection has.
+    *lock_name* is the name of the advisory lock, within a schema, for which it waits *wait* seconds; None takes none. A
+    batch is put off after *lock_timeout* seconds. *role* is one of PostgreSQL, to take in each transaction.
 
     Raises:
         ConfigurationError: The connection is in a transaction, or *bind* is something else.
@@ -95,6 +91,8 @@ class RunConnection:
             )
         self._engine = bind if isinstance(bind, Engine) else None
         self._given = bind if isinstance(bind, Connection) else None
+        #: Whether a lost connection can be replaced.
+        self.can_reopen: bool = self._engine is not None
         self._lock_name = lock_name
         self._table = table
         self._given_schema = schema
@@ -122,18 +120,12 @@ class RunConnection:
     @property
     def dialect(self) -> str:
         """``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's."""
-        name = self.sqlalchemy.dialect.name
-        return "mysql" if name == "mariadb" else name
+        return family_of(self.sqlalchemy)
 
     @property
     def is_lost(self) -> bool:
         """Whether the connection is gone: also when the error that told it was not the first one."""
         return self.sqlalchemy.invalidated
-
-    @property
-    def can_reopen(self) -> bool:
-        """Whether a lost connection can be replaced."""
-        return self._engine is not None
 
     def _open(self) -> None:
         if self._engine is not None:
@@ -141,7 +133,10 @@ class RunConnection:
         else:
             assert self._given is not None  # noqa: S101 - one of the two is there
             self.sqlalchemy = self._given
-            self._old_isolation = self._isolation_of_options()
+            # As the connection or its engine was told. A database cannot be asked whether its driver commits by itself.
+            own = self.sqlalchemy.get_execution_options().get("isolation_level")
+            of_engine = getattr(self.sqlalchemy.dialect, "_on_connect_isolation_level", None)
+            self._old_isolation = own or of_engine
             self._is_autocommit = self._old_isolation == "AUTOCOMMIT"
             if self.sqlalchemy.in_transaction() and not self._is_autocommit:
                 raise ConfigurationError(
@@ -150,6 +145,7 @@ class RunConnection:
                 )
         try:
             self._driver_state.enter_context(without_prepared_statements(self.sqlalchemy))
+            self._refuse_ending(self._driver_state.enter_context(without_chains(self.sqlalchemy)))
             if not self._is_autocommit:
                 with wrapped_errors(self.sqlalchemy):
                     if self._given is not None and self._old_isolation is None:
@@ -162,19 +158,24 @@ class RunConnection:
             self._release()
             raise
 
-    def _isolation_of_options(self) -> str | None:
-        """Return the isolation level that the connection or its engine was told to have, or None."""
-        own = self.sqlalchemy.get_execution_options().get("isolation_level")
-        # A database cannot be asked whether its driver commits by itself.
-        return own or getattr(self.sqlalchemy.dialect, "_on_connect_isolation_level", None)
+    def _refuse_ending(self, completion_type: str) -> None:
+        """Refuse a connection of the caller's that its server ends with a transaction."""
+        if completion_type == "RELEASE" and self._given is not None:
+            # SQLAlchemy closes a connection with a ROLLBACK, and sets its isolation level back after that.
+            raise ConfigurationError(
+                "the server ends this connection with each COMMIT and ROLLBACK, because completion_type is RELEASE "
+                "(2): give an engine, or set completion_type to 0"
+            )
 
     def _configure(self) -> None:
-        """Set the session variables that a run needs, and note how to set them back.
+        """Set the session variables that a run needs, and note how to set them back if the connection lives on.
 
         None on PostgreSQL, where they are set in each transaction.
         """
         if self.dialect != "mysql":
             return
+        # First of all: it cuts the list of variables too.
+        row_limit = lift_row_limit(self.sqlalchemy)
         names = ", ".join(f"'{name}'" for name in (*_MYSQL_VARIABLES, *SESSION_LIMITS))
         found = self.sqlalchemy.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({names})")
         old = {str(name).lower(): str(value) for name, value in found}
@@ -197,13 +198,17 @@ class RunConnection:
             # A node of a Galera cluster answers from all that was committed before on any node. One that lags would
             # count no stale rows where another one has just written some.
             new["wsrep_sync_wait"] = str(int(old["wsrep_sync_wait"]) | 1)
-        for name, value in new.items():
-            # A limit of 0 is none.
-            if name not in old or (name in _MYSQL_LIMITS and not float(old[name])):
-                continue
-            self.sqlalchemy.exec_driver_sql(f"SET SESSION {name} = {value}")
-            quote = "'" if name in (level, "sql_mode") else ""
-            self._restore.append(f"SET SESSION {name} = {quote}{old[name]}{quote}")
+        # A limit of 0 is none.
+        changed = [name for name in new if name in old and (name not in _MYSQL_LIMITS or float(old[name]))]
+        self.sqlalchemy.exec_driver_sql(
+            f"SET SESSION {', '.join(f'{name} = {new[name]}' for name in changed)}"
+        )
+        if self._given is not None:
+            self._restore += [] if row_limit is None else [row_limit]
+            before = {
+                name: f"'{old[name]}'" if name in (level, "sql_mode") else old[name] for name in changed
+            }
+            self._restore.append(f"SET SESSION {', '.join(f'{name} = {before[name]}' for name in before)}")
 
     def _find_schema(self) -> None:
         """Work out the schema once, and translate no name from then on."""
@@ -215,11 +220,7 @@ class RunConnection:
             self.sqlalchemy = self.sqlalchemy.execution_options(schema_translate_map=None)
 
     def _take_lock(self) -> None:
-        """Take the advisory lock, which frees itself when the connection goes, and wait for it if that was asked for.
-
-        Raises:
-            ReencryptionError: Another run has it.
-        """
+        """Take the advisory lock, which frees itself when the connection goes; wait for it if that was asked."""
         if self._lock_name is None or self.dialect not in ("postgresql", "mysql"):
             return
         digest = sha256(f"{self.schema}.{self._lock_name}".encode()).digest()
@@ -368,13 +369,15 @@ class RunConnection:
             except SQLAlchemyError:
                 # The connection is gone, and its settings and locks with it.
                 self._restore.clear()
-        self._driver_state.close()
         if self._engine is not None:
-            self.sqlalchemy.close()
+            close_for_good(self.sqlalchemy)
         elif not self._is_autocommit and not self.sqlalchemy.invalidated:
             # Its owner meets the error of a connection that is lost.
             with suppress(SQLAlchemyError), wrapped_errors(self.sqlalchemy):
                 self.sqlalchemy.commit()
-                self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
+                if self._old_isolation is not None:
+                    self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
+        # After the commit.
+        self._driver_state.close()
         if self._given is not None and self._translations:
             self.sqlalchemy.execution_options(schema_translate_map=self._translations)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from sqlalchemy import or_
 
 from jwt_column.errors import ConfigurationError
+from jwt_column.option_values import choice
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -23,11 +24,7 @@ __all__ = ["Expired", "ExpiredChoice", "choose_expired"]
 
 ExpiredChoice = Literal["keep", "skip", "null", "delete"]
 
-_CHOICES: Final = get_args(ExpiredChoice)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+_CHOICES: Final = choice(*get_args(ExpiredChoice))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Expired:
     """
 
     action: Literal["skip", "null", "delete"]
-    at: datetime = field(default_factory=_now)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def removes(self) -> bool:
@@ -58,11 +55,7 @@ class Expired:
         return or_(expires_at.is_(None), expires_at > self.at)
 
     def check_column(self, name: str, *, is_nullable: bool) -> None:
-        """Refuse a column that cannot be cleared.
-
-        Raises:
-            ConfigurationError: It is NOT NULL.
-        """
+        """Refuse a column that cannot be cleared."""
         if self.action == "null" and not is_nullable:
             raise ConfigurationError(
                 f"{name} is NOT NULL, so expired='null' cannot clear it; make the column "
@@ -70,20 +63,19 @@ class Expired:
             )
 
 
-def choose_expired(choice: ExpiredChoice, type_: EncryptedJWT) -> Expired | None:
+def choose_expired(chosen: ExpiredChoice, type_: EncryptedJWT) -> Expired | None:
     """Return the treatment of expired rows; None for ``"keep"``, which treats them as any others.
 
     Raises:
         ConfigurationError: There is no such choice, or the column's header does not show the expiry.
     """
-    if choice not in _CHOICES:
-        raise ConfigurationError(f"expired is one of {', '.join(map(repr, _CHOICES))}")
-    if choice == "keep":
+    _CHOICES.check(expired=chosen)
+    if chosen == "keep":
         return None
     if not type_.expose_expiry:
         raise ConfigurationError(
-            f"{type_.context}: expired={choice!r} needs the expiry in the header, where SQL can read it; the column's "
+            f"{type_.context}: expired={chosen!r} needs the expiry in the header, where SQL can read it; the column's "
             "type has no expose_expiry=True. Nothing was done",
             context=type_.context,
         )
-    return Expired(choice)
+    return Expired(chosen)

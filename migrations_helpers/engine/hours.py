@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Final
@@ -40,11 +41,7 @@ class Window:
 
 
 def window(given: object) -> Window:
-    """Return the window of a text such as ``22:00-05:00``, or of two times.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
+    """Return the window of a text such as ``22:00-05:00``, or of two times; refuse anything else."""
     if isinstance(given, Window):
         return given
     if isinstance(given, str) and (found := _WINDOW.fullmatch(given)):
@@ -59,12 +56,9 @@ def window(given: object) -> Window:
 
 
 def moment(given: object, now: datetime | None = None) -> datetime:
-    """Return the moment of a datetime, of a time (its next occurrence), or of a text of either.
+    """Return the moment of a datetime, of a time (its next occurrence), or of a text of either; refuse anything else.
 
     A datetime without a zone is local.
-
-    Raises:
-        ConfigurationError: It is neither.
     """
     if isinstance(given, str):
         found = _time(given)
@@ -76,8 +70,10 @@ def moment(given: object, now: datetime | None = None) -> datetime:
         now = now or datetime.now()
         next_one = datetime.combine(now.date(), given)
         given = next_one if next_one > now else next_one + timedelta(days=1)
-    if isinstance(given, datetime):
-        return given.astimezone(UTC)
+    # The last days of the year 9999 are in no other zone.
+    with suppress(ValueError, OverflowError):
+        if isinstance(given, datetime):
+            return given.astimezone(UTC)
     raise ConfigurationError(
         "until (--until) is a time of the day, as 05:00, or a date and a time, as 2026-11-30T05:00"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import pickle
 import secrets
+from dataclasses import dataclass
 from itertools import chain
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
@@ -24,49 +25,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import IO
 
-    from sqlalchemy import Row, Select
-
     from .conversions import Conversion, Stored
     from .report import ReencryptionReport
-    from .table import RunTable
+    from .table import Read, RunTable
 
 __all__ = ["TokenComparison"]
 
-# Rows held in memory at once.
-_WINDOW: Final = 500
 # Changed rows whose digests are held in memory at once.
 _CHANGES: Final = 100_000
 
 
+@dataclass
 class TokenComparison:
-    """The tokens of a table before a run, to be compared with those after it.
+    """The tokens of a table before a run, to be compared with those after it."""
 
-    Args:
-        read: Executes a statement.
-        table: The table.
-        conversion: Reads the tokens, those before the run and those after it.
-        report: Takes the outcome.
-        tell: Called as the work goes on.
-    """
+    read: Read
+    table: RunTable
+    conversion: Conversion
+    report: ReencryptionReport
+    tell: Callable[[], None]
 
-    def __init__(
-        self,
-        read: Callable[[Select[Any]], Sequence[Row[Any]]],
-        table: RunTable,
-        conversion: Conversion,
-        report: ReencryptionReport,
-        tell: Callable[[], None],
-    ) -> None:
-        self._read = read
-        self._table = table
-        self._conversion = conversion
-        self._report = report
-        self._tell = tell
+    def __post_init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._before: IO[bytes] = TemporaryFile()  # noqa: SIM115 - closed by close()
         self._changed: IO[bytes] = TemporaryFile()  # noqa: SIM115
         self.outcome: TokenReport = TokenReport()
-        report.tokens = self.outcome
+        self.report.tokens = self.outcome
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -79,12 +63,12 @@ class TokenComparison:
         for rows in self._pages(keys):
             digests = {}
             for row in rows:
-                identity = self._identity(row)
+                identity = self.table.identity_of(row)
                 digests[identity] = digest = self._digest(row)
                 total += self._placed(identity, digest)
             self.outcome.rows_before += len(rows)
-            pickle.dump((self._table.key_of(rows[-1]), digests), self._before)
-            self._tell()
+            pickle.dump((self.table.key_of(rows[-1]), digests), self._before)
+            self.tell()
         self.outcome.before = hex_digest(total)
 
     def compare(self) -> None:
@@ -95,7 +79,7 @@ class TokenComparison:
                 for row in rows:
                     total += self._compare_row(row, before)
                 outcome.rows_after += len(rows)
-                self._tell()
+                self.tell()
             outcome.removed += len(before)
             after = last_key
         outcome.after = hex_digest(total)
@@ -103,7 +87,7 @@ class TokenComparison:
 
     def _compare_row(self, row: Sequence[Any], before: dict[tuple[Any, ...], bytes]) -> int:
         """Compare one row, and return its part of the table's digest."""
-        identity = self._identity(row)
+        identity = self.table.identity_of(row)
         digest, old = self._digest(row, verify=bool(row[-1])), before.pop(identity, None)
         if old is None:
             self.outcome.inserted += 1
@@ -111,7 +95,7 @@ class TokenComparison:
             self.outcome.unchanged += 1
         else:
             self.outcome.superseded += 1
-            pickle.dump((self._table.key_of(row), old, digest), self._changed)
+            pickle.dump((self.table.key_of(row), old, digest), self._changed)
         return self._placed(identity, digest)
 
     def _find_misplaced(self) -> None:
@@ -130,33 +114,21 @@ class TokenComparison:
 
     def _pages(self, keys: KeyRange) -> Iterator[Sequence[Sequence[Any]]]:
         """Yield the rows of a range with a value, page by page: as RunTable has them, and whether they need no work."""
-        table = self._table
-        is_finished = case((self._conversion.rows.finished, 1), else_=0)
-        columns = (*table.place, *table.bound, table.value, is_finished)
-        while True:
-            rows = self._read(table.order.batch(columns, keys, _WINDOW, table.has_value))
-            if rows:
-                yield rows
-            if len(rows) < _WINDOW:
-                return
-            keys = KeyRange(table.key_of(rows[-1]), keys.up_to)
-
-    def _identity(self, row: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the key of a row and, on PostgreSQL, its table: tables that inherit may repeat a key."""
-        return (*self._table.key_of(row), *self._table.place_of(row)[1:])
+        is_finished = case((self.conversion.rows.finished, 1), else_=0)
+        return self.table.pages(self.read, self.table.has_value, keys, is_finished)
 
     def _digest(self, row: Sequence[Any], *, verify: bool = False) -> bytes:
         """Return the digest of a row's token; of a value that cannot be read, the digest of the value."""
         stored: Stored = row[-2]
         try:
-            token = self._conversion.token(stored, *self._table.bound_of(row[:-1]))
+            token = self.conversion.token(stored, *self.table.bound_of(row[:-1]))
         except KeyUnavailableError:
             raise
         except JWTColumnError:
             if verify:
-                self._report.add_undecryptable(self._table.key_of(row))
+                self.report.add_undecryptable(self.table.key_of(row))
             return self._hmac(b"value", _bytes_of(stored))
-        self._report.verified += verify
+        self.report.verified += verify
         return self._hmac(b"token", _bytes_of(token))
 
     def _placed(self, identity: tuple[Any, ...], digest: bytes) -> int:

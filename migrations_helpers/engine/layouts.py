@@ -6,13 +6,11 @@ fingerprints of a row's token anew, under every name that it can have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_
-
 from jwt_column.column.json_type import EncryptedJSON
-from jwt_column.column.spec import WHOLE, ColumnSpec
+from jwt_column.column.spec import WHOLE, ColumnSpec, names_of
 from jwt_column.column.types import EncryptedJWT
 from jwt_column.errors import ConfigurationError, JWTColumnError
 from jwt_column.format import envelope
@@ -22,7 +20,7 @@ from jwt_column.format.frame import pack
 from .rendering import render_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import ColumnElement
 
@@ -68,48 +66,32 @@ class Allowed:
         return layout.fingerprints <= len(self.fingerprints) and (self.expiry or not layout.has_expiry)
 
 
-def check_drop(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of fields that may go.
-
-    Raises:
-        ConfigurationError: It is no list of names.
-    """
-    if isinstance(names, str):
-        raise ConfigurationError(f"drop is a list of names; write [{names!r}]")
-    return tuple(names)
+def check_drop(names: object) -> tuple[str, ...]:
+    """Return the names of fields that may go; raises as :func:`names_of`."""
+    return names_of("drop", names, f"each a fingerprint such as 'jti', or {EXPIRY!r}")
 
 
 def holds_more(header: HeaderSQL, allowed: Allowed) -> ColumnElement[bool] | None:
     """Return the SQL condition of envelopes that hold more than is allowed; None if no envelope can."""
     more = [
-        envelope.Layout(bool(byte & 1), byte >> 1)
+        bytes([byte])
         for byte in sorted(envelope.HEADER_LENGTHS)
         if not allowed.covers(envelope.Layout(bool(byte & 1), byte >> 1))
     ]
-    if not more:
-        return None
-    layouts = [header.constant(layout.byte) for layout in more]
-    return and_(
-        header.field(envelope.VERSION_FIELD, from_start=True)
-        == header.constant(envelope.VERSION, prefix=True),
-        header.field(envelope.LAYOUT_FIELD).in_(layouts),
-    )
+    return header.has_layout_among(more) if more else None
 
 
+@dataclass
 class FoundFields:
-    """The index fields that sampled rows have.
+    """The index fields that sampled rows have."""
 
-    Args:
-        type_: The column's type.
-        open_: Opens an envelope.
-    """
-
-    def __init__(self, type_: EncryptedJWT, open_: Callable[..., JWT]) -> None:
-        self._type = type_
-        self._open = open_
-        self._has_expiry = False
-        self._names: list[str | None] = []
-        self._is_other_type = False
+    type_: EncryptedJWT
+    #: Opens an envelope.
+    open: Callable[..., JWT]
+    _has_expiry: bool = False
+    _names: list[str | None] = field(default_factory=list)
+    _rows: int = 0
+    _is_other_type: bool = False
 
     def add(self, stored: bytes | str, bound: Sequence[Any]) -> None:
         """Take the fields of one row into account."""
@@ -117,6 +99,7 @@ class FoundFields:
             parsed = envelope.parse(stored)
         except JWTColumnError:
             return
+        self._rows += 1
         self._has_expiry = self._has_expiry or parsed.layout.has_expiry
         missing = parsed.layout.fingerprints - len(self._names)
         self._names += [None] * missing
@@ -124,7 +107,7 @@ class FoundFields:
         if not unnamed:
             return
         try:
-            token = self._open(stored, *bound)
+            token = self.open(stored, *bound)
             self._see_other_type(token)
             names = self._names_by_fingerprint(token, parsed.key_id)
         except JWTColumnError:
@@ -135,27 +118,27 @@ class FoundFields:
 
     def _see_other_type(self, token: JWT) -> None:
         """Take the type that wrote a value, if this one cannot read its members."""
-        if self._type.cipher().is_of_another_type(token):
-            other = EncryptedJWT if isinstance(self._type, EncryptedJSON) else EncryptedJSON
-            made = other(self._type.keyring, **self._type.spec.options())
-            made.context_is_default = self._type.context_is_default
-            self._type, self._is_other_type = made, True
+        if self.type_.cipher().is_of_another_type(token):
+            other = EncryptedJWT if isinstance(self.type_, EncryptedJSON) else EncryptedJSON
+            made = other(self.type_.keyring, **self.type_.spec.options())
+            made.context_is_default = self.type_.context_is_default
+            self.type_, self._is_other_type = made, True
 
     def _names_by_fingerprint(self, token: JWT, key_id: str) -> dict[bytes, str]:
         """Return the names that a token's fingerprints can have under a key, by fingerprint."""
-        payload = self._type.cipher().payload_of(pack(token))
+        payload = self.type_.cipher().payload_of(pack(token))
         claims = None if payload is None else parse_object(payload)
-        ring = self._type.ring().with_active(key_id)
+        ring = self.type_.ring().with_active(key_id)
         found = {}
-        for name in dict.fromkeys([*self._type.fingerprints, WHOLE, *(claims or ())]):
+        for name in dict.fromkeys([*self.type_.fingerprints, WHOLE, *(claims or ())]):
             spec = ColumnSpec(
-                context=self._type.context,
+                context=self.type_.context,
                 fingerprints=(name,),
                 allow_opaque=True,
                 allow_unsigned=True,
                 max_length=max(len(token), 1),
             )
-            cipher = type(self._type.cipher())(spec)
+            cipher = type(self.type_.cipher())(spec)
             (fingerprint,) = envelope.parse(cipher.encrypt(token, ring)).fingerprints
             if bytes(fingerprint) != envelope.NO_FINGERPRINT:
                 found[bytes(fingerprint)] = name
@@ -165,7 +148,7 @@ class FoundFields:
         """Return the fields of the rows that are not allowed, in words."""
         named = [name for name in self._names if name is not None]
         if self._is_other_type and set(named) - {WHOLE}:
-            return [f"fingerprints that an {type(self._type).__name__} made"]
+            return [f"fingerprints that an {type(self.type_).__name__} made"]
         lost = [f"the fingerprint {name!r}" for name in named if name not in allowed.fingerprints]
         if not lost and len(self._names) > len(allowed.fingerprints):
             lost.append(f"{len(self._names)} fingerprints and not {len(allowed.fingerprints)}")
@@ -173,12 +156,19 @@ class FoundFields:
             lost.append("a readable expiry")
         return lost
 
+    def absent(self, names: Iterable[str]) -> list[str]:
+        """Return those of some names that no row has; empty as long as that is unknown."""
+        if not self._rows or None in self._names:
+            return []
+        found = {*self._names, *([EXPIRY] if self._has_expiry else ())}
+        return [name for name in names if name not in found]
+
     def rendered(self) -> str:
         """Return the column's type as it is written to keep every field."""
-        spec = self._type.spec
+        spec = self.type_.spec
         named = [name for name in self._names if name is not None]
         names = tuple(dict.fromkeys((*named, *spec.fingerprints)))
         exposed = spec.expose_expiry or self._has_expiry
         # A run looks nothing up, and with other fingerprints the older layouts may be impossible.
         complete = replace(spec, fingerprints=names, expose_expiry=exposed, previous=())
-        return render_type(self._type, complete)
+        return render_type(self.type_, complete)

@@ -29,26 +29,17 @@ _KEEP_INTERVAL: Final = 20.0
 
 
 class Lease:
-    """An advisory lock, held by a transaction of its own.
-
-    Args:
-        engine: The engine of the run. The lease has a pool of its own beside that of the engine, with the same way of
-            connecting: the engine's may have one connection only.
-        number: The number of the lock.
-    """
+    """An advisory lock, held by a transaction of its own."""
 
     def __init__(self, engine: Engine, number: int) -> None:
+        # A pool of its own, with the same way of connecting: the engine's may have one connection only.
         self._engine = Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
         self._number = number
         self._connection: Connection | None = None
         self._used = 0.0
 
     def take(self) -> bool:
-        """Take the lock, and return whether it was free.
-
-        Raises:
-            DBAPIError: The database refused, or gave no further connection.
-        """
+        """Take the lock, and return whether it was free."""
         self._let_go()
         # Whatever the engine says: without a transaction the lock would be gone at once.
         connection = open_connection(self._engine).execution_options(isolation_level="READ COMMITTED")
@@ -57,10 +48,8 @@ class Lease:
             unlimited = ", ".join(
                 f"set_config('{name}', '0', true)" for name in transaction_limits(connection.dialect)
             )
-            connection.exec_driver_sql(f"SELECT {unlimited}")
-            taken = bool(
-                connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({self._number})").scalar()
-            )
+            lock = f"SELECT pg_try_advisory_xact_lock({self._number}), {unlimited}"
+            taken = bool(connection.exec_driver_sql(lock).scalar())
         self._used = time.perf_counter()
         if not taken:
             # Behind a pooler, a transaction that waits would keep a server from the application.

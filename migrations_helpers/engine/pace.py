@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
+    from .options import Options
     from .report import ReencryptionReport
-    from .run import Options
 
     #: A function that returns seconds, and may take the report; or a query that does.
     Throttle = Callable[..., float | None] | Executable
@@ -43,37 +45,27 @@ _SMALLEST_PAUSE: Final = 0.05
 _SHORTEST_BATCH: Final = 10
 
 
+@dataclass
 class Pace:
     """Waits between batches for what the options ask for.
 
-    Args:
-        options: Of the run.
+    Attributes:
         nice: Sleep this times a batch's duration.
-        read: Executes a statement on the run's connection.
-        dialect: Of the database.
-        report: Says what the run waits for.
-        tell: Called while the run waits.
+        tell: Called while the run waits, which the report says.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        nice: float,
-        read: Callable[[Executable], Sequence[Row[Any]]],
-        dialect: str,
-        report: ReencryptionReport,
-        tell: Callable[[], None],
-    ) -> None:
-        self._options = options
-        self._nice = nice
-        self._read = read
-        self._report = report
-        self._tell = tell
-        self._lag: ReplicaLag | None = None
-        self._lag_seen = float("-inf")
-        self._pause = 0.0
-        if options.max_replica_lag is not None:
-            self._lag = ReplicaLag(read, dialect, options.replicas)
+    options: Options
+    nice: float
+    read: Callable[[Executable], Sequence[Row[Any]]]
+    dialect: str
+    report: ReencryptionReport
+    tell: Callable[[], None]
+    _pause: float = 0.0
+    _lag_seen: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        limit, replicas = self.options.max_replica_lag, self.options.replicas
+        self._lag = None if limit is None else ReplicaLag(self.read, self.dialect, replicas)
 
     def close(self) -> None:
         """Close connections to replicas."""
@@ -83,7 +75,7 @@ class Pace:
     @property
     def batch_seconds(self) -> float:
         """How long a batch should take: the shorter, the longer the pauses that the application's latency asks for."""
-        return self._options.batch_seconds / min(1 + self._pause, _SHORTEST_BATCH)
+        return self.options.batch_seconds / min(1 + self._pause, _SHORTEST_BATCH)
 
     @property
     def is_over(self) -> bool:
@@ -96,12 +88,12 @@ class Pace:
         return self._seconds_until_open() > 0 or self._is_paused()
 
     def _seconds_until_open(self) -> float:
-        window: Any = self._options.window
+        window: Any = self.options.window
         # The hours of a window are local, and change with the clocks of summer.
         return 0.0 if window is None else window.seconds_until_open(datetime.now())
 
     def _is_paused(self) -> bool:
-        return self._options.is_paused is not None and bool(self._options.is_paused())
+        return self.options.is_paused is not None and bool(self.options.is_paused())
 
     def may_go_on(self) -> bool:
         """Wait until the next batch may begin, and return False if the time of the run is over before."""
@@ -111,13 +103,13 @@ class Pace:
                 if self.is_over:
                     return False
                 self._note(reason)
-                self._tell()
+                self.tell()
                 time.sleep(min(_LOOK_INTERVAL, self._seconds_until_over()))
                 if time.monotonic() - kept > _KEEP_INTERVAL:
                     kept = time.monotonic()
-                    self._keep_connection()
+                    self.read(select(1))
         finally:
-            self._report.waiting = None
+            self.report.waiting = None
         return not self.is_over
 
     def _reasons_to_wait(self) -> Iterator[str]:
@@ -133,7 +125,7 @@ class Pace:
                 return
 
     def _is_lagging(self) -> bool:
-        limit = self._options.max_replica_lag
+        limit = self.options.max_replica_lag
         if self._lag is None or limit is None:
             return False
         if time.monotonic() - self._lag_seen < min(_LOOK_INTERVAL, limit / 2):
@@ -147,45 +139,43 @@ class Pace:
         return False
 
     def rest(self, duration: float, *, is_last: bool) -> None:
-        """Sleep after a batch, as ``nice`` and ``throttle`` say.
+        """Sleep after a batch that took so many seconds, as ``nice`` and ``throttle`` say.
 
-        Args:
-            duration: Of the batch, in seconds.
-            is_last: Whether no batch follows it at once.
+        *is_last* is true where no batch follows it at once.
         """
         asked = self._asked()
-        if self._options.max_latency is not None:
+        if self.options.max_latency is not None:
             self._adapt(asked)
             asked = self._pause * duration
-        seconds = min(max(asked, 0.0 if is_last else self._nice * duration), self._seconds_until_over())
+        seconds = min(max(asked, 0.0 if is_last else self.nice * duration), self._seconds_until_over())
         if seconds <= 0:
             return
         if seconds > _LOOK_INTERVAL:
             self._note("throttle")
-            self._tell()
+            self.tell()
         time.sleep(seconds)
-        self._report.waiting = None
+        self.report.waiting = None
 
     def _asked(self) -> float:
         """Return what ``throttle`` says, in seconds."""
-        throttle = self._options.throttle
+        throttle = self.options.throttle
         if throttle is None:
             return 0.0
         if isinstance(throttle, Executable):
-            rows = self._read(throttle)
+            rows = self.read(throttle)
             value: Any = rows[0][0] if rows else None
         else:
-            value = call(throttle, self._report)
-        try:
-            return 0.0 if value is None else float(value)
-        except (TypeError, ValueError):
-            raise ConfigurationError(
-                f"throttle (--throttle-query) returns seconds, and returned {type(value).__name__}"
-            ) from None
+            value = call(throttle, self.report)
+        with suppress(TypeError, ValueError):
+            seconds = 0.0 if value is None else float(value)
+            if math.isfinite(seconds):
+                return seconds
+        shown = value if isinstance(value, float) else type(value).__name__
+        raise ConfigurationError(f"throttle (--throttle-query) returns seconds, and returned {shown}")
 
     def _adapt(self, latency: float) -> None:
         """Pause twice as long while the latency is too high, and a fifth less while it is not."""
-        limit = self._options.max_latency
+        limit = self.options.max_latency
         if limit is not None and latency > limit:
             self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
         else:
@@ -195,13 +185,10 @@ class Pace:
 
     def _seconds_until_over(self) -> float:
         """Return how long the run may still work."""
-        until: Any = self._options.until
+        until: Any = self.options.until
         return math.inf if until is None else max(0.0, (until - datetime.now(UTC)).total_seconds())
 
     def _note(self, reason: str) -> None:
-        if self._report.waiting != reason:
-            self._report.waiting = reason
-            logger.info("%s.%s: waiting (%s)", self._report.table, self._report.column, reason)
-
-    def _keep_connection(self) -> None:
-        self._read(select(1))
+        if self.report.waiting != reason:
+            self.report.waiting = reason
+            logger.info("%s.%s: waiting (%s)", self.report.table, self.report.column, reason)

@@ -43,14 +43,9 @@ class Show(Protocol):
     """Shows how far a piece of work is."""
 
     def __call__(self, name: str, done: int, total: int | None, words: str, phase: str = "") -> None:
-        """Show progress.
+        """Show how much is done of how much, which may not be known yet; *words* are the unit, and more.
 
-        Args:
-            name: The table or column that is worked on.
-            done: How much is done.
-            total: Of how much; None if that is not known yet.
-            words: The unit, and more.
-            phase: A bar of its own for each; the last one goes.
+        Each phase has a bar of its own, and the last one goes.
         """
 
 
@@ -76,12 +71,7 @@ def report_progress(table: str, column: str, given: Progress | None) -> Iterator
 
 @contextmanager
 def bars(console: Console, *, transient: bool = False) -> Iterator[Show]:
-    """Show a bar while the block runs; the function that is yielded moves it.
-
-    Args:
-        console: Where; the bar is as wide as this console is.
-        transient: Whether the bar goes when the block ends.
-    """
+    """Show a bar while the block runs; the function that is yielded moves it."""
     from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.table import Column
@@ -129,13 +119,7 @@ def lines(write: Callable[[str], None]) -> Show:
 
 @contextmanager
 def progress_bar(name: str, console: Console, *, transient: bool = False) -> Iterator[Progress]:
-    """Show a bar while the block runs; the function that is yielded moves it to the state of a report.
-
-    Args:
-        name: The text in front of the bar.
-        console: Where; the bar is as wide as this console is.
-        transient: Whether the bar goes when the block ends.
-    """
+    """Show a bar while the block runs; the function that is yielded moves it to the state of a report."""
     with bars(console, transient=transient) as show:
         show(name, 0, None, "counting rows", "counting")
 

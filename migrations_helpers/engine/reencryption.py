@@ -18,14 +18,17 @@ from jwt_column.column.types import EncryptedJWT
 from jwt_column.database.column_size import capacity_of
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError
+from jwt_column.option_values import TEXT
 
 from .connection import RunConnection
 from .conversions import Recomputation, Reencryption
+from .endings import database_failure
 from .expired import choose_expired
 from .layouts import check_drop
+from .options import Options, check_options
 from .preflight import Subject, examine
 from .report import ReencryptionReport
-from .run import Options, Run, check_options, database_failure
+from .run import Run
 from .shards import work_in_shards
 from .tenants import schema_names, work_in_schemas
 
@@ -36,8 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from .conversions import Conversion
-    from .expired import Expired, ExpiredChoice
-    from .table import RunTable
+    from .expired import ExpiredChoice
 
 __all__ = ["convert_column", "in_column", "reencrypt"]
 
@@ -124,14 +126,16 @@ def reencrypt(
         progress=progress,
         **check_options(options),
     )
-    column_type = in_column(type_, table, column)
-    chosen = choose_expired(expired, column_type)
+    column_type = in_column(type_, table, column, schema)
+    given = replace(given, expired=choose_expired(expired, column_type))
     conversion = partial(Reencryption, drop=check_drop(drop))
-    return convert_column(bind, table, column, column_type, conversion, given, schema=schema, expired=chosen)
+    return convert_column(bind, table, column, column_type, conversion, given, schema=schema)
 
 
-def in_column(type_: EncryptedJWT | None, table: str, column: str) -> EncryptedJWT:
+def in_column(type_: EncryptedJWT | None, table: str, column: str, schema: str | None = None) -> EncryptedJWT:
     """Return the type of a column that a migration or a command names."""
+    TEXT.check(table=table, column=column)
+    TEXT.or_none.check(schema=schema)
     if type_ is None:
         type_ = EncryptedJWT()
     if not isinstance(type_, EncryptedJWT):
@@ -148,7 +152,6 @@ def convert_column(
     options: Options,
     *,
     schema: str | None = None,
-    expired: Expired | None = None,
 ) -> ReencryptionReport:
     """Run one conversion over a column; see :func:`reencrypt`. On an empty table no key is needed.
 
@@ -161,11 +164,10 @@ def convert_column(
         alone = replace(options, schemas=None)
         return work_in_schemas(
             schema_names(bind, options.schemas),
-            lambda name: convert_column(
-                bind, table, column, type_, make_conversion, alone, schema=name, expired=expired
-            ),
+            lambda name: convert_column(bind, table, column, type_, make_conversion, alone, schema=name),
             ReencryptionReport(table=table, column=column, dry_run=options.dry_run),
         )
+    expired = options.expired
     if expired is not None:
         make_conversion = partial(make_conversion, expired=expired)
     shown = f"{schema}.{table}" if schema else table
@@ -182,17 +184,17 @@ def convert_column(
                 wait=options.wait,
             )
         ) as connection:
+            subject = Subject(
+                table,
+                column,
+                type_,
+                schema=connection.schema,
+                shown=shown,
+                key_columns=options.key_columns,
+                preserve=options.preserve,
+                conversions=(make_conversion,),
+            )
             with connection.reading() as transaction:
-                subject = Subject(
-                    table,
-                    column,
-                    type_,
-                    schema=connection.schema,
-                    shown=shown,
-                    key_columns=options.key_columns,
-                    preserve=options.preserve,
-                    conversions=(make_conversion,),
-                )
                 examination = examine(transaction, subject, limits={})
                 run_table = examination.fit_table(writes=not options.dry_run)
                 if expired is not None:
@@ -202,33 +204,20 @@ def convert_column(
                     return report
             capacity = capacity_of(run_table.type_in_database, run_table.dialect)
             make_fitting = partial(make_conversion, capacity=capacity)
-            run = Run(connection, run_table, make_fitting(type_, run_table.value), options, expired)
-            report = run.report
-            report.keeps_history = examination.found("history-kept")
-            with closing(run):
-                _work(run, connection, run_table, type_, make_fitting, expired)
+            with closing(Run(connection, run_table, make_fitting(type_, run_table.value), options)) as run:
+                report = run.report
+                report.keeps_history = examination.found("history-kept")
+                run.survey()
+                run.refuse_lost_fields()
+                run.remember_tokens()
+                if options.shards > 1 and not options.dry_run:
+                    work_in_shards(connection, run_table, run, subject, make_fitting)
+                    run.sweep()
+                else:
+                    run.work(KeyRange())
                 if options.recompute:
                     run.recompute(Recomputation(type_, run_table.value, capacity=capacity))
                 run.conclude()
     except SQLAlchemyError as error:
         raise database_failure(report, error) from None
     return report
-
-
-def _work(
-    run: Run,
-    connection: RunConnection,
-    table: RunTable,
-    type_: EncryptedJWT,
-    make_conversion: Callable[..., Conversion],
-    expired: Expired | None,
-) -> None:
-    """Do everything that a run can do, in shards if there are to be any."""
-    run.survey()
-    run.refuse_lost_fields()
-    run.remember_tokens()
-    if run.options.shards > 1 and not run.options.dry_run:
-        work_in_shards(connection, table, run, type_, make_conversion, expired)
-        run.sweep()
-    else:
-        run.work(KeyRange())

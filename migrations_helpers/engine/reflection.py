@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from warnings import catch_warnings, simplefilter
 
@@ -21,22 +22,31 @@ from sqlalchemy import (
 from sqlalchemy.exc import NoSuchTableError, SAWarning
 from sqlalchemy.types import NullType
 
-from jwt_column.database.catalogue import IS_NAMED
+from jwt_column.database.catalogue import IS_NAMED, named
 from jwt_column.database.key_order import KeyOrder, is_inexact, key_type, sorts_as_it_compares
+from jwt_column.database.reflectable import reflectable
 from jwt_column.errors import ReencryptionError
 
+from .schemas import family_of
 from .table import RunTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from sqlalchemy import ColumnClause, ColumnElement, Connection, TableClause
+    from sqlalchemy import ColumnClause, ColumnElement, Connection, Inspector, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
 
     from jwt_column.column.types import EncryptedJWT
 
-__all__ = ["find_table"]
+    from .conversions import Conversion
 
+__all__ = ["FAMILY", "Subject", "find_table"]
+
+#: The table ``family`` of a table of PostgreSQL and all that hang on it: partitions and tables that inherit from it.
+FAMILY: Final = (
+    f"WITH RECURSIVE family(oid) AS (SELECT t.oid FROM pg_catalog.pg_class t WHERE {IS_NAMED} "  # noqa: S608
+    "UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent)"
+)
 # As text, because psycopg reads a binary ctid as bytes.
 _PLACE: Final[tuple[ColumnElement[Any], ...]] = (
     literal_column("ctid::text", Text()),
@@ -44,43 +54,50 @@ _PLACE: Final[tuple[ColumnElement[Any], ...]] = (
 )
 
 
-def find_table(
-    connection: Connection,
-    table_name: str,
-    column_name: str,
-    type_: EncryptedJWT,
-    *,
-    schema: str | None = None,
-    shown: str | None = None,
-    key_columns: Sequence[str] | None = None,
-    preserve: Sequence[str] = (),
-) -> RunTable:
-    """Look the table up in the database.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The column of a run, by its names, and how the run uses it.
 
-    Args:
-        connection: To the database.
-        table_name: The table.
-        column_name: The encrypted column.
-        type_: Its type: the storage form says how the raw column is addressed.
-        schema: The table's schema, or None for the default.
+    Attributes:
         shown: The table's name in messages; None for the name with the schema.
         key_columns: A unique NOT NULL key to page by; None takes the primary key, else finds one.
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
+        conversions: Make the conversions of the run; the column must have room for what they make.
+    """
+
+    table: str
+    column: str
+    type_: EncryptedJWT
+    schema: str | None = None
+    shown: str | None = None
+    key_columns: Sequence[str] | None = None
+    preserve: Sequence[str] = ()
+    conversions: Sequence[Callable[..., Conversion]] = ()
+
+
+def find_table(connection: Connection, subject: Subject) -> RunTable:
+    """Look a table up in the database.
 
     Raises:
         ReencryptionError: No such table or column, a column of JSON, or no key to page by.
     """
+    with reflectable(connection):
+        return _find_table(connection, subject)
+
+
+def _find_table(connection: Connection, subject: Subject) -> RunTable:
     inspector = inspect(connection)
-    clause = table(table_name, schema=schema)
-    full_name = shown or clause.fullname
+    column_name, type_, schema = subject.column, subject.type_, subject.schema
+    clause = table(subject.table, schema=schema)
+    full_name = subject.shown or clause.fullname
     try:
         with catch_warnings():
             # A type that SQLAlchemy does not know; it is none to page by.
             simplefilter("ignore", SAWarning)
-            columns = {info["name"]: info for info in inspector.get_columns(table_name, schema=schema)}
+            columns = {info["name"]: info for info in inspector.get_columns(subject.table, schema=schema)}
     except NoSuchTableError:
         raise ReencryptionError(f"there is no table {full_name}; nothing was done") from None
-    for name in (column_name, *(key_columns or ()), *type_.bound_to, *preserve):
+    for name in (column_name, *(subject.key_columns or ()), *type_.bound_to, *subject.preserve):
         if name not in columns:
             raise ReencryptionError(f"there is no column {full_name}.{name}; nothing was done")
     if _is_json(connection, clause, columns[column_name]):
@@ -88,22 +105,21 @@ def find_table(
             f"{full_name}.{column_name} is a column of JSON, which takes no envelope: add a column of bytes or text, "
             "and move the values there through a model that has both. Nothing was done"
         )
-    wanted = tuple(key_columns) if key_columns else None
-    names, index = _find_key(connection, clause, full_name, columns, wanted)
+    wanted = tuple(subject.key_columns) if subject.key_columns else None
+    names, index = _find_key(inspector, clause, full_name, columns, wanted)
     if column_name in names:
         raise ReencryptionError(f"{full_name}.{column_name} is part of the key to page by; nothing was done")
-    dialect = _family(connection.dialect.name)
+    dialect = family_of(connection)
     typed = tuple(
         column(name, key_type(columns[name]["type"], dialect))
         for name in dict.fromkeys((*names, *type_.bound_to))
     )
     value = column(column_name, Text() if type_.storage == "text" else LargeBinary())
-    automatic = _automatic_columns(connection, table_name, schema)
-    kept = tuple(dict.fromkeys((*preserve, *automatic)))
+    kept = tuple(dict.fromkeys((*subject.preserve, *_automatic_columns(connection, clause))))
     others: tuple[ColumnClause[Any], ...] = tuple(
         column(name) for name in kept if name not in {known.name for known in typed}
     )
-    clause = table(table_name, *typed, value, *others, schema=schema)
+    clause = table(subject.table, *typed, value, *others, schema=schema)
     keys = tuple(clause.c[name] for name in names)
     return RunTable(
         name=full_name,
@@ -119,16 +135,13 @@ def find_table(
         is_nullable=bool(columns[column_name]["nullable"]),
         triggers=_triggers(connection, clause),
         is_generated="computed" in columns[column_name],
+        engine=_storage_engine(connection, clause),
         key_index=index,
     )
 
 
-def _family(dialect: str) -> str:
-    return "mysql" if dialect == "mariadb" else dialect
-
-
 def _find_key(
-    connection: Connection,
+    inspector: Inspector,
     clause: TableClause,
     full_name: str,
     columns: dict[str, Any],
@@ -138,9 +151,10 @@ def _find_key(
 
     It is unique, because rows are written by it.
     """
+    connection: Any = inspector.bind
     inexact = _inexact_columns(connection, clause, columns)
     passed_over: list[str] = []
-    for names, index in _unique_keys(connection, clause, columns):
+    for names, index in _unique_keys(inspector, clause, columns):
         has_order = sorts_as_it_compares(columns[name]["type"] for name in names)
         if has_order and (wanted is None or set(names) <= set(wanted)):
             unequal = [name for name in wanted or names if name in inexact]
@@ -167,7 +181,7 @@ def _find_key(
 
 def _inexact_columns(connection: Connection, clause: TableClause, columns: dict[str, Any]) -> dict[str, str]:
     """Return the columns that no key may have because their values do not equal themselves, with their types."""
-    family = _family(connection.dialect.name)
+    family = family_of(connection)
     inexact: dict[str, str] = {}
     for name, info in columns.items():
         type_ = key_type(info["type"], family)
@@ -184,14 +198,14 @@ def _type_name(connection: Connection, clause: TableClause, column_name: str) ->
         "SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a "  # noqa: S608
         f"JOIN pg_catalog.pg_class t ON t.oid = a.attrelid WHERE {IS_NAMED} AND a.attname = :column"
     )
-    return str(connection.execute(statement, _name_of(clause) | {"column": column_name}).scalar_one())
+    return str(connection.execute(statement, named(clause) | {"column": column_name}).scalar_one())
 
 
 def _unique_keys(
-    connection: Connection, clause: TableClause, columns: dict[str, Any]
+    inspector: Inspector, clause: TableClause, columns: dict[str, Any]
 ) -> Iterator[tuple[tuple[str, ...], str | None]]:
     """Yield the keys without NULLs: the primary key, then others, which are looked up only if it does not do."""
-    inspector = inspect(connection)
+    connection: Any = inspector.bind
     primary = tuple(inspector.get_pk_constraint(clause.name, schema=clause.schema)["constrained_columns"])
     if primary and not _holds_null(connection, clause, columns, primary):
         yield primary, "PRIMARY"
@@ -214,15 +228,14 @@ def _unique_keys(
 
 def _triggers(connection: Connection, clause: TableClause) -> tuple[str, ...]:
     """Return the triggers of the table, and of its parts, that an UPDATE may fire."""
-    parameters = _name_of(clause)
+    parameters = named(clause)
     if connection.dialect.name == "postgresql":
         query = (
-            f"WITH RECURSIVE family(oid) AS (SELECT t.oid FROM pg_catalog.pg_class t WHERE {IS_NAMED} "  # noqa: S608
-            "UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN family f ON f.oid = i.inhparent) "
-            "SELECT DISTINCT g.tgname FROM family f JOIN pg_catalog.pg_trigger g ON g.tgrelid = f.oid "
+            f"{FAMILY} SELECT DISTINCT g.tgname FROM family f "  # noqa: S608
+            "JOIN pg_catalog.pg_trigger g ON g.tgrelid = f.oid "
             "WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 16 <> 0 ORDER BY 1"
         )
-    elif _family(connection.dialect.name) == "mysql":
+    elif family_of(connection) == "mysql":
         query = (
             "SELECT trigger_name FROM information_schema.triggers WHERE event_object_table = :name "
             "AND event_object_schema = COALESCE(:schema, DATABASE()) AND event_manipulation = 'UPDATE' ORDER BY 1"
@@ -252,11 +265,7 @@ def _enforced_indexes(connection: Connection, clause: TableClause) -> frozenset[
         f"JOIN pg_catalog.pg_class t ON t.oid = i.indrelid WHERE {IS_NAMED} AND i.indisunique AND i.indisvalid "
         "AND i.indisready AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL"
     )
-    return frozenset(connection.execute(statement, _name_of(clause)).scalars())
-
-
-def _name_of(clause: TableClause) -> dict[str, str | None]:
-    return {"name": clause.name, "schema": clause.schema}
+    return frozenset(connection.execute(statement, named(clause)).scalars())
 
 
 def _holds_null(
@@ -277,16 +286,26 @@ def _is_partial(index: Any) -> bool:
     return any(name.endswith("_where") and value is not None for name, value in options.items())
 
 
-def _automatic_columns(connection: Connection, table_name: str, schema: str | None) -> tuple[str, ...]:
+def _automatic_columns(connection: Connection, clause: TableClause) -> tuple[str, ...]:
     """Return the columns that MySQL and MariaDB update by themselves with every rewrite of their row."""
-    if connection.dialect.name not in ("mysql", "mariadb"):
+    if family_of(connection) != "mysql":
         return ()
-    found = connection.exec_driver_sql(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = %s "
-        "AND table_schema = COALESCE(%s, DATABASE()) AND extra LIKE '%%on update%%'",
-        (table_name, schema),
+    statement = text(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = :name "
+        "AND table_schema = COALESCE(:schema, DATABASE()) AND extra LIKE '%on update%'"
     )
-    return tuple(found.scalars())
+    return tuple(connection.execute(statement, named(clause)).scalars())
+
+
+def _storage_engine(connection: Connection, clause: TableClause) -> str | None:
+    """Return the engine of a table of MySQL or MariaDB."""
+    if family_of(connection) != "mysql":
+        return None
+    statement = text(
+        "SELECT engine FROM information_schema.tables WHERE table_name = :name "
+        "AND table_schema = COALESCE(:schema, DATABASE())"
+    )
+    return connection.execute(statement, named(clause)).scalar()
 
 
 def _is_json(connection: Connection, clause: TableClause, info: ReflectedColumn) -> bool:
@@ -297,11 +316,9 @@ def _is_json(connection: Connection, clause: TableClause, info: ReflectedColumn)
     if not getattr(dialect, "is_mariadb", False):
         return False
     # JSON is a text with a check there, which SQLAlchemy does not reflect.
-    checks = connection.execute(
-        text(
-            "SELECT check_clause FROM information_schema.check_constraints"
-            " WHERE constraint_schema = coalesce(:schema, database()) AND table_name = :name"
-        ),
-        {"schema": clause.schema, "name": clause.name},
-    ).scalars()
+    statement = text(
+        "SELECT check_clause FROM information_schema.check_constraints "
+        "WHERE constraint_schema = coalesce(:schema, database()) AND table_name = :name"
+    )
+    checks = connection.execute(statement, named(clause)).scalars()
     return f"json_valid(`{info['name']}`)" in checks

@@ -53,10 +53,7 @@ _COLUMNS: Final = ("Seconds_Behind_Master", "Seconds_Behind_Source")
 class ReplicaLag:
     """The largest lag of the replicas.
 
-    Args:
-        read: Executes a statement on the database of the run.
-        dialect: ``postgresql``, ``mysql`` or another.
-        replicas: URLs or engines of the replicas; none asks PostgreSQL's primary.
+    Without replicas, by their URLs or engines, it asks PostgreSQL's primary, which is the database of the run.
 
     Raises:
         ConfigurationError: There is no replica, or its lag cannot be known.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["MAX_LISTED", "ReencryptionReport", "TokenReport", "hex_digest"]
 
@@ -54,11 +58,8 @@ class TokenReport:
     def add_schema(self, name: str, other: TokenReport) -> None:
         """Add the comparison of one schema; digests are added up as those of rows are."""
         _list(self.misplaced, [(name, key) for key in other.misplaced])
-        for count in (
-            *("rows_before", "rows_after", "unchanged"),
-            *("superseded", "inserted", "removed", "misplaced_count"),
-        ):
-            setattr(self, count, getattr(self, count) + getattr(other, count))
+        _add(self, other, "rows_before", "rows_after", "unchanged", "superseded", "inserted", "removed")
+        _add(self, other, "misplaced_count")
         self.before = hex_digest(int(self.before or "0", 16) + int(other.before or "0", 16))
         self.after = hex_digest(int(self.after or "0", 16) + int(other.after or "0", 16))
 
@@ -185,18 +186,16 @@ class ReencryptionReport:
 
     def absorb(self, other: ReencryptionReport) -> None:
         """Add the report of one shard."""
-        self.reencrypted += other.reencrypted
-        self.expired += other.expired
-        self.undecryptable_count += other.undecryptable_count
-        self.unwritable_count += other.unwritable_count
-        _list(self.undecryptable, other.undecryptable)
-        _list(self.unwritable, other.unwritable)
-        _list(self.refused, other.refused)
-        self.retries += other.retries
-        self.verified += other.verified
+        _add(self, other, "reencrypted", "expired", "undecryptable_count", "unwritable_count")
+        _add(self, other, "retries", "verified")
+        for name in ("undecryptable", "unwritable", "refused"):
+            _list(getattr(self, name), getattr(other, name))
         self.passes = max(self.passes, other.passes)
-        for key_id, rows in other.by_key_id.items():
-            self.by_key_id[key_id] = self.by_key_id.get(key_id, 0) + rows
+        self.add_origins(other.by_key_id)
+
+    def add_origins(self, rows: Mapping[str, int]) -> None:
+        """Count rewritten rows by what they were before."""
+        self.by_key_id = dict(Counter(self.by_key_id) + Counter(rows))
 
     def add_schema(self, name: str, other: ReencryptionReport) -> None:
         """Add the report of one schema."""
@@ -209,17 +208,8 @@ class ReencryptionReport:
         self.absorb(replace(other, **named))
         self.key_id = self.key_id or other.key_id
         self.reason = self.reason or other.reason
-        for count in (
-            "total",
-            "scanned",
-            "already_current",
-            "superseded",
-            "recomputed",
-            "plaintext",
-            "destroyed",
-            "remaining",
-        ):
-            setattr(self, count, getattr(self, count) + getattr(other, count))
+        _add(self, other, "total", "scanned", "already_current", "superseded")
+        _add(self, other, "recomputed", "plaintext", "destroyed", "remaining")
         self.keeps_history = self.keeps_history or other.keeps_history
         if other.tokens is not None:
             self.tokens = self.tokens or TokenReport()
@@ -248,6 +238,11 @@ def _plain(key: tuple[Any, ...]) -> Any:
 
 def _for_json(key: Any) -> int | str:
     return key if isinstance(key, int | str) else str(key)
+
+
+def _add(report: Any, other: Any, *counts: str) -> None:
+    for name in counts:
+        setattr(report, name, getattr(report, name) + getattr(other, name))
 
 
 def _list(keys: list[Any], more: list[Any]) -> None:

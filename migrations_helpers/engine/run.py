@@ -7,43 +7,33 @@ import math
 import random
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError
 
 from jwt_column.database.driver_errors import error_name, is_refusal_of_row, is_retryable
-from jwt_column.database.error_sentences import explained
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
-from jwt_column.wording import counted
 
 from .conversions import Reencryption, find_lost_fields
-from .hours import Window, moment, window
+from .endings import database_failure, explain, listed, rewritten
 from .integrity import TokenComparison
 from .pace import Pace
 from .report import ReencryptionReport, TokenReport
-from .strategies import AlteredError, Batch, Strategy, choose_removal, choose_strategy, read_batch
-from .tenants import check_schemas
+from .strategies import AlteredError, Batch, Strategy, Task, choose_removal, choose_strategy, read_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
-    from datetime import datetime
-    from datetime import time as time_of_day
 
-    from sqlalchemy import ColumnElement, Engine, Row
+    from sqlalchemy import ColumnElement, Executable, Row
 
     from .connection import RunConnection
     from .conversions import Conversion, Recomputation
-    from .expired import Expired
-    from .pace import Throttle
-    from .replicas import Replica
+    from .options import Options
     from .table import RunTable
-    from .tenants import Schemas
 
-__all__ = ["Options", "Run", "check_options", "database_failure", "explain", "require_complete"]
+__all__ = ["Run"]
 
 _Result = TypeVar("_Result")
 
@@ -60,110 +50,8 @@ _VACUUM_SHARE: Final = 0.1
 _VACUUM_ROWS: Final = 20_000
 # Rows that the database may refuse before it has taken one. Then it is no fault of the rows.
 _REFUSED_AT_FIRST: Final = 1_000
-_WHY_LEFT: Final = {
-    "locks": "because the application holds locks on them",
-    "writers": "because processes of the application go on writing under another key or layout",
-}
 # Seconds of the last progress that tell how long the rest will take.
 _RECENT: Final = 60.0
-# Rows that verification holds in memory at once.
-_LARGEST_VERIFIED: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of a run; see :func:`migrations_helpers.reencrypt`."""
-
-    batch_size: int = 500
-    batch_seconds: float = 0.1
-    nice: float | None = None
-    shards: int = 1
-    executor: Executor | None = None
-    make_engine: Callable[[], Engine] | None = None
-    dry_run: bool = False
-    verify: Literal["stamp", "decrypt", "tokens"] = "stamp"
-    strategy: str | Strategy = "auto"
-    lock_timeout: float = 0.2
-    wait: float = 0.0
-    max_retries: int = 8
-    max_passes: int = 10
-    vacuum: bool = True
-    key_columns: tuple[str, ...] | None = None
-    preserve: tuple[str, ...] = ()
-    on_row_error: Literal["list", "fail"] = "list"
-    recompute: bool = False
-    schemas: Schemas | None = field(default=None, compare=False)
-    until: datetime | time_of_day | str | None = None
-    window: Window | Sequence[time_of_day | str] | str | None = None
-    throttle: Throttle | None = field(default=None, compare=False)
-    max_latency: float | None = None
-    max_replica_lag: float | None = None
-    replicas: Sequence[Replica] = ()
-    is_paused: Callable[[], bool] | None = field(default=None, compare=False)
-    progress: Callable[[ReencryptionReport], None] | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.shards < 1:
-            raise ConfigurationError("batch_size is at least 1 row, shards at least 1")
-        if self.batch_seconds <= 0 or self.lock_timeout <= 0 or (self.nice is not None and self.nice < 0):
-            raise ConfigurationError(
-                "batch_seconds and lock_timeout are more than 0 seconds, nice is not negative"
-            )
-        if not self.wait >= 0:
-            raise ConfigurationError("wait is a number of seconds, not negative")
-        if self.max_retries < 0 or self.max_passes < 1:
-            raise ConfigurationError("max_retries is not negative, max_passes at least 1")
-        if self.verify not in ("stamp", "decrypt", "tokens"):
-            raise ConfigurationError("verify is 'stamp', 'decrypt' or 'tokens'")
-        if self.on_row_error not in ("list", "fail"):
-            raise ConfigurationError("on_row_error is 'list' or 'fail'")
-        if self.schemas is not None:
-            check_schemas(self.schemas)
-        self._check_pace()
-
-    def _check_pace(self) -> None:
-        """Check the options of the pace; a moment and a window then mean the same in every process."""
-        # A dataclass that is frozen is set by the way around.
-        if self.until is not None:
-            object.__setattr__(self, "until", moment(self.until))
-        if self.window is not None:
-            object.__setattr__(self, "window", window(self.window))
-        if isinstance(self.replicas, str):
-            raise ConfigurationError("replicas is a list of URLs; put the URL in brackets")
-        object.__setattr__(self, "replicas", tuple(self.replicas))
-        if self.replicas and self.max_replica_lag is None:
-            raise ConfigurationError("replicas (--replica) goes with max_replica_lag (--max-replica-lag)")
-        if self.max_latency is not None and self.throttle is None:
-            raise ConfigurationError(
-                "max_latency (--max-latency) needs throttle (--throttle-query), which returns the latency in seconds"
-            )
-        limits = {"max_latency": self.max_latency, "max_replica_lag": self.max_replica_lag}
-        for name, limit in limits.items():
-            if limit is not None and limit <= 0:
-                raise ConfigurationError(f"{name} is more than 0 seconds")
-        for name, function in {"throttle": self.throttle, "is_paused": self.is_paused}.items():
-            if function is not None and not callable(function) and not isinstance(function, Executable):
-                raise ConfigurationError(
-                    f"{name} is a function, not {type(function).__name__}; a query as throttle is sqlalchemy.text(...)"
-                )
-
-
-def check_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments for :class:`Options`, checked.
-
-    Raises:
-        ConfigurationError: An option that there is not, or a text where a list of names belongs.
-    """
-    known = set(Options.__dataclass_fields__)
-    for name in options:
-        if name not in known:
-            raise ConfigurationError(f"there is no option {name}; there are {', '.join(sorted(known))}")
-    for name in ("key_columns", "preserve"):
-        if isinstance(options.get(name), str):
-            raise ConfigurationError(f"{name} is a list of column names; write [{options[name]!r}]")
-        if options.get(name) is not None:
-            options[name] = tuple(options[name])
-    return options
 
 
 class Survey(NamedTuple):
@@ -186,7 +74,6 @@ class Run:
         table: RunTable,
         conversion: Conversion,
         options: Options,
-        expired: Expired | None = None,
     ) -> None:
         self._connection = connection
         self._table = replace(table, reads_back=options.verify == "tokens")
@@ -199,8 +86,8 @@ class Run:
             else options.strategy
         )
         self._removal: Strategy | None = None
-        if expired is not None and expired.removes:
-            self._removal = choose_removal(connection.sqlalchemy, self._strategy, expired)
+        if options.expired is not None and options.expired.removes:
+            self._removal = choose_removal(connection.sqlalchemy, self._strategy, options.expired)
         self._limit = options.batch_size
         self._row_seconds: float | None = None
         self._dead_rows = 0
@@ -256,11 +143,7 @@ class Run:
         return found.pending + (found.expired if self._removal is not None else 0)
 
     def refuse_lost_fields(self) -> None:
-        """Raise if rows hold index fields that the run would take away.
-
-        Raises:
-            ConfigurationError: They do; the message renders the type that keeps them.
-        """
+        """Raise if rows hold index fields that the run would drop; the message renders the type that keeps them."""
         conversion = self.conversion
         if not isinstance(conversion, Reencryption):
             return
@@ -332,12 +215,10 @@ class Run:
         self._count_scanned()
         if not report.dry_run:
             report.superseded = max(0, report.total - report.reencrypted - report.expired - report.remaining)
-            if report.reason == "until":
-                # Nor has the time to verify.
-                pass
-            elif self.options.verify == "decrypt":
+            has_time = report.reason != "until"
+            if has_time and self.options.verify == "decrypt":
                 self._open_finished_rows()
-            elif self._tokens is not None:
+            elif has_time and self._tokens is not None:
                 self._tokens.compare()
         report.finished = True
         self.tell()
@@ -365,7 +246,7 @@ class Run:
         self._batches(self._run_converting, window, rows.pending)
 
     @property
-    def _run_converting(self) -> Callable[..., Batch]:
+    def _run_converting(self) -> Callable[[Task], Batch]:
         return read_batch if self.options.dry_run else self._strategy.run_batch
 
     def recompute(self, conversion: Recomputation) -> None:
@@ -388,7 +269,7 @@ class Run:
 
     def _batches(
         self,
-        run_batch: Callable[..., Batch],
+        run_batch: Callable[[Task], Batch],
         window: KeyRange,
         condition: ColumnElement[bool],
         *,
@@ -398,7 +279,7 @@ class Run:
         while self.pace.may_go_on():
             began = time.monotonic()
             batch = self._run_batch(run_batch, window, condition, confirm=confirm)
-            confirm = self._table.has_triggers or (confirm and bool(batch.refused))
+            confirm = bool(self._table.triggers) or (confirm and bool(batch.refused))
             self._account(batch)
             duration = time.monotonic() - began
             self._adapt(batch.read, duration)
@@ -412,7 +293,7 @@ class Run:
 
     def _run_batch(
         self,
-        run_batch: Callable[..., Batch],
+        run_batch: Callable[[Task], Batch],
         window: KeyRange,
         condition: ColumnElement[bool],
         *,
@@ -425,7 +306,9 @@ class Run:
 
         def attempt() -> Batch:
             # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
-            return run_batch(self._connection, self._table, self.conversion, window, self._limit, confirm)
+            return run_batch(
+                Task(self._connection, self._table, self.conversion, window, self._limit, confirm)
+            )
 
         while True:
             try:
@@ -446,18 +329,14 @@ class Run:
             tokens.add_misplaced(key)
         return ReencryptionError(
             f"{report.table}.{report.column}: the database stored other tokens than the run wrote, as a trigger can "
-            f"({_listed(tokens.misplaced, tokens.misplaced_count)}); that batch was undone, {_rewritten(report)} "
+            f"({listed(tokens.misplaced, tokens.misplaced_count)}); that batch was undone, {rewritten(report)} "
             "before. Change or disable the triggers of the table, and run again",
             reason="tokens",
             report=report,
         )
 
     def _without_row(self, window: KeyRange, condition: ColumnElement[bool], error: DBAPIError) -> Batch:
-        """Return a batch of the next row only, which the database refuses.
-
-        Raises:
-            ReencryptionError: It has refused so many, and taken none.
-        """
+        """Return a batch of the next row only, which the database refuses."""
         report, reason = self.report, error_name(error)
         if report.unwritable_count >= _REFUSED_AT_FIRST and not report.reencrypted + report.expired:
             raise database_failure(self.report, error) from None
@@ -526,8 +405,7 @@ class Run:
         report.reencrypted += batch.written
         report.expired += batch.removed
         self._dead_rows += batch.written + batch.removed
-        for origin, rows in batch.origins.items():
-            report.by_key_id[origin] = report.by_key_id.get(origin, 0) + rows
+        report.add_origins(batch.origins)
         for key in batch.undecryptable:
             report.add_undecryptable(key)
         for key in batch.unwritable:
@@ -566,10 +444,9 @@ class Run:
 
     def _open_finished_rows(self) -> None:
         """Open every row that needs no work; those that do and cannot be read are known by now."""
-        window = KeyRange()
-        while True:
-            statement = self._table.rows(self.conversion.rows.finished, window, _LARGEST_VERIFIED)
-            rows = self.read(statement)
+        for rows in self._table.pages(self.read, self.conversion.rows.finished, KeyRange()):
+            if self.report.verified:
+                self.tell()
             for row in rows:
                 try:
                     self.conversion.token(row[-1], *self._table.bound_of(row))
@@ -579,10 +456,6 @@ class Run:
                     self.report.add_undecryptable(self._table.key_of(row))
                 else:
                     self.report.verified += 1
-            if len(rows) < _LARGEST_VERIFIED:
-                return
-            self.tell()
-            window = KeyRange(after=self._table.key_of(rows[-1]))
 
     def _estimate(self) -> None:
         """Work out the time that is left from the last minute: the start of a run tells little of a busy evening."""
@@ -606,107 +479,3 @@ class Run:
         self._estimate()
         if self.options.progress is not None:
             self.options.progress(self.report)
-
-
-def database_failure(report: ReencryptionReport, error: Exception) -> ReencryptionError:
-    """Return the error that ends a run: the database's own may show a statement's parameters."""
-    # An upper bound: the rows were not counted since.
-    report.remaining = max(0, report.total - report.reencrypted - report.expired)
-    where, reason = f"{report.table}.{report.column}", explained(error)
-    if not report.scanned and not report.total:
-        text = f"{where}: the database refused before the first batch ({reason}); nothing was done"
-    else:
-        text = (
-            f"{where}: the database refused a batch ({reason}); {_rewritten(report)} before, and "
-            "a new run goes on from there"
-        )
-    return ReencryptionError(text, reason="database", report=report)
-
-
-def require_complete(report: ReencryptionReport) -> ReencryptionReport:
-    """Return the report of a run on whose end the next step relies.
-
-    Raises:
-        ReencryptionError: Rows are left, if only because the application held locks on them.
-    """
-    if not report.is_complete:
-        raise ReencryptionError(explain(report), reason="rows", report=report)
-    return report
-
-
-def explain(report: ReencryptionReport, protected: int = 0) -> str:
-    """Explain in a few words why a run did not finish."""
-    where = f"{report.table}.{report.column}"
-    done = _rewritten(report)
-    tokens = report.tokens
-    if tokens is not None and tokens.misplaced_count:
-        return (
-            f"{where}: {counted(tokens.misplaced_count, 'row', ('holds', 'hold'))} a token that another row held when "
-            "the run began "
-            f"({_listed(tokens.misplaced, tokens.misplaced_count)}); {done}. Look for triggers and programs that move "
-            "tokens between rows, and restore these rows from a backup"
-        )
-    if report.undecryptable_count:
-        verbs = ("cannot be read and was left as it is", "cannot be read and were left as they are")
-        return (
-            f"{where}: {counted(report.undecryptable_count, 'row', verbs)} "
-            f"({_listed(report.undecryptable, report.undecryptable_count)}){_and_unwritable(report)}; {done}. Rows "
-            "of a renamed table or column need its old name as context (--context), tokens that are no JWT need "
-            "allow_opaque (--allow-opaque), JSON objects an EncryptedJSON (--type json), others a key that the ring "
-            "lacks; give these, or restore the rows, and run again"
-        )
-    if report.unwritable_count:
-        return (
-            f"{where}: {_unwritable(report)}; {done}. Change the column, its constraints and triggers, or those rows, "
-            "and run again"
-        )
-    if protected:
-        return (
-            f"{where}: {counted(protected, 'row', ('was', 'were'))} written during the run with fingerprints or an "
-            f"expiry that its type_ does not make, by another release of the application; {done}. "
-            "Run again with the type of that release"
-        )
-    if report.failures:
-        return f"{where}: schemas were not finished: {', '.join(report.failures)}"
-    left = counted(report.remaining, "row", ("still needs", "still need"))
-    if report.reason == "until":
-        return f"{where}: {left} work, and until= (--until) is over; {done}. Run again"
-    why = _WHY_LEFT.get(
-        report.reason or "", "because the application holds locks on them or writes the old way"
-    )
-    passes = "1 pass" if report.passes == 1 else f"{report.passes} passes"
-    return f"{where}: {left} work after {passes}, {why}; {done}. Run again"
-
-
-def _rewritten(report: ReencryptionReport) -> str:
-    return f"{counted(report.reencrypted, 'row', ('was', 'were'))} rewritten"
-
-
-def _unwritable(report: ReencryptionReport) -> str:
-    if report.refused and len(report.refused) == len(report.unwritable):
-        reasons = ", ".join(dict.fromkeys(reason for _, reason in report.refused))
-        verbs = (
-            "was refused by the database and left as it was",
-            "were refused by the database and left as they were",
-        )
-        return (
-            f"{counted(report.unwritable_count, 'row', verbs)} "
-            f"({_listed(report.unwritable, report.unwritable_count)}: {reasons})"
-        )
-    verbs = (
-        "can be read, but does not fit the column or its type, and was left as it is",
-        "can be read, but do not fit the column or its type, and were left as they are",
-    )
-    return (
-        f"{counted(report.unwritable_count, 'row', verbs)} "
-        f"({_listed(report.unwritable, report.unwritable_count)})"
-    )
-
-
-def _and_unwritable(report: ReencryptionReport) -> str:
-    return f"; {_unwritable(report)}" if report.unwritable_count else ""
-
-
-def _listed(keys: list[Any], count: int) -> str:
-    """Return the first primary keys of rows that were left."""
-    return f"primary keys {', '.join(map(repr, keys[:5]))}{', ...' if count > 5 else ''}"

@@ -6,28 +6,28 @@ A connection may be told to look elsewhere than others do: by ``schema_translate
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from jwt_column.database.catalogue import IS_NAMED
+from jwt_column.column.stored_type import translated_schema
+from jwt_column.database.catalogue import IS_NAMED, named
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TableClause
 
-__all__ = ["assumed_role", "effective_schema", "table_identity"]
+__all__ = ["assumed_role", "effective_schema", "family_of", "table_identity"]
+
+
+def family_of(connection: Connection) -> str:
+    """Return ``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's."""
+    name = connection.dialect.name
+    return "mysql" if name == "mariadb" else name
 
 
 def effective_schema(connection: Connection, table_name: str | None, schema: str | None) -> str | None:
-    """Return the schema that a table's name means for a connection; None for SQLite's main database.
-
-    Args:
-        connection: The connection.
-        table_name: The table, or None for tables in general.
-        schema: The schema that was given, or None.
-    """
-    translations: Any = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = translations.get(schema, schema)
+    """Return the schema that a table's name means for a connection; None for SQLite's main database."""
+    schema = translated_schema(connection, schema)
     if schema is not None:
         return schema
     found: str | None = None
@@ -38,7 +38,7 @@ def effective_schema(connection: Connection, table_name: str | None, schema: str
         )
         found = connection.execute(statement, {"name": table_name, "schema": None}).scalar()
         found = found or connection.exec_driver_sql("SELECT current_schema()").scalar()
-    elif connection.dialect.name in ("mysql", "mariadb"):
+    elif family_of(connection) == "mysql":
         found = connection.exec_driver_sql("SELECT DATABASE()").scalar()
     return found
 
@@ -50,11 +50,11 @@ def table_identity(connection: Connection, clause: TableClause) -> str | None:
             "SELECT pg_catalog.current_database() || ' ' || CAST(t.oid AS TEXT) "  # noqa: S608
             f"FROM pg_catalog.pg_class t WHERE {IS_NAMED}"
         )
-        return connection.execute(statement, {"name": clause.name, "schema": clause.schema}).scalar()
+        return connection.execute(statement, named(clause)).scalar()
     if connection.dialect.name == "sqlite":
         files = "SELECT file FROM pragma_database_list WHERE name = 'main'"
         return connection.exec_driver_sql(files).scalar()
-    if connection.dialect.name in ("mysql", "mariadb"):
+    if family_of(connection) == "mysql":
         return f"{_server_of(connection)} {clause.schema}"
     return None
 

@@ -12,7 +12,7 @@ import pickle
 import time
 import uuid
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +27,7 @@ from jwt_column.keys.ring import KeyRing
 from .connection import RunConnection
 from .reflection import find_table
 from .report import ReencryptionReport
-from .run import Options, Run
+from .run import Run
 from .schemas import assumed_role, table_identity
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from jwt_column.column.types import EncryptedJWT
 
     from .conversions import Conversion
-    from .expired import Expired
+    from .options import Options
+    from .reflection import Subject
     from .table import RunTable
 
 __all__ = ["Shard", "cut", "work_in_shards"]
@@ -62,7 +63,7 @@ class Shard:
 
     Attributes:
         make_engine: Makes the engine to connect with.
-        schema: The schema that the run's connection found the table in.
+        subject: The column; its schema is the one that the run's connection found the table in.
         identity: See :func:`~migrations_helpers.engine.schemas.table_identity`.
         role: The role of PostgreSQL that the run has assumed, if any.
         rows: About how many rows of the range need work.
@@ -71,16 +72,11 @@ class Shard:
     """
 
     make_engine: Callable[[], Engine]
-    table: str
-    column: str
-    schema: str | None
-    shown: str
+    subject: Subject
     identity: str | None
     role: str | None
-    type_: EncryptedJWT
     key_id: str | None
     make_conversion: Callable[..., Conversion]
-    expired: Expired | None
     keys: KeyRange
     options: Options
     rows: int
@@ -88,74 +84,57 @@ class Shard:
     task: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __call__(self) -> ReencryptionReport:
-        """Work on the range, with a connection and a key ring of this process's own.
-
-        Raises:
-            ReencryptionError: This process's key ring writes under another key than the run.
-        """
-        type_ = self._type_with_ring()
+        """Work on the range, with a connection and a key ring of this process's own."""
+        type_, name = self._type_with_ring(), f"{self.subject.shown}.{self.subject.column}"
         key_id = None if self.key_id is None else type_.ring().active
         if key_id != self.key_id:
             raise ReencryptionError(
-                f"{self.shown}.{self.column}: a shard's key ring writes under {key_id}, the run under "
+                f"{name}: a shard's key ring writes under {key_id}, the run under "
                 f"{self.key_id}; give every worker the same key ring",
                 reason="ring",
                 key_id=key_id,
             )
-        engine = self.make_engine()
-        try:
-            # The run that cut the shards holds the lock.
-            connection = RunConnection(
-                engine, lock_name=None, lock_timeout=self.options.lock_timeout, role=self.role
-            )
-            try:
-                with connection.reading() as transaction:
-                    table = find_table(
-                        transaction,
-                        self.table,
-                        self.column,
-                        self.type_,
-                        schema=self.schema,
-                        shown=self.shown,
-                        key_columns=self.options.key_columns,
-                        preserve=self.options.preserve,
-                    )
-                    identity = table_identity(transaction, table.clause)
-                if identity != self.identity:
-                    raise ReencryptionError(
-                        f"{self.shown}.{self.column}: a shard's connection leads to another table of this name; give "
-                        "make_engine, a function that connects to the database of the run",
-                        reason="table",
-                    )
-                conversion = self.make_conversion(type_, table.value)
-                with closing(Run(connection, table, conversion, self.options, self.expired)) as run:
-                    run.report.total = self.rows
-                    run.work(self.keys)
-                    return run.report
-            finally:
-                connection.close()
-        finally:
-            engine.dispose()
+        # The run that cut the shards holds the lock.
+        lock_timeout = self.options.lock_timeout
+        with ExitStack() as stack:
+            engine = self.make_engine()
+            stack.callback(engine.dispose)
+            connection = RunConnection(engine, lock_name=None, lock_timeout=lock_timeout, role=self.role)
+            stack.callback(connection.close)
+            with connection.reading() as transaction:
+                table = find_table(transaction, self.subject)
+                identity = table_identity(transaction, table.clause)
+            if identity != self.identity:
+                raise ReencryptionError(
+                    f"{name}: a shard's connection leads to another table of this name; give "
+                    "make_engine, a function that connects to the database of the run",
+                    reason="table",
+                )
+            conversion = self.make_conversion(type_, table.value)
+            run = Run(connection, table, conversion, self.options)
+            stack.callback(run.close)
+            run.report.total = self.rows
+            run.work(self.keys)
+            return run.report
 
     def _type_with_ring(self) -> EncryptedJWT:
         """Return the column's type; its ring writes under the run's key where it has that key."""
-        if isinstance(self.type_.keyring, str):
-            keyring_of_uri(self.type_.keyring, self.keks)
-        ring = self.type_.ring()
+        type_ = self.subject.type_
+        if isinstance(type_.keyring, str):
+            keyring_of_uri(type_.keyring, self.keks)
+        ring = type_.ring()
         if self.key_id is None or ring.active == self.key_id:
-            return self.type_
+            return type_
         if self.key_id not in ring.key_ids:
             # A worker that was here before the key was made has loaded its ring without it.
             ring.reload()
         if self.key_id not in ring.key_ids:
-            return self.type_
-        type_ = self.type_.copy()
-        type_.keyring = ring.with_active(self.key_id)
-        return type_
+            return type_
+        return _with_ring(type_, ring.with_active(self.key_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker in this process needs no URI, so this is asked only where a shard travels.
-        if isinstance(self.type_.keyring, KeyRing):
+        if isinstance(self.subject.type_.keyring, KeyRing):
             raise ConfigurationError(
                 "a key ring that was given its keys does not travel to other processes: give the column's type the "
                 "URI of a ring that every worker can load, as in EncryptedJWT('file:/etc/app/jwt.keys'), or work "
@@ -165,7 +144,7 @@ class Shard:
 
     def __repr__(self) -> str:
         # Dask shows it on its dashboard.
-        return f"Shard({self.table}.{self.column})"
+        return f"Shard({self.subject.table}.{self.subject.column})"
 
     def __dask_tokenize__(self) -> str:
         # To Dask two calls with equal content are one: a second run would be handed the report of the first.
@@ -182,9 +161,8 @@ def work_in_shards(
     connection: RunConnection,
     table: RunTable,
     run: Run,
-    type_: EncryptedJWT,
+    subject: Subject,
     make_conversion: Callable[..., Conversion],
-    expired: Expired | None,
 ) -> None:
     """Cut a run into shards, have them worked on, and add their reports to the run's.
 
@@ -194,23 +172,20 @@ def work_in_shards(
         ConfigurationError: A shard cannot travel to a worker, or cannot connect from there.
         JWTColumnError: A shard failed in a way that others would too; the shards under way are finished first.
     """
-    options = run.options
+    options, type_ = run.options, subject.type_
+    # Its URI travels in place of the ring, where it has one.
+    type_ = _with_ring(type_, type_.ring().uri or type_.keyring)
     with connection.reading() as transaction:
         identity, role = table_identity(transaction, table.clause), assumed_role(transaction)
     make_shard = partial(
         Shard,
-        make_engine=options.make_engine or _engine_maker(connection.sqlalchemy),
-        table=table.clause.name,
-        column=table.value.name,
-        schema=table.clause.schema,
-        shown=table.name,
+        make_engine=options.make_engine or _engine_maker(connection.sqlalchemy, identity),
+        subject=replace(subject, type_=type_, conversions=()),
         identity=identity,
         role=role,
-        type_=_travelling(type_),
-        keks=type_.ring().keks,
+        keks=subject.type_.ring().keks,
         key_id=run.conversion.key_id,
         make_conversion=make_conversion,
-        expired=expired,
         options=replace(
             options,
             shards=1,
@@ -252,11 +227,7 @@ class _Round:
         self.is_stalled = False
 
     def finish(self) -> None:
-        """Wait for the shards and add their reports to the run's.
-
-        Raises:
-            JWTColumnError: See :func:`work_in_shards`.
-        """
+        """Wait for the shards and add their reports to the run's."""
         waiting = set(self._shards)
         watch = _Watch(self._run)
         try:
@@ -297,9 +268,9 @@ class _Round:
             report.absorb(future.result())
             self._run.tell()
             return
-        refused = _refused_report(error)
-        if refused is not None:
-            report.absorb(refused)
+        if isinstance(error, ReencryptionError) and isinstance(error.report, ReencryptionReport):
+            # Its database refused to go on; another worker may have a better connection.
+            report.absorb(error.report)
         else:
             self._failure = self._failure or _failure(error, self._shards[future])
         if self._failure is None:
@@ -326,12 +297,6 @@ def _error_of(future: Future[ReencryptionReport]) -> BaseException | None:
     except CancelledError as error:
         # Dask cancels a task that it cannot do, because its scheduler is gone for example.
         return error
-
-
-def _refused_report(error: BaseException) -> ReencryptionReport | None:
-    """Return the report of a shard whose database refused to go on; another worker may have a better connection."""
-    report = error.report if isinstance(error, ReencryptionError) else None
-    return report if isinstance(report, ReencryptionReport) else None
 
 
 def _failure(error: BaseException, shard: Shard) -> JWTColumnError | None:
@@ -411,7 +376,7 @@ def _get_ready() -> None:
     """Warm up a worker: unpickling this function imports the module."""
 
 
-def _engine_maker(connection: Connection) -> Callable[[], Engine]:
+def _engine_maker(connection: Connection, identity: str | None) -> Callable[[], Engine]:
     """Return a function that makes an engine to the same database, with SQLAlchemy's defaults.
 
     Raises:
@@ -422,23 +387,15 @@ def _engine_maker(connection: Connection) -> Callable[[], Engine]:
             f"shards open connections of their own, and the driver {connection.dialect.driver} is an asynchronous "
             "one: give make_engine, a function that returns an engine with a synchronous driver"
         )
-    if connection.dialect.name == "sqlite":
-        file = connection.exec_driver_sql(
-            "SELECT file FROM pragma_database_list WHERE name = 'main'"
-        ).scalar()
-        if not file:
-            raise ConfigurationError(
-                "shards open connections of their own, and no other process can open an SQLite database in memory: "
-                "leave shards at 1"
-            )
+    if connection.dialect.name == "sqlite" and not identity:
+        raise ConfigurationError(
+            "shards open connections of their own, and no other process can open an SQLite database in memory: leave "
+            "shards at 1"
+        )
     return partial(create_engine, connection.engine.url)
 
 
-def _travelling(type_: EncryptedJWT) -> EncryptedJWT:
-    """Return the type with the URI of its ring in place of the ring, where the ring has one."""
-    uri = type_.ring().uri
-    if uri is None:
-        return type_
+def _with_ring(type_: EncryptedJWT, ring: KeyRing | str | None) -> EncryptedJWT:
     copied = type_.copy()
-    copied.keyring = uri
+    copied.keyring = ring
     return copied

@@ -27,20 +27,25 @@ from sqlalchemy import (
 )
 
 from jwt_column.column.header_sql import has_value
+from jwt_column.database.key_order import KeyRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from sqlalchemy import ColumnClause, ColumnElement, Select, TableClause
+    from sqlalchemy import ColumnClause, ColumnElement, Row, Select, TableClause
     from sqlalchemy.types import TypeEngine
 
-    from jwt_column.database.key_order import KeyOrder, KeyRange
+    from jwt_column.database.key_order import KeyOrder
 
     Key = tuple[Any, ...]
+    #: Executes a statement.
+    Read = Callable[[Select[Any]], Sequence[Row[Any]]]
 
 __all__ = ["RunTable"]
 
 
+# Rows that a look at the whole table holds in memory at once.
+_PAGE: Final = 500
 _KNOWN_TO_PSYCOPG: Final = (Integer, Uuid, String, LargeBinary, Numeric, DateTime, Date, Boolean)
 
 
@@ -51,8 +56,6 @@ class RunTable:
     Attributes:
         name: The table's name in messages and reports.
         clause: The table with the columns that a run names.
-        order: The order of its rows by its key.
-        keys: The columns of the key.
         value: The column that is rewritten, with the raw type of its storage form.
         type_in_database: The type of that column as the database declares it.
         bound: The columns that an envelope is bound to, in the order of the type's ``bound_to``.
@@ -60,9 +63,8 @@ class RunTable:
             that inherit from this one may have the same keys.
         dialect: ``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's.
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
-        is_nullable: Whether the column takes NULL.
         triggers: The triggers that an UPDATE fires, as far as this role can see.
-        is_generated: Whether the database generates the column from others.
+        engine: The storage engine of MySQL and MariaDB. MyISAM and its kin take FOR UPDATE, and lock nothing.
         key_index: The name that MySQL and MariaDB give the index of the key.
         reads_back: Whether new values are read again before their transaction ends, and compared.
     """
@@ -80,13 +82,9 @@ class RunTable:
     is_nullable: bool = True
     triggers: tuple[str, ...] = ()
     is_generated: bool = False
+    engine: str | None = None
     key_index: str | None = None
     reads_back: bool = False
-
-    @property
-    def has_triggers(self) -> bool:
-        """Whether an UPDATE fires triggers."""
-        return bool(self.triggers)
 
     @property
     def has_binary_form(self) -> bool:
@@ -110,11 +108,28 @@ class RunTable:
         """Return the place of a row that was read."""
         return row[len(self.keys) : len(self.keys) + len(self.place)]
 
+    def identity_of(self, row: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the key of a row and, on PostgreSQL, its table: tables that inherit may repeat a key."""
+        return (*self.key_of(row), *self.place_of(row)[1:])
+
     # -- statements ------------------------------------------------------------------------------------------
 
     def rows(self, condition: ColumnElement[bool], keys: KeyRange, limit: int) -> Select[Any]:
         """Return the statement that reads the next rows: key, place, bound columns, value."""
         return self.order.batch((*self.place, *self.bound, self.value), keys, limit, condition)
+
+    def pages(
+        self, read: Read, condition: ColumnElement[bool], keys: KeyRange, *more: ColumnElement[Any]
+    ) -> Iterator[Sequence[Row[Any]]]:
+        """Yield the rows of a key range, a few at a time, as :meth:`rows` has them with *more* columns at their end."""
+        columns = (*self.place, *self.bound, self.value, *more)
+        while True:
+            rows = read(self.order.batch(columns, keys, _PAGE, condition))
+            if rows:
+                yield rows
+            if len(rows) < _PAGE:
+                return
+            keys = KeyRange(self.key_of(rows[-1]), keys.up_to)
 
     def keys_of(self, condition: ColumnElement[bool], keys: KeyRange, limit: int) -> Select[Any]:
         """Return the statement that reads the keys of the next rows."""

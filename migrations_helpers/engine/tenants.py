@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.exc import DBAPIError
 
 from jwt_column.database.driver_errors import error_name
+from jwt_column.database.time_limits import all_rows
 from jwt_column.errors import ConfigurationError, JWTColumnError, ReencryptionError
 
 from .calling import call
@@ -29,11 +30,7 @@ _MOST_LISTED = 5
 
 
 def check_schemas(schemas: object) -> None:
-    """Refuse anything but a list of names, a query or a function.
-
-    Raises:
-        ConfigurationError: It is something else.
-    """
+    """Refuse anything but a list of names, a query or a function."""
     if isinstance(schemas, str):
         raise ConfigurationError(
             f"schemas is a list of names, a query or a function; write [{schemas!r}], or for a query "
@@ -46,14 +43,9 @@ def check_schemas(schemas: object) -> None:
 
 
 def schema_names(bind: Engine | Connection, schemas: Schemas) -> list[str]:
-    """Return the names of the schemas, each once.
+    """Return the names of the schemas, each once; a connection is in no transaction afterwards.
 
-    Args:
-        bind: To the database; a connection is in no transaction afterwards.
-        schemas: Names, a query whose first column has them, or a function that returns them and may take a connection.
-
-    Raises:
-        ConfigurationError: A name is no text, or the database refused the query.
+    They are given as names, as a query whose first column has them, or as a function that may take a connection.
     """
     if isinstance(schemas, Executable) or callable(schemas):
         try:
@@ -78,8 +70,15 @@ def _asked(bind: Engine | Connection, schemas: Executable | Callable[..., Iterab
     was_in_transaction = bind.in_transaction()
     try:
         if isinstance(schemas, Executable):
-            return list(bind.execute(schemas).scalars())
-        return list(call(schemas, bind))
+            with all_rows(bind):
+                return list(bind.execute(schemas).scalars())
+        names = call(schemas, bind)
+        # The letters of a text would be as many schemas.
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise ConfigurationError(
+                f"the function schemas returns a list of names, and returned {type(names).__name__}"
+            )
+        return list(names)
     finally:
         # A run needs a connection that is in no transaction, and this has begun one.
         if not was_in_transaction and bind.in_transaction():
@@ -89,12 +88,7 @@ def _asked(bind: Engine | Connection, schemas: Executable | Callable[..., Iterab
 def work_in_schemas(
     schemas: Sequence[str], run: Callable[[str], ReencryptionReport], total: ReencryptionReport
 ) -> ReencryptionReport:
-    """Do a run in one schema after the other, and return the report of all.
-
-    Args:
-        schemas: The names.
-        run: Does the run in one schema.
-        total: The report to add theirs to.
+    """Do a run in one schema after the other, and add their reports to that of all.
 
     Raises:
         ReencryptionError: Schemas were not finished; ``.report.failures`` says which, and why.

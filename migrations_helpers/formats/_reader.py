@@ -16,6 +16,7 @@ from jwt_column.errors import (
     PlaintextFoundError,
 )
 from jwt_column.format.shape import shape_of
+from jwt_column.option_values import choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +48,7 @@ class Reader(ABC):
                 )
         elif self.key_from is not None and not callable(self.key_from):
             raise ConfigurationError(f"key_from is a text or a function, not {type(self.key_from).__name__}")
-        if self.plaintext not in ("adopt", "refuse"):
-            raise ConfigurationError("plaintext is 'adopt' or 'refuse'")
+        choice("adopt", "refuse").check(plaintext=self.plaintext)
         if self.key is not None:
             # A malformed key is found where it is given, and not at the first row.
             self._open  # noqa: B018

@@ -14,6 +14,7 @@ from jwt_column.format import base64url
 from jwt_column.format.shape import Kind, shape_of
 from jwt_column.format.token import JWT
 from jwt_column.keys.providers.sdk import import_sdk
+from jwt_column.option_values import choice
 
 from ._reader import Reader, ascii_text
 
@@ -40,12 +41,11 @@ class JWEReader(Reader):
     """Reads a token that was nested in a JWE with ``"alg": "dir"`` and ``"enc": "A256GCM"`` (RFC 7519 section 5.2).
 
     Decrypts with joserfc: needs the extra ``jwe``. Refused are ``zip``, ``crit``, and a ``cty`` that is there and is
-    not ``JWT``. The key is looked up by the header's ``kid``; where either the header or
-    the keys have none, a single key is taken as the one.
+    not ``JWT``. The key is looked up by the header's ``kid``; where either the header or the keys have none, a single
+    key is taken as the one.
 
     A JWE is a compact JWT itself, so only the caller knows whether the application encrypted the one in the column,
-    or its issuer did and the column keeps it as it is. Five segments are read as the former
-    here.
+    or its issuer did and the column keeps it as it is. Five segments are read as the former here.
 
     Args:
         key_from: Where the keys are: ``"env:NAME"``, or a function without arguments. Best in a revision.
@@ -67,18 +67,15 @@ class JWEReader(Reader):
     other_jwe: Literal["refuse", "adopt"] = "refuse"
 
     def __post_init__(self) -> None:
-        if self.other_jwe not in ("refuse", "adopt"):
-            raise ConfigurationError("other_jwe is 'refuse' or 'adopt'")
+        choice("refuse", "adopt").check(other_jwe=self.other_jwe)
         # A missing extra is found where the reader is made, and not at the first row.
         _jwk()
         super().__post_init__()
 
     def _is_plaintext(self, text: str) -> bool:
-        try:
-            kind = shape_of(text).kind
-        except InvalidTokenError:
+        if not super()._is_plaintext(text):
             return False
-        if kind is not Kind.ENCRYPTED:
+        if shape_of(text).kind is not Kind.ENCRYPTED:
             return True
         return self.other_jwe == "adopt" and not _is_ours(JWT(text).unverified_header)
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
+from jwt_column.column.spec import utf8
 from jwt_column.errors import ConfigurationError
+from jwt_column.option_values import choice
 
 from ._reader import Reader, ascii_text
 from .fernet import fernet_opener
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SQLAlchemyUtilsReader"]
 
+Engine = Literal["AesEngine", "AesGcmEngine", "FernetEngine"]
+
+_ENGINES: Final = get_args(Engine)
 _BLOCK: Final = 16
 _IV: Final = 12
 _TAG: Final = 16
@@ -61,34 +66,29 @@ class SQLAlchemyUtilsReader(Reader):
 
     key: str | bytes | None = None
     key_from: str | Callable[[], str | bytes] | None = None
-    engine: Literal["AesEngine", "AesGcmEngine", "FernetEngine"] = "AesEngine"
+    engine: Engine = "AesEngine"
     padding: Literal["naive", "pkcs5", "oneandzeroes", "zeroes"] = "naive"
 
     def __post_init__(self) -> None:
-        if self.engine not in _OPENERS:
-            raise ConfigurationError(f"engine is one of {', '.join(map(repr, _OPENERS))}")
-        if self.padding not in _UNPAD:
-            raise ConfigurationError(f"padding is one of {', '.join(map(repr, _UNPAD))}")
+        choice(*_ENGINES).check(engine=self.engine)
+        choice(*_UNPAD).check(padding=self.padding)
         super().__post_init__()
 
     def _opener(self, key: Any) -> Opener:
-        material = _utf8(key) if isinstance(key, str) else key
+        material = utf8(key) if isinstance(key, str) else key
         if not isinstance(material, bytes) or not material:
             raise ConfigurationError("the key is a text or bytes, not empty")
-        return _OPENERS[self.engine](hashlib.sha256(material).digest(), self.padding)
+        digest = hashlib.sha256(material).digest()
+        if self.engine == "AesEngine":
+            return _aes_opener(digest, _UNPAD[self.padding])
+        if self.engine == "AesGcmEngine":
+            return _aes_gcm_opener(digest)
+        return fernet_opener([base64.urlsafe_b64encode(digest)])
 
 
-def _utf8(text: str) -> bytes | None:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return None
-
-
-def _aes_opener(key: bytes, padding: str) -> Opener:
+def _aes_opener(key: bytes, unpad: Callable[[bytes], int]) -> Opener:
     """AES-256-CBC, whose IV is the first half of its key, base64."""
     cipher = Cipher(AES(key), CBC(key[:_BLOCK]))
-    unpad = _UNPAD[padding]
 
     def open_value(text: str) -> str | None:
         data = _from_base64(text)
@@ -107,9 +107,8 @@ def _aes_opener(key: bytes, padding: str) -> Opener:
     return open_value
 
 
-def _aes_gcm_opener(key: bytes, padding: str) -> Opener:
+def _aes_gcm_opener(key: bytes) -> Opener:
     """AES-256-GCM: 12 bytes of nonce, 16 of tag, then the ciphertext, base64."""
-    del padding
     cipher = AESGCM(key)
 
     def open_value(text: str) -> str | None:
@@ -124,19 +123,6 @@ def _aes_gcm_opener(key: bytes, padding: str) -> Opener:
         return ascii_text(token)
 
     return open_value
-
-
-def _fernet_opener(key: bytes, padding: str) -> Opener:
-    """Fernet, whose key is the hash in base64url."""
-    del padding
-    return fernet_opener([base64.urlsafe_b64encode(key)])
-
-
-_OPENERS: Final[Mapping[str, Callable[[bytes, str], Opener]]] = {
-    "AesEngine": _aes_opener,
-    "AesGcmEngine": _aes_gcm_opener,
-    "FernetEngine": _fernet_opener,
-}
 
 
 # Each returns the length of the padding at the end of the blocks, 0 where there is none.

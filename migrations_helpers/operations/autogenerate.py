@@ -21,9 +21,16 @@ from jwt_column.column.types import EncryptedJWT
 from jwt_column.errors import ConfigurationError
 
 from ..engine.rendering import import_of, render_type
-from .directives import ColumnOp, DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
+from .directives import (
+    ColumnOp,
+    DecryptColumnOp,
+    EncryptColumnOp,
+    EnsureCurrentOp,
+    ReencryptColumnOp,
+    rendered,
+)
 from .fleet import keep_fleet_tables
-from .indexes import compare_indexes, leave_indexes_to_us
+from .index_comparison import compare_indexes, leave_indexes_to_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,10 +122,8 @@ def _operations_for_rows(context: AutogenContext) -> Iterator[ColumnOp]:
             type_ = column.type
             if not isinstance(type_, EncryptedJWT) or not _exists(inspector, table, column):
                 continue
-            if (
-                connection.execute(select(column.is_(None)).where(column.is_not(None)).limit(1)).first()
-                is None
-            ):
+            a_row = select(column.is_(None)).where(column.is_not(None)).limit(1)
+            if connection.execute(a_row).first() is None:
                 continue  # an empty table needs no key, so a fresh database has no key ring to ask for
             states = {row.state for row in connection.execute(key_usage(column))}
             if "plaintext" in states:
@@ -128,10 +133,9 @@ def _operations_for_rows(context: AutogenContext) -> Iterator[ColumnOp]:
 
 
 def _exists(inspector: Any, table: Table, column: Column[Any]) -> bool:
-    if not inspector.has_table(table.name, schema=table.schema):
-        return False
-    return any(
-        found["name"] == column.name for found in inspector.get_columns(table.name, schema=table.schema)
+    name, schema = table.name, table.schema
+    return inspector.has_table(name, schema=schema) and any(
+        found["name"] == column.name for found in inspector.get_columns(name, schema=schema)
     )
 
 
@@ -141,11 +145,8 @@ def _exists(inspector: Any, table: Table, column: Column[Any]) -> bool:
 @renderers.dispatch_for(EnsureCurrentOp)
 def _render(context: AutogenContext, operation: ColumnOp) -> str:
     """Return an operation as a line of a revision. The key ring is never in it."""
-    context.imports.add("import migrations_helpers")
-    arguments = [repr(operation.table), repr(operation.column)]
     context.imports.add(import_of(operation.type_))
-    arguments.append(f"type_={render_type(operation.type_)}")
+    arguments = [repr(operation.table), repr(operation.column), f"type_={render_type(operation.type_)}"]
     if operation.schema is not None:
         arguments.append(f"schema={operation.schema!r}")
-    prefix = context.opts.get("alembic_module_prefix") or "op."
-    return f"{prefix}{operation.name}({', '.join(arguments)})"
+    return rendered(context, operation, *arguments)

@@ -18,6 +18,7 @@ leaves the revision unapplied, and the next ``alembic upgrade`` goes on where it
 
 from __future__ import annotations
 
+from inspect import Signature, signature
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from alembic.operations import MigrateOperation, Operations
@@ -25,26 +26,38 @@ from alembic.operations import MigrateOperation, Operations
 from ..engine.reencryption import in_column
 
 if TYPE_CHECKING:
-    from jwt_column.column.types import EncryptedJWT
+    from alembic.autogenerate.api import AutogenContext
 
-    from ..engine.report import ReencryptionReport
+    from jwt_column.column.types import EncryptedJWT
 
 __all__ = [
     "ColumnOp",
     "DecryptColumnOp",
+    "Directive",
     "EncryptColumnOp",
     "EnsureCurrentOp",
     "ReencryptColumnOp",
     "register",
+    "rendered",
 ]
 
-_Op = TypeVar("_Op", bound="type[MigrateOperation]")
+_Op = TypeVar("_Op", bound="type[Directive]")
 
 
-class ColumnOp(MigrateOperation):
-    """An operation on the rows of one encrypted column."""
+class Directive(MigrateOperation):
+    """An operation that is a method of ``op``, by its name and with the parameters of its constructor."""
 
     name: ClassVar[str]
+
+    @classmethod
+    def invoke(cls, operations: Operations, *arguments: Any, **options: Any) -> Any:
+        """Carry the operation out: the body of the method."""
+        return operations.invoke(cls(*arguments, **options))
+
+
+class ColumnOp(Directive):
+    """An operation on the rows of one encrypted column."""
+
     #: Options that this operation has and its reverse has not.
     own_options: ClassVar[frozenset[str]] = frozenset()
 
@@ -59,26 +72,9 @@ class ColumnOp(MigrateOperation):
     ) -> None:
         self.table = table
         self.column = column
-        self.type_: EncryptedJWT = in_column(type_, table, column)
+        self.type_: EncryptedJWT = in_column(type_, table, column, schema)
         self.schema = schema
         self.options = options
-
-    @classmethod
-    def invoke(
-        cls,
-        operations: Operations,
-        table: str,
-        column: str,
-        *,
-        type_: EncryptedJWT | None = None,
-        schema: str | None = None,
-        **options: Any,
-    ) -> ReencryptionReport | None:
-        """Carry the operation out: the body of ``op.reencrypt_jwt_column()`` and the others."""
-        report: ReencryptionReport | None = operations.invoke(
-            cls(table, column, type_=type_, schema=schema, **options)
-        )
-        return report
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return the line of ``alembic check``."""
@@ -92,10 +88,20 @@ class ColumnOp(MigrateOperation):
 
 def register(operation: _Op) -> _Op:
     """Make an operation a method of ``op``, with the documentation of its class."""
-    name: str = operation.name  # type: ignore[attr-defined]
-    Operations.register_operation(name, "invoke")(operation)
-    getattr(Operations, name).__doc__ = operation.__doc__
+    Operations.register_operation(operation.name, "invoke")(operation)
+    method: Any = getattr(Operations, operation.name)
+    method.__doc__, method.__signature__ = (
+        operation.__doc__,
+        signature(operation.__init__).replace(return_annotation=Signature.empty),
+    )
     return operation
+
+
+def rendered(context: AutogenContext, operation: Directive, *arguments: str) -> str:
+    """Return an operation as a line of a revision, which imports what registers it."""
+    context.imports.add("import migrations_helpers")
+    prefix = context.opts.get("alembic_module_prefix") or "op."
+    return f"{prefix}{operation.name}({', '.join(arguments)})"
 
 
 @register

@@ -9,6 +9,9 @@ from alembic.operations import MigrateOperation, Operations, ops
 from sqlalchemy import MetaData
 
 from jwt_column.fleet import FLEET_TABLE, fleet_table
+from jwt_column.option_values import TEXT
+
+from .directives import Directive, register, rendered
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -16,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["CreateFleetTableOp", "DropFleetTableOp", "keep_fleet_tables"]
 
 
-class _FleetTableOp(MigrateOperation):
+class _FleetTableOp(Directive):
     """An operation on the table of a fleet."""
 
-    name: str
-
     def __init__(self, table: str = FLEET_TABLE, *, schema: str | None = None) -> None:
+        TEXT.check(table=table)
+        TEXT.or_none.check(schema=schema)
         self.table = table
         self.schema = schema
 
@@ -30,48 +33,22 @@ class _FleetTableOp(MigrateOperation):
         return (self.name, self.schema, self.table)
 
 
-@Operations.register_operation("create_jwt_fleet_table")
+@register
 class CreateFleetTableOp(_FleetTableOp):
-    """The table in which the processes of a fleet report their keys."""
+    """Create the table in which the processes of a fleet report their keys."""
 
     name = "create_jwt_fleet_table"
-
-    @classmethod
-    def create_jwt_fleet_table(
-        cls, operations: Operations, table: str = FLEET_TABLE, *, schema: str | None = None
-    ) -> None:
-        """Create the table of a fleet.
-
-        Args:
-            operations: Given by Alembic.
-            table: The table's name.
-            schema: The table's schema.
-        """
-        operations.invoke(cls(table, schema=schema))
 
     def reverse(self) -> MigrateOperation:
         """Return the operation that drops the table."""
         return DropFleetTableOp(self.table, schema=self.schema)
 
 
-@Operations.register_operation("drop_jwt_fleet_table")
+@register
 class DropFleetTableOp(_FleetTableOp):
-    """The table of a fleet goes."""
+    """Drop the table of a fleet."""
 
     name = "drop_jwt_fleet_table"
-
-    @classmethod
-    def drop_jwt_fleet_table(
-        cls, operations: Operations, table: str = FLEET_TABLE, *, schema: str | None = None
-    ) -> None:
-        """Drop the table of a fleet.
-
-        Args:
-            operations: Given by Alembic.
-            table: The table's name.
-            schema: The table's schema.
-        """
-        operations.invoke(cls(table, schema=schema))
 
     def reverse(self) -> MigrateOperation:
         """Return the operation that creates the table."""
@@ -92,10 +69,8 @@ def _drop(operations: Operations, operation: DropFleetTableOp) -> None:
 @renderers.dispatch_for(DropFleetTableOp)
 def _render(context: AutogenContext, operation: _FleetTableOp) -> str:
     """Return an operation as a line of a revision."""
-    context.imports.add("import migrations_helpers")
-    schema = "" if operation.schema is None else f", schema={operation.schema!r}"
-    prefix = context.opts.get("alembic_module_prefix") or "op."
-    return f"{prefix}{operation.name}({operation.table!r}{schema})"
+    schema = [] if operation.schema is None else [f"schema={operation.schema!r}"]
+    return rendered(context, operation, repr(operation.table), *schema)
 
 
 def keep_fleet_tables(container: ops.OpContainer) -> None:

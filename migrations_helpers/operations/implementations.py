@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,15 @@ from jwt_column.errors import ConfigurationError, ReencryptionError
 from jwt_column.wording import counted
 
 from ..engine.conversions import Adoption, Decryption, Reencryption, find_lost_fields
+from ..engine.endings import require_complete
 from ..engine.expired import choose_expired
 from ..engine.layouts import check_drop
+from ..engine.options import Options, check_options
 from ..engine.preflight import Subject, examine
 from ..engine.progress import report_progress
 from ..engine.reencryption import convert_column
 from ..engine.rendering import render_type
 from ..engine.report import ReencryptionReport
-from ..engine.run import Options, check_options, require_complete
 from ..engine.schemas import effective_schema
 from ..engine.tenants import check_schemas, schema_names
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
@@ -73,14 +75,14 @@ def _convert(
 ) -> ReencryptionReport:
     """Run a conversion on Alembic's own connection, which has the search path and the role of the migration."""
     _refuse_offline(operations, operation)
-    checked = check_options(dict(options))
-    if checked.get("dry_run"):
+    given = Options(**check_options(dict(options)))
+    if given.dry_run:
         raise ConfigurationError(
             f"op.{operation.name} takes no dry run: the revision would count as applied. Call "
             "migrations_helpers.reencrypt(..., dry_run=True), or run 'jwt-column reencrypt --dry-run'"
         )
-    with report_progress(operation.table, operation.column, checked.pop("progress", None)) as progress:
-        given = Options(progress=progress, **checked)
+    with report_progress(operation.table, operation.column, given.progress) as progress:
+        given = replace(given, progress=progress, expired=expired)
         with outside_transaction(operations) as is_outside:
             if not is_outside:
                 return _in_transaction_of_others(operations, operation)
@@ -92,7 +94,6 @@ def _convert(
                 make_conversion,
                 given,
                 schema=operation.schema,
-                expired=expired,
             )
     # Applied, the revision would be done for good.
     return require_complete(report)
@@ -105,10 +106,8 @@ def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> Re
         ConfigurationError: There are rows.
     """
     connection = operations.get_bind()
-    tables = [
-        _find_table(connection, one)
-        for one in _in_each(connection, operation, operation.options.get("schemas"))
-    ]
+    each = _in_each(connection, operation, operation.options.get("schemas"))
+    tables = [_find_table(connection, one) for one in each]
     if not any(connection.execute(table.any_row()).first() for table in tables):
         name = tables[0].name if len(tables) == 1 else operation.table
         return ReencryptionReport(table=name, column=operation.column, finished=True)
@@ -147,14 +146,13 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
 
 
 def _refuse_behind_each(connection: Connection, operation: ColumnOp, schemas: Any) -> None:
-    if schemas is None:
-        _refuse_behind(connection, operation)
-        return
     problems = []
     for one in _in_each(connection, operation, schemas):
         try:
             _refuse_behind(connection, one)
         except ReencryptionError as error:
+            if schemas is None:
+                raise
             problems.append(f"{one.schema}: {error}")
     if problems:
         raise ReencryptionError(
@@ -171,19 +169,12 @@ def _in_each(connection: Connection, operation: ColumnOp, schemas: Any) -> list[
     if operation.schema is not None:
         raise ConfigurationError("schema is one schema and schemas are several; give one of the two")
     check_schemas(schemas)
-    names = schema_names(connection, schemas)
-    return [
-        type(operation)(operation.table, operation.column, type_=operation.type_, schema=name)
-        for name in names
-    ]
+    make = partial(type(operation), operation.table, operation.column, type_=operation.type_)
+    return [make(schema=name) for name in schema_names(connection, schemas)]
 
 
 def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
-    """Raise while a row of one table is stale or in the clear.
-
-    Raises:
-        ReencryptionError: There is one, or rows that this role cannot see.
-    """
+    """Raise while a row of one table is stale or in the clear, or rows that this role cannot see may be."""
     type_ = operation.type_
     table = _find_table(connection, operation)
     if connection.execute(table.any_row()).first() is None:
@@ -193,23 +184,20 @@ def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
     # Rows of keys that were destroyed on purpose are behind nothing.
     is_behind += [not_(header.is_under(*destroyed))] if destroyed else []
     behind = connection.execute(table.count(*is_behind)).scalar_one()
-    if behind:
-        conversion = Reencryption(type_, table.value)
-        lost = find_lost_fields(connection.execute, table, conversion, is_any_protected=True)
-        if lost is not None:
-            raise ReencryptionError(
-                f"{counted(behind, 'row', ('is', 'are'))} stale or in the clear. {lost} in this operation and in "
-                "op.reencrypt_jwt_column",
-                reason="rows",
-                context=type_.context,
-            )
-        raise ReencryptionError(
-            f"{table.name}.{operation.column}: {counted(behind, 'row', ('is', 'are'))} stale or in the clear; run "
+    if not behind:
+        return
+    rows = f"{counted(behind, 'row', ('is', 'are'))} stale or in the clear"
+    conversion = Reencryption(type_, table.value)
+    lost = find_lost_fields(connection.execute, table, conversion, is_any_protected=True)
+    if lost is not None:
+        problem = f"{rows}. {lost} in this operation and in op.reencrypt_jwt_column"
+    else:
+        problem = (
+            f"{table.name}.{operation.column}: {rows}; run "
             f'op.reencrypt_jwt_column("{operation.table}", "{operation.column}", type_={render_type(type_)}) '
-            "(or op.encrypt_jwt_column for plaintext) first",
-            reason="rows",
-            context=type_.context,
+            "(or op.encrypt_jwt_column for plaintext) first"
         )
+    raise ReencryptionError(problem, reason="rows", context=type_.context)
 
 
 def _refuse_offline(operations: Operations, operation: ColumnOp) -> None:

@@ -1,62 +1,53 @@
-"""``op.create_jwt_index`` and ``op.drop_jwt_index``, and the comparison of these indexes for autogenerate.
-
-Alembic compares no indexes on expressions on SQLite, and sees a column and an index of its own in the generated
-columns of MySQL and MariaDB. So these indexes are compared here: by name, uniqueness and position in the envelope.
-"""
+"""``op.create_jwt_index`` and ``op.drop_jwt_index``."""
 
 from __future__ import annotations
 
-import logging
-import re
-import warnings
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
 
 from alembic.autogenerate import renderers
-from alembic.operations import MigrateOperation, Operations, ops
+from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Column, Index, MetaData, Table, inspect, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IdentifierError, IntegrityError
 
-from jwt_column.column.fingerprints import part_of
-from jwt_column.column.header_sql import HeaderSQL, generated_column, indexed_part
+from jwt_column.column.header_sql import generated_columns, indexed_parts
 from jwt_column.column.indexes import (
-    AddGeneratedColumn,
+    AddGeneratedColumns,
     AddGeneratedIndex,
-    DropGeneratedColumn,
+    DropGeneratedColumns,
     DropGeneratedIndex,
     ExpiryIndex,
     FingerprintIndex,
     StaleIndex,
+    fingerprint_names,
 )
 from jwt_column.column.spec import WHOLE
 from jwt_column.database.catalogue import IS_NAMED
-from jwt_column.database.indexes import existing_indexes, positions_of
+from jwt_column.database.error_sentences import explained, is_setup_problem
 from jwt_column.database.reading import is_autocommit
-from jwt_column.errors import ConfigurationError
+from jwt_column.database.time_limits import lifted_and_restored
+from jwt_column.errors import ConfigurationError, ReencryptionError
+from jwt_column.option_values import FLAG, TEXT, choice, texts_of
 
 from ..engine.reencryption import in_column
 from ..engine.rendering import import_of
-from .directives import register
+from .directives import Directive, register, rendered
 from .transactions import outside_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator, Sequence
 
     from alembic.autogenerate.api import AutogenContext
 
-    from jwt_column.column.header_sql import HeaderPart
     from jwt_column.column.spec import PreviousLayout
     from jwt_column.column.types import EncryptedJWT
 
-__all__ = ["CreateIndexOp", "DropIndexOp", "compare_indexes", "existing_indexes", "leave_indexes_to_us"]
+__all__ = ["CreateIndexOp", "DropIndexOp"]
 
 _KINDS: Final = ("fingerprint", "expiry", "stale")
 
 # Here a single statement for column and index would copy the table, while writers wait.
 _TWO_STEPS: Final = ("mysql", "mariadb")
-
-# Under this name the options of an autogenerate run keep the application's filters.
-_FILTERS: Final = "jwt_column_filters"
 
 _INVALID: Final = text(
     "SELECT 1 FROM pg_catalog.pg_class t JOIN pg_catalog.pg_index i ON i.indexrelid = t.oid "  # noqa: S608
@@ -64,10 +55,8 @@ _INVALID: Final = text(
 )
 
 
-class _IndexOp(MigrateOperation):
-    """An operation on an index of an encrypted column."""
-
-    name: ClassVar[str]
+class _IndexOp(Directive):
+    """An operation on an index of an encrypted column, and of others beside it perhaps."""
 
     def __init__(
         self,
@@ -76,58 +65,41 @@ class _IndexOp(MigrateOperation):
         column: str,
         *,
         kind: str = "fingerprint",
-        fingerprint: str = WHOLE,
+        fingerprint: str | Sequence[str] = WHOLE,
+        columns: Sequence[str] | None = None,
         unique: bool = False,
         layout: PreviousLayout | None = None,
         type_: EncryptedJWT | None = None,
         schema: str | None = None,
         postgresql_concurrently: bool = False,
     ) -> None:
-        if kind not in _KINDS:
-            raise ConfigurationError(f"kind is one of {', '.join(map(repr, _KINDS))}")
+        choice(*_KINDS).check(kind=kind)
+        TEXT.check(index=index)
+        FLAG.check(unique=unique, postgresql_concurrently=postgresql_concurrently)
         self.index = index
         self.table = table
         self.column = column
         self.kind = kind
-        self.fingerprint = fingerprint
+        self.fingerprints: tuple[str, ...] = fingerprint_names(fingerprint)
+        self.columns: list[str] = [column] if columns is None else [*texts_of("columns", columns, "names")]
+        if self.columns.count(column) != 1:
+            raise ConfigurationError(
+                f"{index}: columns lists the columns of the index in order, with {column!r} among them once"
+            )
         self.unique = unique
-        self.type_: EncryptedJWT = in_column(type_, table, column)
+        self.type_: EncryptedJWT = in_column(type_, table, column, schema)
         self.layout: dict[str, Any] | None = (
             None if layout is None else self.type_.spec.previous_of(layout).options()
         )
         self.schema = schema
         self.postgresql_concurrently = postgresql_concurrently
 
-    @classmethod
-    def invoke(
-        cls,
-        operations: Operations,
-        index: str,
-        table: str,
-        column: str,
-        *,
-        kind: str = "fingerprint",
-        fingerprint: str = WHOLE,
-        unique: bool = False,
-        layout: PreviousLayout | None = None,
-        type_: EncryptedJWT | None = None,
-        schema: str | None = None,
-        postgresql_concurrently: bool = False,
-    ) -> None:
-        """Carry the operation out: the body of ``op.create_jwt_index()`` and ``op.drop_jwt_index()``."""
-        operations.invoke(
-            cls(
-                index, table, column,
-                kind=kind, fingerprint=fingerprint, unique=unique, layout=layout, type_=type_, schema=schema,
-                postgresql_concurrently=postgresql_concurrently,
-            )
-        )  # fmt: skip
-
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments that are not the default."""
         given = {
             "kind": (self.kind, "fingerprint"),
-            "fingerprint": (self.fingerprint, WHOLE),
+            "fingerprint": (_one_or_list(self.fingerprints), WHOLE),
+            "columns": (self.columns, [self.column]),
             "unique": (self.unique, False),
             "layout": (self.layout, None),
             "schema": (self.schema, None),
@@ -143,20 +115,22 @@ class _IndexOp(MigrateOperation):
         """Return the line of ``alembic check``."""
         return (self.name, self.schema, self.table, self.index)
 
-    def to_column(self) -> Column[Any]:
-        """Return the encrypted column, on a table that has no other one."""
-        column: Column[Any] = Column(self.column, self.type_)
-        Table(self.table, MetaData(), column, schema=self.schema)
-        return column
+    def to_table(self) -> Table:
+        """Return a table with the columns of the index and no other one."""
+        columns: list[Column[Any]] = [
+            Column(name, self.type_ if name == self.column else None) for name in self.columns
+        ]
+        return Table(self.table, MetaData(), *columns, schema=self.schema)
 
     def to_index(self) -> Index:
         """Return the index."""
-        column = self.to_column()
+        table = self.to_table()
         if self.kind == "fingerprint":
             return FingerprintIndex(
-                self.index, column, self.fingerprint, unique=self.unique, layout=self.layout
-            )
-        return (ExpiryIndex if self.kind == "expiry" else StaleIndex)(self.index, column)
+                self.index, *table.columns,
+                fingerprint=self.fingerprints, unique=self.unique, layout=self.layout,
+            )  # fmt: skip
+        return (ExpiryIndex if self.kind == "expiry" else StaleIndex)(self.index, *table.columns)
 
 
 @register
@@ -170,7 +144,9 @@ class CreateIndexOp(_IndexOp):
         table: The table's name.
         column: The encrypted column's name.
         kind: ``"fingerprint"``, ``"expiry"`` or ``"stale"``.
-        fingerprint: With ``"fingerprint"``: ``"token"``, or a claim.
+        fingerprint: With ``"fingerprint"``: ``"token"``, or a claim, or a list of them for an index on all of these.
+        columns: With ``"fingerprint"``: the columns of the index in order, the encrypted one among them; None means
+            that one alone.
         unique: With ``"fingerprint"``: whether the index is unique.
         layout: With ``"fingerprint"``: an entry of the type's ``previous``, for the rows of that layout.
         type_: The column's type as the model has it, because its ``fingerprints`` and ``expose_expiry`` say where
@@ -180,7 +156,8 @@ class CreateIndexOp(_IndexOp):
             the migration's transaction, which is committed first. What a build that failed has left is dropped.
 
     Raises:
-        ConfigurationError: The type does not store that fingerprint, or no expiry.
+        ConfigurationError: The type does not store that fingerprint, or no expiry; or *columns* lacks the encrypted
+            one.
     """
 
     name = "create_jwt_index"
@@ -194,18 +171,10 @@ class CreateIndexOp(_IndexOp):
 class DropIndexOp(_IndexOp):
     """Drop an index that ``create_jwt_index`` or the model has made, with its generated column if there is one.
 
-    Args:
-        index: The index's name.
-        table: The table's name.
-        column: The encrypted column's name.
-        kind: As it was created, like the following; only a program that reverses the operation needs them.
-        fingerprint: As it was created.
-        unique: As it was created.
-        layout: As it was created.
-        type_: As it was created.
-        schema: The table's schema.
-        postgresql_concurrently: Let PostgreSQL drop it without a lock that others wait for, outside the migration's
-            transaction, which is committed first.
+    The parameters are those of ``create_jwt_index``. Index, table, column and schema are enough, but for a program that
+    reverses the operation, and on MySQL and MariaDB for a script (``--sql``) if there are several fingerprints.
+    ``postgresql_concurrently`` lets PostgreSQL drop the index without a lock that others wait for, outside the
+    migration's transaction, which is committed first.
     """
 
     name = "drop_jwt_index"
@@ -219,60 +188,90 @@ class DropIndexOp(_IndexOp):
 def _create(operations: Operations, operation: CreateIndexOp) -> None:
     index = operation.to_index()
     impl: Any = operations.impl
-    if _is_concurrent(operations, operation):
-        index.dialect_kwargs["postgresql_concurrently"] = True
-        with _outside_transaction(operations, operation):
+    with _working(operations, operation, index) as is_concurrent:
+        if is_concurrent:
             _drop_invalid(operations, index)
-            operations.impl.create_index(index)
-    elif impl.dialect.name not in _TWO_STEPS:
-        impl.create_index(index)
-    else:
-        impl.execute(AddGeneratedColumn(index))
+        if impl.dialect.name not in _TWO_STEPS:
+            impl.create_index(index)
+            return
+        impl.execute(AddGeneratedColumns(index))
         try:
             impl.execute(AddGeneratedIndex(index))
         except DBAPIError:
-            impl.execute(DropGeneratedColumn(index))
+            columns = generated_columns(operation.index)[: len(indexed_parts(index))]
+            impl.execute(DropGeneratedColumns(index, columns))
             raise
 
 
 @Operations.implementation_for(DropIndexOp)
 def _drop(operations: Operations, operation: DropIndexOp) -> None:
     # The stamp needs nothing of the type, so a model that has dropped the fingerprint can drop its index.
-    index = StaleIndex(operation.index, operation.to_column())
+    index = StaleIndex(operation.index, operation.to_table().c[operation.column])
     impl: Any = operations.impl
-    if _is_concurrent(operations, operation):
-        index.dialect_kwargs["postgresql_concurrently"] = True
-        with _outside_transaction(operations, operation):
+    with _working(operations, operation, index):
+        if impl.dialect.name in _TWO_STEPS:
+            impl.execute(DropGeneratedIndex(index))
+            impl.execute(DropGeneratedColumns(index, _generated_columns(operations, operation)))
+        else:
             impl.drop_index(index)
-    elif impl.dialect.name in _TWO_STEPS:
-        impl.execute(DropGeneratedIndex(index))
-        impl.execute(DropGeneratedColumn(index))
-    else:
-        impl.drop_index(index)
-
-
-def _is_concurrent(operations: Operations, operation: _IndexOp) -> bool:
-    return operation.postgresql_concurrently and operations.impl.dialect.name == "postgresql"
 
 
 @contextmanager
-def _outside_transaction(operations: Operations, operation: _IndexOp) -> Iterator[None]:
-    """Run a block in autocommit mode.
+def _working(operations: Operations, operation: _IndexOp, index: Index) -> Iterator[bool]:
+    """Work on an index in the block: outside the migration's transaction if PostgreSQL is to work concurrently.
+
+    Yields whether it is. Time-outs of statements are lifted, and what the database refuses is explained: its own errors
+    show the fingerprint that two rows share.
 
     Raises:
-        ConfigurationError: Another program has begun a transaction on Alembic's connection.
+        ConfigurationError: Two rows share it, or the set-up is wrong; or another program has begun a transaction on
+            Alembic's connection.
+        ReencryptionError: The database refused for another reason, or the connection was lost.
     """
-    if not operations.get_context().as_sql and is_autocommit(operations.get_bind()):
-        yield
-        return
-    with outside_transaction(operations) as is_outside:
-        if not is_outside:
+    is_sql = operations.get_context().as_sql
+    is_concurrent = operation.postgresql_concurrently and operations.impl.dialect.name == "postgresql"
+    name = f"op.{operation.name}({operation.index!r}, {operation.table!r}, {operation.column!r})"
+    with ExitStack() as stack:
+        if is_concurrent:
+            index.dialect_kwargs["postgresql_concurrently"] = True
+            has_none = not is_sql and is_autocommit(operations.get_bind())
+            if not (has_none or stack.enter_context(outside_transaction(operations))):
+                raise ConfigurationError(
+                    f"op.{operation.name}: PostgreSQL does not work concurrently in a transaction, and the connection "
+                    "that env.py gives Alembic is in one already, or in a savepoint. Give it engine.connect() instead "
+                    "of engine.begin(), or leave postgresql_concurrently out"
+                )
+        try:
+            with nullcontext() if is_sql else lifted_and_restored(operations.get_bind()):
+                yield is_concurrent
+        except IntegrityError:
+            others = [name for name in operation.columns if name != operation.column]
+            shared = " and ".join([*others, *operation.fingerprints])
             raise ConfigurationError(
-                f"op.{operation.name}: PostgreSQL does not work concurrently in a transaction, and the connection "
-                "that env.py gives Alembic is in one already, or in a savepoint. Give it engine.connect() instead of "
-                "engine.begin(), or leave postgresql_concurrently out"
-            )
-        yield
+                f"{name}: rows have the same {shared}, so the index cannot be unique; delete all but one of them, or "
+                "leave unique=True out"
+            ) from None
+        except IdentifierError:
+            raise ConfigurationError(f"{name}: the name is too long for the database; shorten it") from None
+        except DBAPIError as error:
+            message = f"{name}: the database refused ({explained(error)})"
+            if is_setup_problem(error):
+                raise ConfigurationError(message) from None
+            raise ReencryptionError(message, reason="database") from None
+
+
+def _generated_columns(operations: Operations, operation: DropIndexOp) -> list[str]:
+    """Return the generated columns of an index: those that are there, because another number may be declared by now."""
+    names = generated_columns(operation.index)
+    if operations.get_context().as_sql:
+        return names[: len(operation.fingerprints)]
+    found = inspect(operations.get_bind()).get_columns(operation.table, schema=operation.schema)
+    existing = {one["name"] for one in found}
+    return [name for name in names if name in existing]
+
+
+def _one_or_list(names: tuple[str, ...]) -> str | list[str]:
+    return names[0] if len(names) == 1 else list(names)
 
 
 def _drop_invalid(operations: Operations, index: Index) -> None:
@@ -289,102 +288,10 @@ def _drop_invalid(operations: Operations, index: Index) -> None:
 @renderers.dispatch_for(DropIndexOp)
 def _render(context: AutogenContext, operation: _IndexOp) -> str:
     """Return an operation as a line of a revision."""
-    context.imports.add("import migrations_helpers")
-    arguments = [repr(operation.index), repr(operation.table), repr(operation.column)]
-    arguments += [f"{name}={value!r}" for name, value in operation.arguments().items()]
+    arguments = [f"{name}={value!r}" for name, value in operation.arguments().items()]
     if repr(operation.type_) != repr(in_column(None, operation.table, operation.column)):
         context.imports.add(import_of(operation.type_))
         arguments.append(f"type_={operation.type_!r}")
-    prefix = context.opts.get("alembic_module_prefix") or "op."
-    return f"{prefix}{operation.name}({', '.join(arguments)})"
-
-
-class _NoSignature(logging.Filter):
-    """Leaves out Alembic's warning that it makes an approximate signature of an index, which is ours."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return True for other records."""
-        ours = isinstance(record.args, tuple) and any(
-            isinstance(one, Index) and indexed_part(one) is not None for one in record.args
-        )
-        return not ours
-
-
-logging.getLogger("alembic.ddl.impl").addFilter(_NoSignature())
-
-
-# -- comparison ------------------------------------------------------------------------------------------------------
-
-
-def _header_indexes(metadata: Collection[MetaData]) -> Iterator[tuple[Table, Index, HeaderPart]]:
-    for one in metadata:
-        for table in one.tables.values():
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                part = indexed_part(index)
-                if part is not None:
-                    yield table, index, part
-
-
-def _metadata_of(context: AutogenContext) -> Collection[MetaData]:
-    found: Any = context.metadata
-    return list(found) if isinstance(found, list | tuple) else [found]
-
-
-def leave_indexes_to_us(context: AutogenContext, *_: Any) -> None:
-    """Keep SQLAlchemy and Alembic from comparing our indexes and their generated columns, which they cannot."""
-    ours: set[tuple[str | None, str, str]] = set()
-    for table, index, _part in _header_indexes(_metadata_of(context)):
-        name = str(index.name)
-        warnings.filterwarnings("ignore", message=rf"(?s).*expression-based index '?{re.escape(name)}\b")
-        ours |= {(table.schema, table.name, one) for one in (name, generated_column(name))}
-
-    def is_theirs(item: Any, name: str | None, kind: str, *_: Any) -> bool:
-        if kind not in ("index", "column") or item.table is None:
-            return True
-        return (item.table.schema, item.table.name, name) not in ours
-
-    # The filters of the application stay what they are for compare_indexes().
-    context.opts[_FILTERS] = list(context._object_filters)  # noqa: SLF001 - Alembic has no other way in
-    context._object_filters = [*context._object_filters, is_theirs]  # noqa: SLF001
-
-
-def compare_indexes(context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any) -> None:
-    """Replace the operations that Alembic found for our indexes by the right ones."""
-    connection = context.connection
-    assert connection is not None  # noqa: S101 - autogenerate does not run offline
-    inspector = inspect(connection)
-    for table, index, part in _header_indexes(_metadata_of(context)):
-        if (
-            schemas is not None
-            and table.schema not in schemas
-            and not (table.schema is None and "" in schemas)
-        ):
-            continue
-        if not all(one(index, index.name, "index", False, None) for one in context.opts[_FILTERS]):
-            continue
-        exists = inspector.has_table(table.name, schema=table.schema)
-        found = existing_indexes(connection, table).get(str(index.name)) if exists else None
-        create = _operation_for(table, index, part)
-        if found is None:
-            upgrade_ops.ops.append(create)
-        elif found.unique != bool(index.unique) or found.positions != positions_of(part, connection):
-            upgrade_ops.ops += [create.reverse(), create]
-
-
-def _operation_for(table: Table, index: Index, part: HeaderPart) -> CreateIndexOp:
-    (column,) = index.columns
-    type_ = cast("EncryptedJWT", column.type)
-    options: dict[str, Any] = {"kind": part.kind}
-    if part.kind == "fingerprint":
-        header = HeaderSQL(column, type_)
-        spec, name = next(
-            (spec, name)
-            for spec in type_.spec.layouts
-            for name in spec.fingerprints
-            if part_of(header, spec, name, for_layout=bool(part.layout)).identity() == part.identity()
-        )
-        options |= {"fingerprint": name, "layout": None if spec is type_.spec else spec}
-    return CreateIndexOp(
-        str(index.name), table.name, column.name,
-        unique=bool(index.unique), type_=type_, schema=table.schema, **options,
-    )  # fmt: skip
+    return rendered(
+        context, operation, repr(operation.index), repr(operation.table), repr(operation.column), *arguments
+    )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from jwt_column.errors import JWTColumnError, ReencryptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +23,9 @@ def outside_transaction(operations: Operations) -> Iterator[bool]:
 
     Yields False, and changes nothing, where the transaction is not Alembic's to end, or has a savepoint, which would
     end with it.
+
+    Raises:
+        ReencryptionError: The connection was lost when the block had ended.
     """
     context = operations.get_context()
     with ExitStack() as block:
@@ -29,4 +36,18 @@ def outside_transaction(operations: Operations) -> Iterator[bool]:
             except (AssertionError, AttributeError):
                 # Alembic expects to have begun the transaction itself.
                 is_ours = False
-        yield is_ours
+        try:
+            yield is_ours
+        except JWTColumnError:
+            # If the connection is lost, Alembic cannot end its block, and its error would hide the reason.
+            with suppress(SQLAlchemyError):
+                block.close()
+            raise
+        try:
+            block.close()
+        except SQLAlchemyError:
+            raise ReencryptionError(
+                "the connection was lost when the operation was done, so its revision is not applied; run the "
+                "migration again, which finds it done",
+                reason="database",
+            ) from None

@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from jwt_column import (
     JWT,
+    AuditError,
     ConfigurationError,
     EncryptedJWT,
     ExpiryIndex,
@@ -24,7 +25,6 @@ from jwt_column import (
     Severity,
     StaleIndex,
     audit,
-    set_default_keyring,
 )
 from jwt_column.auditing import ExpiryCount, KeyCount
 from jwt_column.auditing.kinds import KINDS
@@ -41,28 +41,17 @@ from tests.support.audited import (
     expiring,
     found,
     put,
-    table_of,
     token,
 )
+from tests.support.models import table_of
 from tests.support.raw import raw_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jwt_column import AuditReport
     from jwt_column.format.envelope import Storage
     from tests.support.databases import Database
 
 STORAGES: tuple[Storage, ...] = ("binary", "text")
-
-
-@pytest.fixture(autouse=True)
-def no_default_ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("JWT_COLUMN_KEYRING", "JWT_COLUMN_KEYS"):
-        monkeypatch.delenv(name, raising=False)
-    set_default_keyring(None)
-    yield
-    set_default_keyring(None)
 
 
 def look(bind: sa.Engine | sa.Connection, target: Any, **options: Any) -> AuditReport:
@@ -389,16 +378,15 @@ def test_what_holds_no_encrypted_column_is_refused(sqlite: sa.Engine, target: An
         audit(sqlite, target)
 
 
-def test_a_table_in_a_schema_is_audited(postgresql_database: Database) -> None:
-    engine = sa.create_engine(postgresql_database.url())
+def test_a_table_in_a_schema_is_audited(postgresql: sa.Engine) -> None:
     metadata = sa.MetaData(schema="tenant")
     table = table_of(EncryptedJWT(AFTER), metadata=metadata)
-    with engine.begin() as connection:
+    with postgresql.begin() as connection:
         connection.execute(sa.schema.CreateSchema("tenant"))
         table.create(connection)
         put(connection, table.c.token, [token()])
-    report = look(engine, metadata)
-    engine.dispose()
+    report = look(postgresql, metadata)
+    postgresql.dispose()
     assert (found(report, "plaintext").column, report.columns[0].rows) == ("tenant.sessions.token", 1)
 
 
@@ -533,6 +521,7 @@ def test_a_missing_table_or_column_is_found_and_the_others_are_audited(engine: s
     ]
 
 
+@pytest.mark.each_server
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"])
 @pytest.mark.parametrize(
     ("type_", "storage", "code"),
@@ -552,12 +541,7 @@ def test_a_column_of_an_unfit_type_is_found(
     request: pytest.FixtureRequest, server: str, type_: Any, storage: Storage, code: str | None
 ) -> None:
     engine = sa.create_engine(request.getfixturevalue(f"{server}_database").url())
-    sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", type_),
-    ).create(engine)
+    table_of(type_).create(engine)
     report = look(engine, table_of(EncryptedJWT(AFTER, storage=storage, max_length=4096)))
     engine.dispose()
     # MariaDB's JSON is a text.
@@ -565,40 +549,25 @@ def test_a_column_of_an_unfit_type_is_found(
     assert codes(report, "refused", "column-missing") == ([expected] if expected else [])
 
 
-def test_the_length_that_a_column_needs_is_what_its_longest_token_takes(mariadb_database: Database) -> None:
+def test_the_length_that_a_column_needs_is_what_its_longest_token_takes(mariadb: sa.Engine) -> None:
     """With the type's own limit, a column of that length holds every token that the type takes."""
-    engine = sa.create_engine(mariadb_database.url())
     type_ = EncryptedJWT(AFTER, storage="binary", max_length=400, fingerprints=["jti"], expose_expiry=True)
     longest = token(pad="x" * 190)
     longest += "x" * (400 - len(longest))
     sealed = envelope(sa.Column(type_.in_context("c")), longest)
     for length, expected in ((len(sealed) + 8, []), (len(sealed) - 1, ["column-short"])):
-        table = sa.Table(
-            "sessions",
-            sa.MetaData(),
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("token", sa.dialects.mysql.VARBINARY(length)),
-        )
-        table.create(engine)
-        assert codes(look(engine, table_of(type_))) == expected
-        table.drop(engine)
-    engine.dispose()
+        table = table_of(sa.dialects.mysql.VARBINARY(length))
+        table.create(mariadb)
+        assert codes(look(mariadb, table_of(type_))) == expected
+        table.drop(mariadb)
 
 
-def test_opaque_tokens_need_room_for_every_character(mariadb_database: Database) -> None:
-    engine = sa.create_engine(mariadb_database.url())
-    table = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", sa.dialects.mysql.TINYBLOB),
-    )
-    table.create(engine)
-    assert codes(look(engine, table_of(EncryptedJWT(AFTER, max_length=50, allow_opaque=True)))) == []
-    assert codes(look(engine, table_of(EncryptedJWT(AFTER, max_length=60, allow_opaque=True)))) == [
+def test_opaque_tokens_need_room_for_every_character(mariadb: sa.Engine) -> None:
+    table_of(sa.dialects.mysql.TINYBLOB).create(mariadb)
+    assert codes(look(mariadb, table_of(EncryptedJWT(AFTER, max_length=50, allow_opaque=True)))) == []
+    assert codes(look(mariadb, table_of(EncryptedJWT(AFTER, max_length=60, allow_opaque=True)))) == [
         "column-short"
     ]
-    engine.dispose()
 
 
 # -- indexes -------------------------------------------------------------------------------------------------------
@@ -663,6 +632,30 @@ def test_an_index_that_ought_to_be_unique_is_outdated(engine: sa.Engine) -> None
     assert "ix_jti" in found(look(engine, declared), "index-outdated").message
 
 
+@pytest.mark.each_server
+def test_an_index_on_several_parts_counts_for_each_of_its_fingerprints(engine: sa.Engine) -> None:
+    """And is looked for like any other; without the column beside the token it is another index."""
+
+    def table_with(*parts: Any) -> sa.Table:
+        user = sa.Column("user_id", sa.Integer)
+        return indexed(user, ExpiryIndex("ix_expiry", "token"), FingerprintIndex("ux", *parts))
+
+    declared = table_with("user_id", "token", ("token", "jti"))
+    declared.create(engine)
+    assert look(engine, declared).findings == ()
+    for other in (("token", ("token", "jti")), ("token", ("token", "jti"), "user_id")):
+        assert "ux" in found(look(engine, table_with(*other)), "index-outdated").message
+    (index,) = (one for one in declared.indexes if one.name == "ux")
+    index.drop(engine)
+    assert sorted(finding.code for finding in look(engine, declared).findings) == [
+        "fingerprint-unindexed", "fingerprint-unindexed", "index-missing",
+    ]  # fmt: skip
+    scoped = table_with("user_id", "token", "jti")
+    next(one for one in scoped.indexes if one.name == "ux").create(engine)
+    (finding,) = look(engine, scoped).findings
+    assert "the whole token" in finding.message
+
+
 def test_an_index_of_another_column_does_not_count(engine: sa.Engine) -> None:
     other: sa.Column[Any] = sa.Column("other_token", EncryptedJWT(AFTER, fingerprints=["token"]))
     table = table_of(
@@ -708,18 +701,17 @@ def test_a_table_that_may_not_be_read_is_a_finding(postgresql_database: Database
     )
 
 
-def test_a_lost_connection_ends_the_audit(postgresql_database: Database) -> None:
-    engine = sa.create_engine(postgresql_database.url())
+def test_a_lost_connection_ends_the_audit(postgresql: sa.Engine) -> None:
     table = table_of(EncryptedJWT(AFTER))
-    table.create(engine)
-    with engine.connect() as connection:
+    table.create(postgresql)
+    with postgresql.connect() as connection:
         process = connection.scalar(sa.text("SELECT pg_backend_pid()"))
         connection.commit()
-        with engine.begin() as other:
+        with postgresql.begin() as other:
             other.execute(sa.text("SELECT pg_terminate_backend(:process)"), {"process": process})
-        with pytest.raises(sa.exc.OperationalError):
+        with pytest.raises(AuditError, match="57P01: the connection was lost") as caught:
             look(connection, table)
-    engine.dispose()
+    assert caught.value.report is None
 
 
 # -- the list of kinds ---------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.orm import Session as ORMSession
+from sqlalchemy.orm import mapped_column
 
 from jwt_column import JWT, ConfigurationError, EncryptedJWT, Severity, audit
 from jwt_column.auditing import AuditProgress
+from jwt_column.auditing import rows as audited_rows
 from jwt_column.auditing.tokens import Demands, TokenChecks
 from jwt_column.column.binding import binding_of
 from jwt_column.format import envelope as envelopes
@@ -29,15 +29,14 @@ from tests.support.audited import (
     expiring,
     found,
     put,
-    table_of,
     token,
 )
+from tests.support.models import mapped, session_on, table_of
 from tests.support.tokens import compact
 from tests.support.workload import engine_on
 
 if TYPE_CHECKING:
     from jwt_column.format.envelope import Storage
-    from tests.support.databases import Database
 
 STORAGES: tuple[Storage, ...] = ("binary", "text")
 
@@ -115,6 +114,29 @@ def test_every_row_that_does_not_open_has_its_reason(engine: sa.Engine, storage:
     assert found(examine(engine, sessions), "undecryptable").count == 4
 
 
+def test_after_many_rows_that_open_nowhere_only_known_origins_are_tried(
+    sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each row of a renamed table would be tried in the context of every column of the database."""
+    metadata = sa.MetaData()
+    sessions, near, far = (
+        table_of(EncryptedJWT(AFTER), name=name, metadata=metadata) for name in ("sessions", "near", "far")
+    )
+    metadata.create_all(sqlite)
+    here, of_near, of_far = (envelope(one.c.token, token()) for one in (sessions, near, far))
+    nowhere = [flip(envelope(sessions.c.token, token()), -1) for _ in range(3)]
+    with sqlite.begin() as connection:
+        put(connection, sessions.c.token, [here, of_near, *nowhere, of_near, of_far])
+
+    def counts() -> dict[str, int]:
+        findings = examine(sqlite, metadata).findings
+        return {one.code: one.count for one in findings if one.code in ("moved", "undecryptable")}
+
+    assert counts() == {"moved": 3, "undecryptable": 3}  # The control: three are not many.
+    monkeypatch.setattr(audited_rows, "PATIENCE", 3)
+    assert counts() == {"moved": 2, "undecryptable": 4}
+
+
 def test_values_that_are_no_bytes_are_passed_over(sqlite: sa.Engine, sessions: sa.Table) -> None:
     """SQLite keeps whatever it is given, and a text in a column of bytes is a token all the same."""
     text = envelope(sa.Column(EncryptedJWT(AFTER, context="c", storage="text")), token(jti="a"))
@@ -154,31 +176,16 @@ def test_an_envelope_that_holds_no_token_of_ours_does_not_stop_the_audit(
 # -- rows that are bound -------------------------------------------------------------------------------------------
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    # The name of the attribute is not that of the column.
-    owner: Mapped[uuid.UUID] = mapped_column("owner_id")
-    token: Mapped[JWT] = mapped_column(EncryptedJWT(AFTER, bound_to=["owner", "id"]))
-
-
+# The name of one attribute is not that of its column.
+Login = mapped(owner=mapped_column("owner_id", sa.Uuid), token=EncryptedJWT(AFTER, bound_to=["owner", "id"]))
 OWNERS = [uuid.UUID(int=number) for number in range(4)]
 
 
 @pytest.fixture
 def logins(engine: sa.Engine) -> sa.Engine:
-    Base.metadata.create_all(engine)
-    with ORMSession(engine) as session:
-        session.add_all(
-            Login(id=number, owner=owner, token=token(jti=f"{number}"))
-            for number, owner in enumerate(OWNERS, start=1)
-        )
-        session.commit()
-    return engine
+    rows = [Login(id=n, owner=owner, token=token(jti=f"{n}")) for n, owner in enumerate(OWNERS, start=1)]
+    with session_on(engine, *rows):
+        return engine
 
 
 def test_bound_rows_are_opened_with_the_values_of_their_rows(logins: sa.Engine) -> None:
@@ -201,9 +208,9 @@ def test_bound_rows_are_opened_with_the_values_of_their_rows(logins: sa.Engine) 
 
 def test_an_attribute_that_a_table_does_not_know_is_asked_for(logins: sa.Engine) -> None:
     with pytest.raises(ConfigurationError, match="audit the mapped attribute or its class"):
-        examine(logins, Base.metadata)
+        examine(logins, Login.metadata)
     # By SQL alone it is audited all the same.
-    assert audit(logins, Base.metadata).columns[0].rows == 4
+    assert audit(logins, Login.metadata).columns[0].rows == 4
 
 
 def test_a_uuid_that_comes_back_as_text_is_tried_as_one(sqlite: sa.Engine) -> None:
@@ -467,22 +474,21 @@ def test_rows_that_come_meanwhile_do_not_exceed_the_total(sqlite: sa.Engine) -> 
     assert [(step.examined, step.rows) for step in steps] == [(500, 500), (501, 501)]
 
 
-def test_what_was_found_before_the_database_refused_is_kept(postgresql_database: Database) -> None:
-    engine = sa.create_engine(postgresql_database.url())
+def test_what_was_found_before_the_database_refused_is_kept(postgresql: sa.Engine) -> None:
     table = table_of(EncryptedJWT(AFTER))
-    table.create(engine)
-    with engine.begin() as connection:
+    table.create(postgresql)
+    with postgresql.begin() as connection:
         connection.execute(
             table.insert(),
             [{"id": number, "token": token(exp=None, jti=str(number))} for number in range(600)],
         )
 
     def drop(_: AuditProgress) -> None:
-        with engine.begin() as connection:
+        with postgresql.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE sessions RENAME TO gone")
 
-    report = examine(engine, table, progress=drop)
-    engine.dispose()
+    report = examine(postgresql, table, progress=drop)
+    postgresql.dispose()
     assert codes(report) == ["refused", "exp-missing"]
     assert found(report, "exp-missing").count == report.columns[0].examined == 500
 
@@ -532,6 +538,7 @@ def test_all_options_are_in_the_report(sqlite: sa.Engine, sessions: sa.Table) ->
     }
 
 
+@pytest.mark.each_server
 def test_a_column_is_counted_at_one_moment(engine: sa.Engine) -> None:
     """A purge that is at work between two counts of a column: they agree all the same."""
     table = table_of(EncryptedJWT(AFTER, expose_expiry=True))
@@ -574,13 +581,7 @@ def test_ciphers_are_as_many_as_columns(sqlite: sa.Engine, monkeypatch: pytest.M
 
     metadata = sa.MetaData()
     tables = [
-        sa.Table(
-            f"table_{number}",
-            metadata,
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("token", EncryptedJWT(AFTER)),
-        )
-        for number in range(40)
+        table_of(EncryptedJWT(AFTER), name=f"table_{number}", metadata=metadata) for number in range(40)
     ]
     metadata.create_all(sqlite)
     with sqlite.begin() as connection:

@@ -16,7 +16,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-import sqlalchemy as sa
 
 from jwt_column import ConfigurationError, EncryptedJWT, KeyRing, generate_key
 from jwt_column.auditing.comparison import Change, KeyProgress, compare
@@ -42,9 +41,12 @@ from tests.support.audit_reports import (
     finding,
     report,
 )
+from tests.support.models import store, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import sqlalchemy as sa
 
 every_report = pytest.mark.parametrize(("now", "then"), REPORTS.values(), ids=REPORTS.keys())
 
@@ -571,27 +573,18 @@ def test_without_its_extra_the_report_says_what_to_install() -> None:
 # -- a real audit ---------------------------------------------------------------------------------------------------
 
 
-def sessions(type_: EncryptedJWT) -> sa.Table:
-    identity = sa.Column("id", sa.Integer, primary_key=True)
-    return sa.Table("sessions", sa.MetaData(), identity, sa.Column("token", type_))
-
-
-def test_a_rotation_is_seen_in_two_audits() -> None:
+def test_a_rotation_is_seen_in_two_audits(memory: sa.Engine) -> None:
     first, second = generate_key(), generate_key()
     old = KeyRing([first])
-    table = sessions(EncryptedJWT(old, expose_expiry=True))
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    table.metadata.create_all(engine)
+    table = table_of(EncryptedJWT(old, expose_expiry=True))
     token = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDB9.c2lnbmF0dXJl"
-    with engine.begin() as connection:
-        connection.execute(table.insert(), [{"token": token}] * 40 + [{"token": None}])
-    earlier = audit(engine, table)
+    store(memory, table, [*[token] * 40, None])
+    earlier = audit(memory, table)
 
     new = KeyRing([second, first])
     type_ = EncryptedJWT(new, expose_expiry=True)
-    reencrypt(engine, "sessions", "token", type_=type_)
-    later = audit(engine, sessions(type_), deep=True)
-    engine.dispose()
+    reencrypt(memory, "sessions", "token", type_=type_)
+    later = audit(memory, table_of(type_), deep=True)
     text = Parsed(render_html(later, baseline=AuditReport.from_dict(earlier.to_dict()))).text
     assert f"{new.active} active 0 40 +40" in text
     assert f"{old.active} 40 0 \N{MINUS SIGN}40" in text

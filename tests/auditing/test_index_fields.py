@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from jwt_column import EncryptedJSON, EncryptedJWT
-from tests.support.audited import AFTER, BEFORE, NOW, codes, envelope, examine, found, put, table_of, token
+from tests.support.audited import AFTER, BEFORE, NOW, codes, envelope, examine, found, put, token
+from tests.support.models import table_of
 from tests.support.tokens import compact
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from jwt_column import ConfigurationError, EncryptedJWT, audit
 from jwt_column.auditing.kinds import KINDS
 from jwt_column.column.cipher import TokenCipher
-from tests.support.audited import AFTER, codes, envelope, examine, found, put, table_of, token
+from tests.support.audited import AFTER, codes, envelope, examine, found, put, token
+from tests.support.models import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Figure, Table
-from tests.benchmarks.reencryption import contents, samples, speed, stores, subjects
+from tests.benchmarks.reencryption import contents, samples, server_cpu, speed, stores, subjects
 from tests.benchmarks.report import print_limits, print_table, write_markdown
 from tests.support.databases import Unavailable
 
@@ -110,7 +111,11 @@ def test_lookup_is_measured_on_both_databases(
 ) -> None:
     main(["lookup", "--rows", "300", "--samples", "1", "--postgresql", text_of(postgresql_database)])
     printed = capsys.readouterr().out
-    for expected in ("300 rows on sqlite", "300 rows on postgresql", "census of the rows, postgresql"):
+    for expected in (
+        "300 rows on sqlite",
+        "300 rows on postgresql",
+        "postgresql, Fernet and hashes, two keys",
+    ):
         assert expected in printed
 
 
@@ -134,7 +139,7 @@ def test_a_service_is_measured_beside_a_run(
     url = ("--postgresql", text_of(postgresql_database))
     main(["service", "--rows", "2000", "--rounds", "1", "--seconds", "1", *url])
     printed = capsys.readouterr().out
-    for expected in ("no run", "nice=0", "nice=1", "max_latency", "p99"):
+    for expected in ("no run", "nice=0", "nice=1", "max_latency", "short batches", "p99"):
         assert expected in printed
     assert max(map(len, printed.splitlines())) <= 80
 
@@ -211,6 +216,21 @@ def test_reencryption_is_measured_on_postgresql(
         "extension pgcrypto cannot be created" in printed
     )
     assert figures["postgresql", "reencrypt", "rows lost"] == 0
+
+
+def test_servers_time_for_a_closed_connection_counts(postgresql_database: Database) -> None:
+    """A run of ours closes its connection, and the process that served it ends."""
+    engine = sa.create_engine(postgresql_database.url())
+    clock = server_cpu.ServerClock(engine)
+    with engine.connect() as connection:
+        open_time = clock.read()
+        connection.invalidate()
+        closed_time = clock.read()
+    engine.dispose()
+    if open_time is None:
+        pytest.skip("the processes of a server on another machine cannot be read")
+    assert closed_time is not None
+    assert closed_time >= open_time > 0
 
 
 def test_reencryption_is_measured_on_mariadb(

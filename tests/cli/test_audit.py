@@ -9,44 +9,41 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
-from typer.testing import CliRunner
 
-from jwt_column import AuditReport, EncryptedJWT, KeyRing, audit, set_default_keyring
+from jwt_column import AuditReport, EncryptedJWT, KeyRing, audit
 from jwt_column.auditing.columns import columns_of
 from jwt_column.auditing.prometheus import to_prometheus
 from jwt_column.auditing.report import Severity
 from jwt_column.auditing.sarif import to_sarif
 from jwt_column.cli import audit as audit_module
 from jwt_column.cli import watch_view
-from jwt_column.cli.app import app
 from jwt_column.cli.columns import choose_targets
 from jwt_column.cli.console import ExitCode, make_console
-from jwt_column.cli.options import DATABASE_VARIABLE, ColumnOptions
+from jwt_column.cli.options import ColumnOptions
 from jwt_column.cli.progress import shown_progress
 from jwt_column.cli.watch import watch_columns
 from jwt_column.cli.watched import WatchedColumn
 from jwt_column.column.binding import binding_of
-from jwt_column.providers import write_key_file
-from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
 from tests.support.audit_reports import HOSTILE, finding
 from tests.support.audit_reports import column as audited_column
 from tests.support.audit_reports import report as report_of
-from tests.support.audited import AFTER, table_of
+from tests.support.audited import AFTER
+from tests.support.command_line import invoke_on, run, run_in_terminal, start, stop_when, stopped_here
+from tests.support.models import table_of
 from tests.support.workload import (
     NEW,
     NEW_KEY,
     OLD,
-    OLD_KEY,
     PATIENCE,
     column_type,
     create_sessions,
@@ -55,17 +52,18 @@ from tests.support.workload import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from typer.testing import Result
 
     from tests.support.workload import Sessions
 
-__all__ = ["plain_display"]
-
 ROWS: Final = 20
 TABLE: Final = ("--table", "sessions", "--column", "token")
+invoke = partial(invoke_on, name="audit")
+
+pytestmark = pytest.mark.usefixtures("key_file")
 
 APP: Final = """
 from sqlalchemy import MetaData
@@ -90,16 +88,6 @@ nothing = MetaData()
 """
 
 
-@pytest.fixture(autouse=True)
-def key_file(key_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The ring after the rotation, as the environment names it to every command here."""
-    path = tmp_path / "jwt.keys"
-    write_key_file(path, [NEW_KEY, OLD_KEY])
-    monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{path}")
-    monkeypatch.delenv(DATABASE_VARIABLE, raising=False)
-    return path
-
-
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """A module with models, in the current directory."""
@@ -117,18 +105,6 @@ def sessions(sqlite: sa.Engine) -> Sessions:
     with sqlite.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE refresh_tokens (id INTEGER PRIMARY KEY, token BLOB)")
     return sessions
-
-
-def invoke(url: sa.URL | str | None, *arguments: str, name: str = "audit") -> Result:
-    """Run a command in this process, with the database's URL in the environment."""
-    text = url.render_as_string(hide_password=False) if isinstance(url, sa.URL) else url
-    result = CliRunner().invoke(app, [name, *arguments], env={DATABASE_VARIABLE: text})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    # Nothing that is shown anywhere may hold a key, a token or a password.
-    for secret in (NEW_KEY.hex(), "eyJ", "s3cr3t"):
-        assert secret not in result.output
-    return result
 
 
 def put(engine: sa.Engine, number: int, stored: object) -> None:
@@ -641,36 +617,13 @@ def test_every_parameter_of_the_function_is_an_option() -> None:
     assert set(inspect.signature(audit).parameters) - ours == {"bind", "target", "progress"}
 
 
-def stop_when(process: subprocess.Popen[str], condition: Callable[[], bool], number: int) -> tuple[str, str]:
-    """Send a signal as soon as something holds, and return what the process has written."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(number)
-    return process.communicate(timeout=PATIENCE)
-
-
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_deep_audit_that_is_stopped_says_so(
-    sqlite: sa.Engine, sessions: Sessions, tmp_path: Path, number: int, expected: int
+    sqlite: sa.Engine, sessions: Sessions, number: int, expected: int
 ) -> None:
-    started = tmp_path / "started"
-    setup = (
-        "import pathlib, time\n"
-        "from jwt_column.auditing import rows\n"
-        f"rows.Opener.open = lambda *_: (pathlib.Path({str(started)!r}).touch(), time.sleep({PATIENCE}))"
-    )
-    process = subprocess.Popen(
-        command("audit", *TABLE, "--deep", setup=setup),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment({DATABASE_VARIABLE: str(sqlite.url)}),
-    )
-    stdout, stderr = stop_when(process, started.exists, number)
-    assert (process.returncode, stdout, stderr) == (
+    setup = f"from jwt_column.auditing import rows\nrows.Opener.open = lambda *_: {stopped_here(number)}"
+    done = run("audit", *TABLE, "--deep", setup=setup, JWT_COLUMN_DATABASE_URL=str(sqlite.url))
+    assert (done.returncode, done.stdout, done.stderr) == (
         expected,
         "",
         "jwt-column: stopped; an audit writes nothing.\n",
@@ -828,13 +781,9 @@ def test_a_watch_without_a_terminal_ends_by_a_signal(
 ) -> None:
     output = tmp_path / "output"
     with output.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            command("audit", *TABLE, "--watch", "--every", "0.1"),
-            stdout=stream,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment({DATABASE_VARIABLE: str(sqlite.url), "PYTHONUNBUFFERED": "1"}),
-        )
+        arguments = ("audit", *TABLE, "--watch", "--every", "0.1")
+        url = str(sqlite.url)
+        process = start(*arguments, stdout=stream, PYTHONUNBUFFERED="1", JWT_COLUMN_DATABASE_URL=url)
         _, stderr = stop_when(process, lambda: output.read_text().count("\n") > 1, number)
     assert (process.returncode, stderr) == (expected, "")
 
@@ -844,7 +793,6 @@ def test_watching_a_column_of_an_unknown_key(
 ) -> None:
     """A host without keys, and the view of a column without a token."""
     monkeypatch.delenv("JWT_COLUMN_KEYRING")
-    set_default_keyring(None)
     (column,) = columns_of(table_of(EncryptedJWT()))
     empty = WatchedColumn(column, ())
     empty.add(0.0, Counter())

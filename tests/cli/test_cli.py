@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
 import sqlite3
 import stat
-import struct
 import subprocess
 import sys
-import termios
 import zipfile
 from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from jwt_column import (
     ConfigurationError,
@@ -38,126 +31,9 @@ from jwt_column.cli import main
 from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode, is_utf8, make_console, mark, print_error
 from jwt_column.keys.ring_file.plain import write_key_file
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from tests.support.command_line import environment, keys, run, run_in_terminal
 
 KEY = re.compile(r"[A-Za-z0-9_-]{43}")
-ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[78])")
-
-# What decides about colour and width on the machine of whoever runs the tests.
-DISPLAY_VARIABLES = (
-    "CLICOLOR",
-    "CLICOLOR_FORCE",
-    "COLUMNS",
-    "FORCE_COLOR",
-    "GITHUB_ACTIONS",
-    "LINES",
-    "NO_COLOR",
-    "PY_COLORS",
-    "PYTHONIOENCODING",
-    "PYTHONUTF8",
-    "TERM",
-    "TERMINAL_WIDTH",
-    "TTY_COMPATIBLE",
-    "TTY_INTERACTIVE",
-    "_TYPER_FORCE_DISABLE_TERMINAL",
-)
-
-
-@pytest.fixture(autouse=True)
-def plain_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the machine's wishes about colour away; a test sets those that it is about."""
-    for name in DISPLAY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
-def command(*arguments: str, setup: str = "") -> list[str]:
-    """Return the command line that runs ours in its own interpreter, where every warning is an error."""
-    code = f"import sys; sys.argv[0] = 'jwt-column'\n{setup}\nfrom jwt_column.cli import main; main()"
-    return [sys.executable, "-W", "error", "-c", code, *arguments]
-
-
-def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C.UTF-8", **extra}
-
-
-def type_in_terminal(*arguments: str, prompt: str, typed: str, **variables: str) -> tuple[str, int]:
-    """Run the command on a terminal, type a line at each prompt, and return the output and the exit status."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command(*arguments),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment({"TERM": "dumb", "COLUMNS": "200", **variables}),
-    )
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65_536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        output += chunk
-        if output.rstrip().endswith(prompt.encode()):
-            os.write(ours, f"{typed}\n".encode())
-    os.close(ours)
-    return output.decode(), process.wait(timeout=300)
-
-
-def run(*arguments: str, setup: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with pipes for its output."""
-    return subprocess.run(
-        command(*arguments, setup=setup),
-        capture_output=True,
-        text=True,
-        env=environment(variables),
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-        check=False,
-    )
-
-
-class TerminalRun(NamedTuple):
-    """What a command wrote on a terminal, and how it ended."""
-
-    output: str
-    returncode: int
-
-    @property
-    def lines(self) -> list[str]:
-        """The lines as they stood there, one after another where one was overwritten."""
-        return re.split(r"[\r\n]+", ESCAPE.sub("", self.output))
-
-
-def run_in_terminal(*arguments: str, columns: int = 80, setup: str = "", **variables: str) -> TerminalRun:
-    """Run the command on a real terminal of this width: standard input, output and error."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        command(*arguments, setup=setup),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment({"TERM": "xterm-256color"} | variables),
-    )
-    os.close(theirs)
-    chunks = []
-    while True:
-        try:
-            chunk = os.read(ours, 65_536)
-        except OSError:
-            # Linux says EIO when the last writer has gone.
-            break
-        if not chunk:
-            break
-        chunks.append(chunk)
-    os.close(ours)
-    return TerminalRun(b"".join(chunks).decode(), process.wait(timeout=300))
-
 
 # -- the whole command ---------------------------------------------------------------------------------------
 
@@ -200,10 +76,10 @@ def test_help_loads_nothing_that_a_command_needs() -> None:
     )
     setup = "import atexit; atexit.register(lambda: print('LOADED', *sys.modules))"
     for arguments in (("--help",), ("--version",), ("keys", "--help")):
-        loaded = run(*arguments, setup=setup).stdout.partition("LOADED ")[2].split()
+        loaded = run(*arguments, setup=setup, fresh=True).stdout.partition("LOADED ")[2].split()
         assert "jwt_column.cli.app" in loaded
         assert not [name for name in loaded if name.startswith(heavy)], arguments
-    control = run("keys", "generate", setup=setup).stdout.partition("LOADED ")[2].split()
+    control = run("keys", "generate", setup=setup, fresh=True).stdout.partition("LOADED ")[2].split()
     assert "cryptography" in control
     assert "alembic" not in control
 
@@ -220,7 +96,7 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_without_the_extra_one_line_says_what_to_install(package: str) -> None:
-    done = run("demo", setup=f"sys.modules['{package}'] = None")
+    done = run("demo", setup=f"sys.modules['{package}'] = None", fresh=True)
     assert done.returncode == ExitCode.USAGE
     assert done.stdout == ""
     assert done.stderr == (
@@ -250,7 +126,7 @@ def test_main_runs_the_command_line(
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
-    done = run("reencrypt", setup="sys.modules['alembic'] = None")
+    done = run("reencrypt", setup="sys.modules['alembic'] = None", fresh=True)
     assert done.returncode == ExitCode.FAILURE
     assert "alembic" in done.stderr
     assert "jwt-column[cli]" not in done.stderr
@@ -324,6 +200,11 @@ def test_settings_of_a_project_are_defaults(project: Path) -> None:
         ('databse = "x"', "no setting 'databse' (did you mean 'database'?)"),
         ("model = 1", "model is a text, or for model and database a list"),
         ('ring = ["env:A", "env:B"]', "ring is a text"),
+        ('database = "postgresql://me:hidden@db/app', "pyproject.toml, line 2: this is not TOML"),
+        ("model = hidden", "pyproject.toml, line 2: this is not TOML"),
+        ('[tool.hidden]\na = 1\na = 2\n[tool."hidden', "pyproject.toml, line 4: this is not TOML"),
+        ("model = [", "pyproject.toml, at its end: this is not TOML"),
+        ('a = """\nhidden', "pyproject.toml, at its end: this is not TOML"),
     ],
 )
 def test_wrong_settings_are_named(project: Path, setting: str, message: str) -> None:
@@ -331,8 +212,24 @@ def test_wrong_settings_are_named(project: Path, setting: str, message: str) -> 
     done = run("audit")
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert message in done.stderr
+    assert "hidden" not in done.stderr
     # Help and version do without them.
     assert run("--help").returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a = 1\nb = 'hidden \xff'\n", "line 2: this is not UTF-8"),
+        (b"tool = 'hidden'\n", "tool is a table, as in [tool.jwt-column]"),
+        (b"[tool]\njwt-column = 'hidden'\n", "jwt-column is a table, as in [tool.jwt-column]"),
+    ],
+)
+def test_a_file_of_settings_that_is_none_is_named(project: Path, content: bytes, message: str) -> None:
+    (project / "pyproject.toml").write_bytes(content)
+    done = run("audit")
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert (message in done.stderr, "hidden" in done.stderr) == (True, False)
 
 
 def test_a_key_file_that_others_can_read_is_an_error_of_an_audit(project: Path) -> None:
@@ -396,9 +293,9 @@ def test_the_html_report_finds_its_templates_in_a_zip(tmp_path: Path) -> None:
 
 
 def test_help_survives_the_removal_of_docstrings() -> None:
-    done = run("keys", "check", "--help", PYTHONOPTIMIZE="2")
+    done = run("keys", "check", "--help", fresh=True, PYTHONOPTIMIZE="2")
     assert "Check that a ring loads" in done.stdout
-    assert "every key unwraps" in run("keys", "--help", PYTHONOPTIMIZE="2").stdout
+    assert "every key unwraps" in run("keys", "--help", fresh=True, PYTHONOPTIMIZE="2").stdout
 
 
 def test_a_shell_completes_commands_and_options() -> None:
@@ -410,8 +307,8 @@ def test_a_shell_completes_commands_and_options() -> None:
     }
     for words, expected in cases.items():
         number = str(len(words.split()) - 1)
-        variables = {"_JWT_COLUMN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": number}
-        assert expected in run(**variables).stdout
+        done = run(_JWT_COLUMN_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=number)
+        assert expected in done.stdout
 
 
 # -- errors --------------------------------------------------------------------------------------------------
@@ -446,7 +343,7 @@ def test_our_errors_end_a_command_with_their_exit_code(monkeypatch: pytest.Monke
         raise DecryptionError("sessions.token: it does not open")
 
     monkeypatch.setattr("jwt_column.cli.keys.making.generate_key", refuse)
-    result = CliRunner().invoke(app, ["keys", "generate"])
+    result = keys("generate")
     assert (result.exit_code, result.stdout) == (ExitCode.FAILURE, "")
     assert result.stderr == "jwt-column: sessions.token: it does not open\n"
 
@@ -490,7 +387,7 @@ def test_generate_prints_one_key_and_nothing_else() -> None:
 def test_generated_keys_are_what_the_environment_variable_takes(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = CliRunner().invoke(app, ["keys", "generate", "--count", str(count)])
+    result = keys("generate", "--count", str(count))
     assert (result.exit_code, result.stderr) == (0, "")
     monkeypatch.setenv("JWT_COLUMN_KEYS", result.stdout.strip())
     ring = KeyRing.from_uri("env:JWT_COLUMN_KEYS")
@@ -509,13 +406,13 @@ def test_a_hint_is_for_terminals() -> None:
 
 def test_generate_writes_a_key_file(tmp_path: Path) -> None:
     path = tmp_path / "my keys.txt"
-    done = CliRunner().invoke(app, ["keys", "generate", "--file", str(path), "--count", "2"])
+    done = keys("generate", "--file", str(path), "--count", "2")
     assert (done.exit_code, done.stderr) == (0, "")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    keys = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    ring = KeyRing(keys)
-    assert len(keys) == 2
-    assert not any(key in done.stdout for key in keys)
+    written = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    ring = KeyRing(written)
+    assert len(written) == 2
+    assert not any(key in done.stdout for key in written)
     assert f"{ring.active}  active\n" in done.stdout
     assert f"{ring.key_ids[1]}  decrypts only\n" in done.stdout
     (uri,) = re.findall(r"export JWT_COLUMN_KEYRING=(\S+)", done.stdout)
@@ -524,9 +421,9 @@ def test_generate_writes_a_key_file(tmp_path: Path) -> None:
 
 def test_generate_replaces_no_file(tmp_path: Path) -> None:
     path = tmp_path / "jwt.keys"
-    first = CliRunner().invoke(app, ["keys", "generate", "--file", str(path)])
+    first = keys("generate", "--file", str(path))
     before = path.read_text()
-    second = CliRunner().invoke(app, ["keys", "generate", "--file", str(path)])
+    second = keys("generate", "--file", str(path))
     assert (first.exit_code, second.exit_code) == (0, ExitCode.USAGE)
     assert second.stdout == ""
     assert second.stderr == f"jwt-column: {path} exists; its keys would be lost, so it is not replaced\n"
@@ -534,7 +431,7 @@ def test_generate_replaces_no_file(tmp_path: Path) -> None:
 
 
 def test_generate_says_why_a_file_cannot_be_written(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["keys", "generate", "--file", str(tmp_path / "missing" / "jwt.keys")])
+    done = keys("generate", "--file", str(tmp_path / "missing" / "jwt.keys"))
     assert done.exit_code == ExitCode.USAGE
     assert done.stdout == ""
     assert re.fullmatch(r"jwt-column: .*cannot be written.*\n", done.stderr)
@@ -546,14 +443,14 @@ def test_generate_looks_at_what_it_wrote(tmp_path: Path, monkeypatch: pytest.Mon
         path.write_text(f"{'A' * 43}\n")
 
     monkeypatch.setattr("jwt_column.cli.keys.making.write_key_file", write_another_key)
-    result = CliRunner().invoke(app, ["keys", "generate", "--file", str(tmp_path / "jwt.keys")])
+    result = keys("generate", "--file", str(tmp_path / "jwt.keys"))
     assert result.exit_code == ExitCode.USAGE
     assert "does not hold the keys that were written" in result.stderr
 
 
 @pytest.mark.parametrize("count", ["0", "101"])
 def test_the_number_of_keys_has_limits(count: str) -> None:
-    assert CliRunner().invoke(app, ["keys", "generate", "--count", count]).exit_code == ExitCode.USAGE
+    assert keys("generate", "--count", count).exit_code == ExitCode.USAGE
 
 
 def test_typer_shows_no_locals_itself() -> None:

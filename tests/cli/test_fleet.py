@@ -11,30 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from typer.testing import CliRunner
 
 from jwt_column import KeyRing, generate_key
-from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.options import DATABASE_VARIABLE
 from jwt_column.fleet import Fleet
 from jwt_column.providers import write_key_file
 from jwt_column.testing import fake_kek
-from tests.cli.test_cli import plain_display
+from tests.support.command_line import invoke, keys
+from tests.support.models import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from typer.testing import Result
-
     from tests.support.databases import Database
-
-__all__ = ["plain_display"]  # a fixture
-
-
-def keys(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["keys", *arguments])
 
 
 def shown(*arguments: str) -> dict[str, Any]:
@@ -45,13 +36,10 @@ def shown(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def engine(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(sqlite_database.url())
-    with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE sessions (id INTEGER PRIMARY KEY, token BLOB)")
-    monkeypatch.setenv(DATABASE_VARIABLE, str(engine.url))
-    yield engine
-    engine.dispose()
+def engine(sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
+    table_of(sa.LargeBinary).create(sqlite)
+    monkeypatch.setenv(DATABASE_VARIABLE, str(sqlite.url))
+    return sqlite
 
 
 @pytest.fixture
@@ -194,7 +182,7 @@ def test_a_command_is_no_process_of_the_fleet(
     module = f"application_of_{path.parent.name}"
     (tmp_path / f"{module}.py").write_text(APPLICATION)
     monkeypatch.syspath_prepend(tmp_path)
-    done = CliRunner().invoke(app, ["reencrypt", "--model", f"{module}:token"])
+    done = invoke("reencrypt", "--model", f"{module}:token")
     assert done.exit_code == ExitCode.OK
     ring = sys.modules[module].ring
     ring.acknowledge()

@@ -9,11 +9,10 @@ import stat
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
-from typer.testing import CliRunner
 
 from jwt_column import (
     EncryptedJWT,
@@ -24,13 +23,15 @@ from jwt_column import (
     encrypt_token,
     generate_key,
 )
-from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.keys.rings import KeyView
 from jwt_column.cli.keys.showing import age
 from jwt_column.format import base64url
 from jwt_column.providers import write_key_file
-from tests.cli.test_cli import environment, plain_display, type_in_terminal
+from tests.support.command_line import environment, invoke, program_path, type_in_terminal
+from tests.support.command_line import keys as run
+from tests.support.command_line import keys_output as done
+from tests.support.command_line import keys_report as shown
 from tests.support.docs_examples import ROOT
 from tests.support.tokens import signed_token
 
@@ -38,25 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from typer.testing import Result
-
     from tests.support.standin import Standin
 
-__all__ = ["plain_display"]  # a fixture
-
 KEY = re.compile(r"[A-Za-z0-9_-]{43}")
-
-
-def run(*arguments: str) -> Result:
-    """Run a command in this process."""
-    return CliRunner().invoke(app, ["keys", *arguments])
-
-
-def done(*arguments: str) -> str:
-    """Run a command that works, and return what it printed."""
-    result = run(*arguments)
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
 
 
 def refused(*arguments: str, code: ExitCode = ExitCode.USAGE) -> str:
@@ -65,12 +50,6 @@ def refused(*arguments: str, code: ExitCode = ExitCode.USAGE) -> str:
     assert (result.exit_code, result.stdout) == (code, "")
     assert re.fullmatch(r"jwt-column: .*\n", result.stderr)
     return result.stderr
-
-
-def shown(*arguments: str) -> dict[str, Any]:
-    """Run a command with ``--json``, and return what it printed."""
-    value: dict[str, Any] = json.loads(done(*arguments, "--json"))
-    return value
 
 
 def states() -> dict[str, str]:
@@ -467,7 +446,7 @@ def test_key_without_rows_is_removed(
 ) -> None:
     """After a re-encryption, as the last step of a rotation."""
     old, new = rotated
-    reencrypted = CliRunner().invoke(app, ["reencrypt", *column])
+    reencrypted = invoke("reencrypt", *column)
     assert reencrypted.exit_code == 0, reencrypted.stderr
     output = done("remove", old, *column)
     assert f"Removed key {old}." in output
@@ -816,15 +795,15 @@ def test_commands_are_usable_by_name_in_a_shell(
     """The whole life of a ring as a script, in processes of its own."""
     script = """
 set -e
-run() { "$PYTHON" -c "from jwt_column.cli import main; main()" keys "$@"; }
-id() { "$PYTHON" -c "import json, sys; print(json.load(sys.stdin)[sys.argv[1]])" "$1"; }
+run() { jwt-column keys "$@"; }
+id() { python -c "import json, sys; print(json.load(sys.stdin)[sys.argv[1]])" "$1"; }
 old=$(run init --wrapped-by standin:kek --json | id active)
 new=$(run add --json | id added)
 run activate "$new" > /dev/null
 if run remove "$old" < /dev/null 2> /dev/null; then exit 9; fi
 run remove "$old" --force --confirm "$old" --json | id revision
 """
-    variables = {"JWT_COLUMN_KEYRING": f"file:{tmp_path / 'ring.json'}", "PYTHON": sys.executable}
+    variables = {"JWT_COLUMN_KEYRING": f"file:{tmp_path / 'ring.json'}", "PATH": program_path()}
     variables["JWT_COLUMN_KEKS"] = "standin:kek"
     finished = subprocess.run(
         ["sh", "-c", script],

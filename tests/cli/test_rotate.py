@@ -11,30 +11,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
-from typer.testing import CliRunner
 
 from jwt_column import EncryptedJWT, KeyRing, generate_key
-from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
 from jwt_column.cli.keys.rings import open_ring
 from jwt_column.cli.options import DATABASE_VARIABLE
 from jwt_column.cli.rotation import rotation_of
 from jwt_column.fleet import Fleet
 from jwt_column.providers import write_key_file
-from tests.cli.test_cli import plain_display, type_in_terminal
+from tests.support.command_line import invoke, run_in_terminal, type_in_terminal
 from tests.support.docs_examples import ROOT
+from tests.support.models import store, table_of
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from typer.testing import Result
 
     from tests.support.databases import Database
     from tests.support.vault import OpenBao
-
-__all__ = ["plain_display"]  # a fixture
 
 ROWS = 20
 
@@ -59,10 +55,6 @@ class Place(NamedTuple):
         return rows
 
 
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
-
-
 def rotate(*arguments: str) -> Result:
     return invoke("rotate", "--table", "sessions", "--column", "token", "--yes", "--settle", "0", *arguments)
 
@@ -85,8 +77,8 @@ WHOLE = ["add", "wait", "activate", "wait", "reencrypt", "gate", "remove"]
 
 @pytest.fixture(params=["plain", "wrapped"])
 def place(
-    request: pytest.FixtureRequest, tmp_path: Path, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
+    request: pytest.FixtureRequest, tmp_path: Path, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> Place:
     path, kek = tmp_path / "ring", tmp_path / "kek"
     monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{path}")
     monkeypatch.setenv("JWT_COLUMN_KEKS", f"file:{kek}")
@@ -95,17 +87,9 @@ def place(
         write_key_file(path, [generate_key()])
     else:
         assert invoke("keys", "init", "--wrapped-by", f"file:{kek}").exit_code == ExitCode.OK
-    engine = sa.create_engine(sqlite_database.url())
-    type_ = EncryptedJWT(f"file:{path}")
-    table = sa.Table(
-        "sessions", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", type_)
-    )
-    table.create(engine)
-    with engine.begin() as connection:
-        connection.execute(table.insert(), [{"token": signed_token(sub=str(row))} for row in range(ROWS)])
-    monkeypatch.setenv(DATABASE_VARIABLE, str(engine.url))
-    yield Place(path, engine)
-    engine.dispose()
+    store(sqlite, table_of(EncryptedJWT(f"file:{path}")), [signed_token(sub=str(row)) for row in range(ROWS)])
+    monkeypatch.setenv(DATABASE_VARIABLE, str(sqlite.url))
+    return Place(path, sqlite)
 
 
 def test_one_command_does_it_all(place: Place) -> None:
@@ -210,6 +194,34 @@ def test_a_key_can_be_named(place: Place) -> None:
     # Once more: it is active, and there is nothing to do.
     again = rotate("--wait", "0", "--to", added, "--json")
     assert (again.exit_code, steps_of(again)) == (ExitCode.OK, ["nothing"])
+
+
+def test_the_rows_are_rewritten_at_the_pace_that_is_asked_for(place: Place) -> None:
+    (old,) = place.ids
+    for arguments, said in (
+        (("--until", "soon"), "a time of the day"),
+        (("--max-latency", "1"), "--throttle-query"),
+    ):
+        refused = rotate("--wait", "0", *arguments)
+        assert refused.exit_code == ExitCode.USAGE, arguments
+        assert said in refused.stderr.replace("\n", " ")
+    assert place.ids == [old]
+    stopped = rotate("--wait", "0", "--json", "--until", "2020-01-01T00:00")
+    assert stopped.exit_code == ExitCode.FAILURE
+    assert "until= (--until) is over" in stopped.stderr.replace("\n", " ")
+    assert (len(place.ids), place.rows()) == (2, {old: ROWS})
+    # The control: without the option, the same command goes on and removes the key.
+    assert rotate("--wait", "0", "--nice", "0", "--throttle-query", "SELECT 0.01").exit_code == ExitCode.OK
+    assert list(place.rows()) == place.ids != [old]
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_lines(place: Place) -> None:
+    options = ("rotate", "--table", "sessions", "--column", "token", "--yes", "--wait", "0", "--settle", "0")
+    assert f"of {ROWS} rows under key" in invoke(*options).stderr
+    done = run_in_terminal(*options, PYTHONPATH=str(ROOT))
+    assert done.returncode == ExitCode.OK
+    assert any(line.startswith("sessions.token ") and "rows" in line for line in done.lines)
+    assert f"of {ROWS} rows under key" not in done.output
 
 
 def test_a_young_key_stays(place: Place) -> None:
@@ -416,10 +428,9 @@ def rotate_under_load(database: Database, tmp_path: Path, kek: str | None, varia
         }
     )
     engine = sa.create_engine(url)
-    type_ = EncryptedJWT(f"file:{path}")
-    table = sa.Table(
-        "sessions", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", type_)
-    )
+    # The database counts its key up, for all writers.
+    key = sa.Column("id", sa.Integer, primary_key=True)
+    table = sa.Table("sessions", sa.MetaData(), key, sa.Column("token", EncryptedJWT(f"file:{path}")))
     table.create(engine)
     Fleet(engine).table.create(engine)
     writers = [

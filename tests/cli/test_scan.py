@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,42 +14,27 @@ from rich.console import Console
 
 from jwt_column import EncryptedJWT, KeyRing
 from jwt_column.cli.console import ExitCode, make_console
-from jwt_column.cli.options import DATABASE_VARIABLE
-from tests.cli.test_audit import invoke, stop_when
-from tests.cli.test_cli import command, environment, plain_display, run_in_terminal
+from tests.support.command_line import invoke_on, run, run_in_terminal, stopped_here
+from tests.support.models import store, table_of
 from tests.support.tokens import signed_token
-from tests.support.workload import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from tests.support.databases import Database
 
-__all__ = ["plain_display"]
-
 TOKEN = signed_token(sub="alice")
+invoke = partial(invoke_on, name="scan")
 
 
 @pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
+def sqlite(sqlite: sa.Engine) -> sa.Engine:
     """A database with an encrypted column, and a log that nobody has thought of."""
-    engine = sa.create_engine(sqlite_database.url())
-    with engine.begin() as connection:
-        sessions = sa.Table(
-            "sessions",
-            sa.MetaData(),
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("token", EncryptedJWT(KeyRing.generate())),
-        )
-        sessions.create(connection)
-        connection.execute(sessions.insert(), [{"token": TOKEN}] * 5)
+    with sqlite.begin() as connection:
+        store(connection, table_of(EncryptedJWT(KeyRing.generate())), [TOKEN] * 5)
         connection.exec_driver_sql("CREATE TABLE logs (id INTEGER PRIMARY KEY, line TEXT, other TEXT)")
         for number in range(1, 21):
             line = f"Authorization: Bearer {TOKEN}" if number % 5 == 0 else "GET /"
             connection.exec_driver_sql("INSERT INTO logs VALUES (?, ?, NULL)", (number, line))
-    yield engine
-    engine.dispose()
+    return sqlite
 
 
 def test_readable_tokens_are_shown_by_place(sqlite: sa.Engine) -> None:
@@ -57,7 +42,7 @@ def test_readable_tokens_are_shown_by_place(sqlite: sa.Engine) -> None:
     with sqlite.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
         connection.exec_driver_sql("INSERT INTO notes VALUES (?)", (TOKEN,))
-    result = invoke(sqlite.url, name="scan")
+    result = invoke(sqlite.url)
     assert result.exit_code == ExitCode.FAILURE
     assert (
         result.stdout
@@ -82,22 +67,22 @@ def test_readable_tokens_are_shown_by_place(sqlite: sa.Engine) -> None:
 def test_a_database_without_any_is_ok(sqlite: sa.Engine) -> None:
     with sqlite.begin() as connection:
         connection.exec_driver_sql("DROP TABLE logs")
-    result = invoke(sqlite.url, "--full", name="scan")
+    result = invoke(sqlite.url, "--full")
     assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
     assert "1 table, 2 columns, every row" in result.stdout
     assert result.stdout.endswith("\n  ✓ No readable token in 5 rows.\n")
 
 
 def test_json_is_the_report_and_nothing_else(sqlite: sa.Engine) -> None:
-    sampled = json.loads(invoke(sqlite.url, "--sample", "4", "--json", name="scan").stdout)
+    sampled = json.loads(invoke(sqlite.url, "--sample", "4", "--json").stdout)
     assert (sampled["sample"], sampled["rows"], [found["rows"] for found in sampled["found"]]) == (4, 8, [1])
-    everything = json.loads(invoke(sqlite.url, "--full", "--json", name="scan").stdout)
+    everything = json.loads(invoke(sqlite.url, "--full", "--json").stdout)
     assert (everything["sample"], everything["rows"], [found["rows"] for found in everything["found"]]) == (
         None,
         25,
         [4],
     )
-    shown = invoke(sqlite.url, "--sample", "4", name="scan").stdout
+    shown = invoke(sqlite.url, "--sample", "4").stdout
     assert ["logs", "line", "1", "4+", "key", "20"] in [line.split() for line in shown.splitlines()]
 
 
@@ -110,9 +95,9 @@ def test_a_table_that_cannot_be_read_is_named(postgresql_database: Database) -> 
         connection.exec_driver_sql("CREATE SCHEMA tenant")
     try:
         url = postgresql_database.url().set(username=role, password="s3cr3t")
-        result = invoke(url, name="scan")
-        other = invoke(url, "--schema", "tenant", name="scan")
-        missing = invoke(url, "--schema", "nowhere", name="scan")
+        result = invoke(url)
+        other = invoke(url, "--schema", "tenant")
+        missing = invoke(url, "--schema", "nowhere")
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql(f'DROP ROLE "{role}"')
@@ -128,12 +113,12 @@ def test_a_table_that_cannot_be_read_is_named(postgresql_database: Database) -> 
 
 
 def test_a_database_that_cannot_be_reached_ends_with_3() -> None:
-    result = invoke(sa.make_url("postgresql+psycopg://user:s3cr3t@127.0.0.1:1/nothing"), name="scan")
+    result = invoke(sa.make_url("postgresql+psycopg://user:s3cr3t@127.0.0.1:1/nothing"))
     assert (result.exit_code, result.stdout) == (ExitCode.DATABASE, "")
 
 
 def test_an_asynchronous_driver_will_do(sqlite: sa.Engine) -> None:
-    assert invoke(sqlite.url.set(drivername="sqlite+aiosqlite"), name="scan").exit_code == ExitCode.FAILURE
+    assert invoke(sqlite.url.set(drivername="sqlite+aiosqlite")).exit_code == ExitCode.FAILURE
 
 
 def test_a_terminal_shows_a_bar_that_goes(sqlite: sa.Engine) -> None:
@@ -144,24 +129,10 @@ def test_a_terminal_shows_a_bar_that_goes(sqlite: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_scan_that_is_stopped_says_so(
-    sqlite: sa.Engine, tmp_path: Path, number: int, expected: int
-) -> None:
-    started = tmp_path / "started"
-    setup = (
-        "import pathlib, time\n"
-        "from jwt_column.scanning import run\n"
-        f"run.has_token = lambda _: (pathlib.Path({str(started)!r}).touch(), time.sleep({PATIENCE}))"
-    )
-    process = subprocess.Popen(
-        command("scan", setup=setup),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment({DATABASE_VARIABLE: str(sqlite.url)}),
-    )
-    stdout, stderr = stop_when(process, started.exists, number)
-    assert (process.returncode, stdout, stderr) == (
+def test_a_scan_that_is_stopped_says_so(sqlite: sa.Engine, number: int, expected: int) -> None:
+    setup = f"from jwt_column.scanning import run\nrun.has_token = lambda _: {stopped_here(number)}"
+    done = run("scan", setup=setup, JWT_COLUMN_DATABASE_URL=str(sqlite.url))
+    assert (done.returncode, done.stdout, done.stderr) == (
         expected,
         "",
         "jwt-column: stopped; a scan writes nothing.\n",

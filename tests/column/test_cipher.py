@@ -311,11 +311,11 @@ class TestDamage:
     ) -> None:
         """A key holder sealed it, so it authenticates; a column that opened its neighbour must still look at it."""
         key = DataKey(KEY)
-        nonce, frame = bytes(24), pack(TOKEN)
-        end = len(CONTEXT).to_bytes(2, "big") + CONTEXT.encode()
 
         def seal(header: bytes) -> bytes:
-            return header + nonce + key.aead.encrypt(nonce, frame, header + end)
+            stored = independent.seal_frame(pack(TOKEN), header, KEY, context=CONTEXT, nonce=bytes(24))
+            assert isinstance(stored, bytes)
+            return stored
 
         cipher = TokenCipher(ColumnSpec(context=CONTEXT))
         stamp = bytearray(cipher.stamp(key.id))
@@ -463,9 +463,7 @@ class TestTaking:
         assert caught.value.reason == "already encrypted"
         assert set() == revealed_by(caught.value, value[14:])
 
-    @pytest.mark.parametrize(
-        "value", ["jc", "jc.", "jcole", "jc-0102030405.x", "\x00x", "\u0080x", "~", "\\x0102030405060g"]
-    )
+    @pytest.mark.parametrize("value", ["jc", "jc.", "jcole", "jc-0102030405.x", "~", "\\x0102030405060g"])
     def test_opaque_token_that_only_resembles_an_envelope_is_taken(self, value: str) -> None:
         """The control of the test above."""
         assert value == opened(encrypt_token(value, RING, context=CONTEXT, allow_opaque=True))
@@ -500,6 +498,19 @@ class TestTaking:
         for value in (UNSIGNED, OPAQUE):
             with pytest.raises(InvalidTokenError):
                 TokenCipher(ColumnSpec(context=CONTEXT)).check(lax.check(value))
+
+    def test_token_that_another_column_has_checked_and_packed_is_checked_again_when_it_is_encrypted(
+        self,
+    ) -> None:
+        lax = TokenCipher(ColumnSpec(context=CONTEXT, allow_opaque=True, allow_unsigned=True))
+        strict = TokenCipher(ColumnSpec(context=CONTEXT, max_length=len(TOKEN)))
+        for value in (UNSIGNED, OPAQUE, signed_token(sub="x" * len(TOKEN))):
+            token = lax.check(value, keep_frame=True)
+            with pytest.raises(InvalidTokenError):
+                strict.encrypt(token, RING)
+            # The control: the column that has checked it takes it.
+            assert opened(lax.encrypt(lax.check(value, keep_frame=True), RING)) == value
+        assert opened(strict.encrypt(lax.check(TOKEN, keep_frame=True), RING)) == TOKEN
 
     @pytest.mark.parametrize("member", list(Choice))
     def test_member_of_an_enumeration_is_stored_as_its_characters(self, member: Choice) -> None:

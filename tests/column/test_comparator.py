@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import Session, aliased
 
 from jwt_column import (
-    JWT,
     EncryptedJWT,
     JWTColumnError,
     KeyRing,
     UnsupportedComparisonError,
 )
+from tests.support.models import mapped, session_on
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -26,25 +26,15 @@ TOKEN = signed_token(sub="alice")
 pytestmark = pytest.mark.usefixtures("ring")
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(sa.String(10))
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT())
-    second: Mapped[JWT | None] = mapped_column(EncryptedJWT(storage="text"))
+Login = mapped(name=sa.String(10), token=EncryptedJWT(), second=EncryptedJWT(storage="text"))
 
 
 @pytest.fixture
 def session(engine: sa.Engine) -> Iterator[Session]:
     """Rows 1 with both tokens and 2 with none."""
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        session.add_all([Login(id=1, name="a", token=TOKEN, second=TOKEN), Login(id=2, name="b")])
-        session.commit()
+    with session_on(
+        engine, Login(id=1, name="a", token=TOKEN, second=TOKEN), Login(id=2, name="b")
+    ) as session:
         yield session
 
 
@@ -204,5 +194,26 @@ def test_in_takes_any_iterable_of_values() -> None:
     for values in ((token,), {token}, {token: 1}.keys(), iter([token]), (one for one in [token])):
         assert str(column.in_(values).compile()) == expected
     for value in (token, token.encode(), {token: 1}):
-        with pytest.raises(UnsupportedComparisonError):
+        with pytest.raises(
+            UnsupportedComparisonError, match=f"takes a list of values, not one {type(value).__name__}"
+        ):
             column.in_(value)
+
+
+CLAIM_USES: dict[str, Callable[[Any], Any]] = {
+    "result": lambda claim: sa.select(claim),
+    "order": lambda claim: sa.select(Login.id).order_by(claim),
+    "group": lambda claim: sa.select(Login.id).group_by(claim),
+    "right side": lambda claim: Login.name == claim,
+    "member of a list": lambda claim: Login.name.in_([claim]),
+    "argument": lambda claim: sa.func.lower(claim),
+}
+
+
+@pytest.mark.parametrize("name", CLAIM_USES)
+def test_a_claim_has_no_value_in_sql(name: str) -> None:
+    """Without the refusal, a driver would be given the object as a parameter."""
+    column = sa.column("token", EncryptedJWT(KeyRing.generate(), context="t.token", fingerprints=["jti"]))
+    with pytest.raises(UnsupportedComparisonError, match=r"^t\.token: a claim has no value in SQL"):
+        CLAIM_USES[name](column.claim("jti"))
+    CLAIM_USES[name](Login.name)  # the control

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry
 from sqlalchemy.types import TypeDecorator
 
 from jwt_column import (
     JWT,
     ConfigurationError,
+    EncryptedJSON,
     EncryptedJWT,
     ExpiryIndex,
     FingerprintIndex,
@@ -137,22 +138,33 @@ def test_mapped_class_is_refused_too() -> None:
     }
 
 
-def test_unique_column_would_take_one_token_twice() -> None:
+@pytest.mark.parametrize("names", [["token"], ["n", "token"]])
+def test_primary_key_of_a_mapper_is_refused(names: list[str]) -> None:
+    """The table shows none of it, and the ORM would look for rows by the token."""
+    for type_ in (EncryptedJWT(RING), EncryptedJSON(RING)):
+        table = sa.Table("t", sa.MetaData(), sa.Column("n", sa.Text), column(type_))
+        key = [table.c[name] for name in names]
+        with pytest.raises(
+            ConfigurationError, match=r"^t\.token: .* cannot be the primary key, .* surrogate key"
+        ):
+            registry().map_imperatively(type("Login", (), {}), table, primary_key=key)
+        registry().map_imperatively(type("Login", (), {}), table, primary_key=[table.c.n])  # the control
+
+
+def test_unique_column_would_take_one_token_twice(memory: sa.Engine) -> None:
     """The control: the constraint as the database sees it, over the raw column."""
-    engine = sa.create_engine("sqlite://")
     good = sa.Table("t", sa.MetaData(), column())
-    with engine.begin() as connection:
+    with memory.begin() as connection:
         connection.execute(sa.text("CREATE TABLE t (token BLOB UNIQUE)"))
         connection.execute(good.insert(), [{"token": signed_token(jti="1")}] * 2)
         assert connection.scalar(sa.select(sa.func.count()).select_from(good)) == 2
 
 
-def test_variant_would_store_tokens_in_the_clear() -> None:
+def test_variant_would_store_tokens_in_the_clear(memory: sa.Engine) -> None:
     """The control: SQLAlchemy binds through the variant, and not through the type that stands in the declaration."""
     type_ = EncryptedJWT(RING, context="t.token").with_variant(sa.Text(), "sqlite")
-    engine = sa.create_engine("sqlite://")
     token = signed_token(jti="1")
-    with engine.connect() as connection:
+    with memory.connect() as connection:
         sent = connection.execute(sa.select(sa.bindparam("x", token, type_=type_))).context
         assert sent.compiled_parameters[0]["x"] == token
         bound = sent.dialect.type_compiler_instance.process(type_)

@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from jwt_column import JWT, DecryptionError, EncryptedJWT, KeyRing, audit, key_usage
+from jwt_column import DecryptionError, EncryptedJWT, KeyRing, audit, key_usage
 from jwt_column.column.header_sql import HeaderSQL
 from migrations_helpers import reencrypt
+from tests.support.models import mapped, store, table_of
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -23,32 +24,15 @@ STORAGES: tuple[Storage, ...] = ("binary", "text")
 
 
 def model_of(storage: Storage, plaintext: Literal["refuse", "read", "write"] = "refuse") -> Any:
-    class Base(DeclarativeBase):
-        pass
-
-    class Login(Base):
-        __tablename__ = "logins"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        token: Mapped[JWT | None] = mapped_column(
-            EncryptedJWT(RING, storage=storage, plaintext=plaintext, context="logins.token")
-        )
-
-    return Login
+    return mapped(token=EncryptedJWT(RING, storage=storage, plaintext=plaintext, context="logins.token"))
 
 
 def legacy_table(connection: sa.Connection, storage: Storage) -> None:
     """Make a table of a token in the clear, an empty value and, in the third row, NULL."""
-    table = sa.Table(
-        "logins",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", sa.Text if storage == "text" else sa.LargeBinary),
-    )
-    table.create(connection)
     values: list[Any] = [signed_token(exp=4_000_000_000), "", None]
     if storage == "binary":
         values = [value if value is None else value.encode() for value in values]
-    connection.execute(table.insert(), [{"id": n, "token": value} for n, value in enumerate(values, 1)])
+    store(connection, table_of(sa.Text() if storage == "text" else sa.LargeBinary(), name="logins"), values)
     connection.commit()
 
 

@@ -25,13 +25,14 @@ from jwt_column import (
     generate_key,
     set_default_keyring,
 )
-from migrations_helpers.operations.indexes import existing_indexes
+from jwt_column.database.indexes import existing_indexes
+from tests.support.models import table_of
 from tests.support.tokens import compact, signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jwt_column.format.envelope import Storage
+
+pytestmark = pytest.mark.each_server
 
 OLD_KEY, NEW_KEY = generate_key(), generate_key()
 OLD, BOTH = KeyRing([OLD_KEY]), KeyRing([NEW_KEY, OLD_KEY])
@@ -41,10 +42,8 @@ ROWS = 2000
 
 
 @pytest.fixture(autouse=True)
-def _default_ring() -> Iterator[None]:
+def _default_ring() -> None:
     set_default_keyring(BOTH)
-    yield
-    set_default_keyring(None)
 
 
 def token(number: int) -> JWT:
@@ -61,13 +60,7 @@ def model(storage: Storage = "binary", *, indexed: bool = True, **options: Any) 
         ExpiryIndex("ix_expiry", "token"),
         StaleIndex("ix_stale", "token"),
     )
-    return sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("token", EncryptedJWT(storage=storage, **options)),
-        *(indexes if indexed else ()),
-    )
+    return table_of(EncryptedJWT(storage=storage, **options), *(indexes if indexed else ()))
 
 
 def fill(connection: sa.Connection, table: sa.Table) -> None:
@@ -260,13 +253,13 @@ def test_an_index_that_cannot_be_is_refused(make: Any, match: str) -> None:
 # -- Alembic ---------------------------------------------------------------------------------------------------------
 
 
-def context_of(connection: sa.Connection, metadata: sa.MetaData) -> MigrationContext:
-    return MigrationContext.configure(connection, opts={"target_metadata": metadata})
+def context_of(connection: sa.Connection, metadata: sa.MetaData, **options: Any) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"target_metadata": metadata, **options})
 
 
-def difference(engine: sa.Engine, metadata: sa.MetaData) -> list[Any]:
+def difference(engine: sa.Engine, metadata: sa.MetaData, **options: Any) -> list[Any]:
     with engine.connect() as connection:
-        return list(compare_metadata(context_of(connection, metadata), metadata))
+        return list(compare_metadata(context_of(connection, metadata, **options), metadata))
 
 
 def revision(engine: sa.Engine, metadata: sa.MetaData) -> tuple[str, str]:
@@ -363,17 +356,9 @@ def test_operations_write_sql_scripts_and_check_what_they_are_given() -> None:
             "ix", "sessions", "token", type_=EncryptedJWT(fingerprints=["token"]), schema="auth"
         )
         op.drop_jwt_index("ix", "sessions", "token", schema="auth")
-        with pytest.raises(ConfigurationError, match="kind is one of"):
+        with pytest.raises(ConfigurationError, match="kind is 'fingerprint', 'expiry' or 'stale'"):
             op.create_jwt_index("ix", "sessions", "token", kind="other")
         with pytest.raises(ConfigurationError, match="declare"):
             op.create_jwt_index("ix", "sessions", "token")
     assert "CREATE INDEX ix ON auth.sessions (substr(token, 7, 16))" in written.getvalue()
     assert "DROP INDEX auth.ix" in written.getvalue()
-
-
-@pytest.mark.parametrize("fingerprint", [("iss", "jti"), ["iss", "jti"], sa.Column("user_id", sa.Integer)])
-def test_an_index_on_several_fingerprints_is_refused(fingerprint: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"^ux: an index is on one fingerprint") as caught:
-        FingerprintIndex("ux", "token", fingerprint, unique=True)
-    # What would be refused in turn.
-    assert "declare" not in str(caught.value)

@@ -7,6 +7,7 @@ import hmac
 import json
 import pickle
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis.strategies as st
@@ -37,6 +38,7 @@ from jwt_column import (
 )
 from jwt_column.column.json_document import TokenDict
 from tests.support import independent_envelope
+from tests.support.models import mapped, store, table_of
 from tests.support.tokens import compact, revealed_by, signed_token
 
 if TYPE_CHECKING:
@@ -75,25 +77,14 @@ class OAuthToken(Base):
 
 
 @pytest.fixture
-def engine() -> sa.Engine:
-    engine = sa.create_engine("sqlite://")
-    Base.metadata.create_all(engine)
-    return engine
+def engine(memory: sa.Engine) -> sa.Engine:
+    Base.metadata.create_all(memory)
+    return memory
 
 
-def table_of(type_: EncryptedJWT, raw: Any = sa.LargeBinary) -> tuple[sa.Table, sa.Table]:
+def tables_of(type_: EncryptedJWT, raw: Any = sa.LargeBinary) -> tuple[sa.Table, sa.Table]:
     """Return a table with the type, and the same table as the database has it."""
-    return (
-        sa.Table(
-            "documents",
-            sa.MetaData(),
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("token", type_),
-        ),
-        sa.Table(
-            "documents", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", raw)
-        ),
-    )
+    return table_of(type_, name="documents"), table_of(raw, name="documents")
 
 
 class TestValues:
@@ -120,10 +111,26 @@ class TestValues:
             assert found == hmac.digest(mac_key, data, "sha256")[:16]
 
     @pytest.mark.parametrize(
-        "value", ["x", TOKEN, "[1]", [1], 5, {"a": float("nan")}, {1: 2}, {"a": object()}, {"a": "\ud800"}]
+        ("value", "fault"),
+        [
+            ("x", "the text holds something else"),
+            (TOKEN, "the text holds something else"),
+            ("[1]", "the text holds something else"),
+            ([1], "a list is neither a mapping nor the text of one"),
+            (5, "a int is neither"),
+            ({"a": float("nan")}, "NaN, Infinity"),
+            ({"a": "\ud800"}, "NaN, Infinity, 4,300 digits, half a surrogate pair"),
+            ({"a": object()}, "Object of type object is not JSON serializable"),
+            ({"a": datetime(2030, 1, 1)}, "Object of type datetime is not JSON serializable"),
+            ({1: 2}, "the name of a member is not text"),
+            ({"a": {1: 2}}, "the name of a member is not text"),
+            ({"a": [{"b": ({True: 2},)}]}, "the name of a member is not text"),
+        ],
     )
-    def test_anything_else_is_refused_without_being_shown(self, value: Any) -> None:
-        with pytest.raises(InvalidTokenError, match="is no JSON object") as caught:
+    def test_anything_else_is_refused_without_being_shown(self, value: Any, fault: str) -> None:
+        with pytest.raises(
+            InvalidTokenError, match=f"is no JSON object of at most 100 levels: {fault}"
+        ) as caught:
             OAuthToken(token=value)
         assert not revealed_by(caught.value, TOKEN)
 
@@ -178,6 +185,34 @@ class TestORM:
             session.commit()
             assert row.token is None
 
+    def test_null_is_stored_as_none(self, engine: sa.Engine) -> None:
+        with Session(engine) as session:
+            row = OAuthToken(id=1, token=RESPONSE)
+            session.add(row)
+            session.commit()
+            row.token = sa.null()
+            session.commit()
+            assert session.scalars(sa.select(OAuthToken.id).where(OAuthToken.token.is_(None))).all() == [1]
+
+    @pytest.mark.parametrize(
+        "changed", [{"a": True, "b": 2}, {"a": 1.0, "b": 2}, {"b": 2, "a": 1}], ids=["true", "float", "order"]
+    )
+    def test_a_document_that_python_calls_equal_is_stored(
+        self, engine: sa.Engine, changed: dict[str, Any]
+    ) -> None:
+        first = {"a": 1, "b": 2}
+        with Session(engine, expire_on_commit=False) as session:
+            row = OAuthToken(id=1, token=first)
+            session.add(row)
+            session.commit()
+            row.token = dict(first)
+            assert not session.is_modified(row)  # the control
+            assert changed == first
+            row.token = changed
+            session.commit()
+            assert json.dumps(session.scalars(sa.select(OAuthToken.token)).one()) == json.dumps(changed)
+            assert session.scalars(sa.select(OAuthToken.id).where(OAuthToken.token == changed)).all() == [1]
+
     def test_changes_at_any_depth_are_saved(self, engine: sa.Engine) -> None:
         other = TokenDict()
 
@@ -231,6 +266,22 @@ class TestORM:
                 assert row.token == expected
         assert other == {"list": ["x"]}
 
+    def test_a_container_in_a_second_place_is_a_copy(self) -> None:
+        """As it would be after the next load."""
+        token = TokenDict()
+        token["a"] = {"x": ["1"]}
+        token["b"] = token["a"]
+        token["b"]["x"].append("2")
+        assert token == {"a": {"x": ["1"]}, "b": {"x": ["1", "2"]}}
+        token["list"] = [["1"]]
+        token["list"].append(token["list"][0])
+        token["list"][1].append("2")
+        assert token["list"] == [["1"], ["1", "2"]]
+        # The control: in its one place it is not copied again, whatever else changes.
+        kept = token["a"]
+        token["c"] = 1
+        assert token["a"] is kept
+
     def test_a_document_of_too_many_levels_is_refused(self, engine: sa.Engine) -> None:
         """It could be written, and loaded only where the stack is short: Python's limit counts all calls."""
 
@@ -264,26 +315,79 @@ class TestORM:
             for copied in (pickle.loads(pickle.dumps(row)).token, copy.deepcopy(row.token)):
                 assert (type(copied), copied) == (TokenDict, RESPONSE)
 
-    def test_a_sealed_value_stands_in_for_one_that_does_not_open(self) -> None:
-        class Other(DeclarativeBase): ...
-
-        class Row(Other):
-            __tablename__ = "rows"
-            id: Mapped[int] = mapped_column(primary_key=True)
-            token: Mapped[Any] = mapped_column(
-                EncryptedJSON(KeyRing.generate(), context="c", undecryptable="sealed")
-            )
-
-        engine = sa.create_engine("sqlite://")
-        Other.metadata.create_all(engine)
+    def test_a_sealed_value_stands_in_for_one_that_does_not_open(self, engine: sa.Engine) -> None:
+        row_of = mapped("rows", token=EncryptedJSON(KeyRing.generate(), context="c", undecryptable="sealed"))
+        row_of.metadata.create_all(engine)
         stored = EncryptedJSON(RING, context="c").cipher().encrypt(RESPONSE, RING)
         with Session(engine) as session:
             session.execute(sa.text("INSERT INTO rows VALUES (1, :stored)"), {"stored": stored})
-            row = session.get_one(Row, 1)
+            row = session.get_one(row_of, 1)
             assert isinstance(row.token, SealedJWT)
             row.token = RESPONSE
             session.commit()
             assert row.token == RESPONSE
+
+
+class Login(Base):
+    __tablename__ = "logins"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(default="login")
+    token: Mapped[dict[str, Any]] = mapped_column(EncryptedJSON(RING), default={"scope": ["a"]})
+    other: Mapped[dict[str, Any] | None] = mapped_column(
+        EncryptedJSON(RING), onupdate=lambda: {"scope": ["b"]}
+    )
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "login"}  # noqa: RUF012
+
+
+class DeviceLogin(Login):
+    __mapper_args__ = {"polymorphic_identity": "device"}  # noqa: RUF012
+
+
+class OldDeviceLogin(DeviceLogin):
+    __mapper_args__ = {"polymorphic_identity": "old"}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("kind", [Login, DeviceLogin, OldDeviceLogin])
+class TestInheritance:
+    def test_defaults_are_tracked_copies(self, engine: sa.Engine, kind: type[Login]) -> None:
+        """Of a subclass they were the default itself: its changes were lost, and in every later row."""
+        with Session(engine, expire_on_commit=False) as session:
+            first, second = kind(id=1), kind(id=2)
+            session.add(first)
+            session.commit()
+            first.token["scope"].append("more")
+            session.commit()
+            session.add(second)
+            session.commit()
+            assert first.other is not None
+            first.other["scope"].append("more")
+            assert not any(text in repr(first.token["scope"][0]) for text in ("'a'", "'b'"))
+            session.commit()
+            found = session.scalars(
+                sa.select(Login).order_by(Login.id).execution_options(populate_existing=True)
+            )
+            assert [(row.token, row.other) for row in found] == [
+                ({"scope": ["a", "more"]}, {"scope": ["b", "more"]}),
+                ({"scope": ["a"]}, None),
+            ]
+
+    def test_assignments_are_checked(self, engine: sa.Engine, kind: type[Login]) -> None:
+        values: list[Any] = ['{"scope": ["c"]}', {"scope": ["c"]}, MappingProxyType({"scope": ["c"]})]
+        with Session(engine) as session:
+            for value in values:
+                row = kind(token=value)
+                session.add(row)
+                row.token["scope"].append("d")
+                session.commit()
+                row.token["scope"].append("e")
+                session.commit()
+                assert row.token == {"scope": ["c", "d", "e"]}
+                row.other = sa.null()
+                session.commit()
+                assert row.other is None
+        for refused in ("x", [1], 5, TOKEN):
+            with pytest.raises(InvalidTokenError):
+                kind(token=refused)
 
 
 class Bound(Base):
@@ -377,50 +481,51 @@ class TestSearch:
 
 class TestTables:
     @pytest.mark.parametrize(("storage", "raw"), [("binary", sa.LargeBinary), ("text", sa.Text)])
-    def test_a_column_is_adopted_rotated_audited_and_left(self, storage: Any, raw: Any) -> None:
-        engine = sa.create_engine("sqlite://")
+    def test_a_column_is_adopted_rotated_audited_and_left(
+        self, memory: sa.Engine, storage: Any, raw: Any
+    ) -> None:
         newest = generate_key()
         later = RING.with_key(newest).with_active(KeyRing([newest]).active)
         unsigned = compact({"alg": "none"}, {"sub": "mallory"}, b"")
         documents = [RESPONSE, {"nested": {"id_token": unsigned}}]
         type_ = EncryptedJSON(RING, storage=storage, **OPTIONS)
-        table, stored = table_of(type_, raw)
-        table.create(engine)
+        table, stored = tables_of(type_, raw)
         texts = [json.dumps(one) for one in documents]
-        with engine.begin() as connection:
-            values = texts if storage == "text" else [text.encode() for text in texts]
-            connection.execute(stored.insert(), [{"token": value} for value in values])
+        store(memory, stored, texts if storage == "text" else [text.encode() for text in texts])
+        with memory.begin() as connection:
             assert connection.execute(key_usage(table.c.token)).one() == (None, "plaintext", 2)
             with pytest.raises(PlaintextFoundError):
                 connection.execute(sa.select(table.c.token)).all()
-        assert find_plaintext_tokens(engine).found
+        assert find_plaintext_tokens(memory).found
 
         from migrations_helpers.engine.conversions import Adoption, Decryption
+        from migrations_helpers.engine.options import Options
         from migrations_helpers.engine.reencryption import convert_column
-        from migrations_helpers.engine.run import Options
 
         in_context = type_.in_context("documents.token")
-        convert_column(engine, "documents", "token", in_context, Adoption, Options())
-        assert not find_plaintext_tokens(engine).found
-        with engine.connect() as connection:
+        convert_column(memory, "documents", "token", in_context, Adoption, Options())
+        assert not find_plaintext_tokens(memory).found
+        with memory.connect() as connection:
             assert connection.scalars(sa.select(table.c.token).order_by(table.c.id)).all() == documents
         rotated = EncryptedJSON(later, storage=storage, context="documents.token", **OPTIONS)
-        report = migrations_helpers.reencrypt(engine, "documents", "token", type_=rotated)
+        report = migrations_helpers.reencrypt(memory, "documents", "token", type_=rotated)
         assert (report.reencrypted, report.remaining) == (2, 0)
-        table, _ = table_of(rotated, raw)
-        with engine.connect() as connection:
+        table, _ = tables_of(rotated, raw)
+        with memory.connect() as connection:
             assert connection.execute(key_usage(table.c.token)).one() == (later.active, "current", 2)
             found = sa.select(table.c.id).where(table.c.token.claim("access_token") == TOKEN)
             assert connection.scalars(found).all() == [1]
-        codes = {finding.code: finding.count for finding in audit(engine, table, deep=True).findings}
+        codes = {finding.code: finding.count for finding in audit(memory, table, deep=True).findings}
         assert codes["alg-none"] == 1
-        convert_column(engine, "documents", "token", rotated, Decryption, Options())
-        with engine.connect() as connection:
+        convert_column(memory, "documents", "token", rotated, Decryption, Options())
+        with memory.connect() as connection:
             left = connection.scalars(sa.select(stored.c.token).order_by(stored.c.id)).all()
         assert [json.loads(one) for one in left] == documents
 
     @pytest.mark.parametrize("other", ["a token's type over documents", "a document's type over tokens"])
-    def test_a_run_with_the_other_type_takes_no_fingerprints_away(self, other: str) -> None:
+    def test_a_run_with_the_other_type_takes_no_fingerprints_away(
+        self, memory: sa.Engine, other: str
+    ) -> None:
         """Both have the same layout, so that nothing in SQL tells them apart."""
         options: dict[str, Any] = {"fingerprints": ["token", "user"], "context": "documents.token"}
         newest = generate_key()
@@ -431,17 +536,15 @@ class TestTables:
         if other == "a document's type over tokens":
             right, wrong = EncryptedJWT, EncryptedJSON
             values = [signed_token(user=7), signed_token(user=8)]
-        engine = sa.create_engine("sqlite://")
-        table, stored = table_of(right(RING, **options))
-        table.create(engine)
-        with engine.begin() as connection:
-            connection.execute(table.insert(), [{"token": value} for value in values])
+        table, stored = tables_of(right(RING, **options))
+        store(memory, table, values)
+        with memory.begin() as connection:
             before = connection.scalars(sa.select(stored.c.token)).all()
         with pytest.raises(ConfigurationError, match=rf"Write type_={right.__name__}\("):
-            migrations_helpers.reencrypt(engine, "documents", "token", type_=wrong(later, **options))
+            migrations_helpers.reencrypt(memory, "documents", "token", type_=wrong(later, **options))
         with pytest.raises(ReencryptionError, match="2 rows can be read, but do not fit"):
             migrations_helpers.reencrypt(
-                engine, "documents", "token", type_=wrong(RING, **options), recompute=True
+                memory, "documents", "token", type_=wrong(RING, **options), recompute=True
             )
         # Among others, which the beginning of a run does not see.
         reseal = wrong(later, **options).cipher().resealer(later)
@@ -449,35 +552,30 @@ class TestTables:
             with pytest.raises(InvalidTokenError, match="would drop its fingerprints") as caught:
                 reseal(value)
             assert not revealed_by(caught.value, TOKEN)
-        with engine.connect() as connection:
+        with memory.connect() as connection:
             assert connection.scalars(sa.select(stored.c.token)).all() == before
         # The control: nothing is lost without fingerprints of members, and the right type goes on.
         whole = {**options, "fingerprints": ["token"]}
         sealed = right(RING, **whole).cipher().encrypt(values[0], RING)
         assert wrong(later, **whole).cipher().resealer(later)(sealed)
-        report = migrations_helpers.reencrypt(engine, "documents", "token", type_=right(later, **options))
+        report = migrations_helpers.reencrypt(memory, "documents", "token", type_=right(later, **options))
         assert (report.reencrypted, report.remaining) == (2, 0)
 
-    def test_a_dropped_member_is_named(self) -> None:
-        engine = sa.create_engine("sqlite://")
-        table, _ = table_of(EncryptedJSON(RING, **OPTIONS))
-        table.create(engine)
-        with engine.begin() as connection:
-            connection.execute(table.insert(), {"token": RESPONSE})
+    def test_a_dropped_member_is_named(self, memory: sa.Engine) -> None:
+        table, _ = tables_of(EncryptedJSON(RING, **OPTIONS))
+        store(memory, table, [RESPONSE])
         later = KeyRing([generate_key()]).with_key(KEY)
         type_ = EncryptedJSON(later, fingerprints=["token", "access_token"], expose_expiry=True)
         with pytest.raises(ConfigurationError, match="the fingerprint 'user'"):
-            migrations_helpers.reencrypt(engine, "documents", "token", type_=type_)
+            migrations_helpers.reencrypt(memory, "documents", "token", type_=type_)
 
-    def test_the_ladder_reads_and_writes_plaintext(self) -> None:
-        engine = sa.create_engine("sqlite://")
-        writing, stored = table_of(EncryptedJSON(RING, storage="text", plaintext="write"), sa.Text)
-        reading, _ = table_of(EncryptedJSON(RING, storage="text", plaintext="read"), sa.Text)
-        writing.create(engine)
-        with engine.begin() as connection:
-            connection.execute(writing.insert(), {"token": RESPONSE})
+    def test_the_ladder_reads_and_writes_plaintext(self, memory: sa.Engine) -> None:
+        writing, stored = tables_of(EncryptedJSON(RING, storage="text", plaintext="write"), sa.Text)
+        reading, _ = tables_of(EncryptedJSON(RING, storage="text", plaintext="read"), sa.Text)
+        store(memory, writing, [RESPONSE])
+        with memory.begin() as connection:
             assert json.loads(connection.scalars(sa.select(stored.c.token)).one()) == RESPONSE
-            connection.execute(reading.insert(), {"token": RESPONSE})
+            connection.execute(reading.insert(), {"id": 2, "token": RESPONSE})
             for table in (writing, reading):
                 loaded = connection.scalars(sa.select(table.c.token)).all()
                 assert [(type(one), one) for one in loaded] == [(TokenDict, RESPONSE)] * 2

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam, lambda_stmt, literal, select
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column, with_loader_criteria
+from sqlalchemy.orm import Session, aliased, with_loader_criteria
 
 from jwt_column import (
     JWT,
@@ -26,6 +26,7 @@ from jwt_column import (
     set_default_keyring,
 )
 from jwt_column.providers import write_key_file
+from tests.support.models import mapped, store, table_of
 from tests.support.tokens import locals_shown_by, revealed_by, signed_token
 
 if TYPE_CHECKING:
@@ -43,28 +44,19 @@ CAROL = signed_token(sub="carol")
 NOBODY = signed_token(sub="nobody", jti="n")
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str | None] = mapped_column(sa.String(2000))
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(fingerprints=["token", "jti", "num"]))
-    second: Mapped[JWT | None] = mapped_column(
-        EncryptedJWT(storage="text", expose_expiry=True, fingerprints=["num", "jti", "token"])
-    )
-    answer: Mapped[dict[str, Any] | None] = mapped_column(EncryptedJSON(fingerprints=["access_token"]))
-
-
+Login = mapped(
+    name=sa.String(2000),
+    token=EncryptedJWT(fingerprints=["token", "jti", "num"]),
+    second=EncryptedJWT(storage="text", expose_expiry=True, fingerprints=["num", "jti", "token"]),
+    answer=EncryptedJSON(fingerprints=["access_token"]),
+)
 LOGINS: Any = Login.__table__
 TOKENS = {1: ALICE, 2: BOB, 3: CAROL, 4: None}
 
 
 def fill(engine: sa.Engine | sa.Connection) -> None:
     """Write rows 1 and 3 under the first key, row 2 under the second, row 4 without a token."""
-    Base.metadata.create_all(engine)
+    Login.metadata.create_all(engine)
     with Session(engine) as session:
         for ring, ids in ((KeyRing([FIRST]), (1, 3)), (RING, (2, 4))):
             set_default_keyring(ring)
@@ -77,10 +69,8 @@ def fill(engine: sa.Engine | sa.Connection) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _default_ring() -> Iterator[None]:
+def _default_ring() -> None:
     set_default_keyring(RING)
-    yield
-    set_default_keyring(None)
 
 
 @pytest.fixture
@@ -254,6 +244,7 @@ def test_loader_criteria_take_the_values_of_their_variables(session: Session) ->
     assert session.scalars(select(Login.id).options(plain)).all() == [2]
 
 
+@pytest.mark.each_server
 def test_aliases_subqueries_and_statements_that_write(session: Session) -> None:
     alias = aliased(Login)
     inner = select(Login.id).where(Login.second == bindparam("t")).scalar_subquery()
@@ -270,6 +261,7 @@ def test_aliases_subqueries_and_statements_that_write(session: Session) -> None:
     assert session.scalars(select(Login.id).order_by(Login.id)).all() == [1, 3, 4]
 
 
+@pytest.mark.each_server
 def test_several_sets_of_parameters(session: Session) -> None:
     """A parameter of an INSERT, UPDATE or DELETE that is sent for each of them."""
     connection = session.connection()
@@ -311,14 +303,15 @@ def test_a_missing_value_is_the_error_of_sqlalchemy(sqlite_session: Session) -> 
 # -- the ring of the execution counts --------------------------------------------------------------------------------
 
 
-def test_statement_of_the_cache_finds_rows_under_keys_that_the_ring_learns(tmp_path: Path) -> None:
+def test_statement_of_the_cache_finds_rows_under_keys_that_the_ring_learns(
+    memory: sa.Engine, tmp_path: Path
+) -> None:
     """A prebuilt statement, a lambda, one that is built again, and one for several sets of parameters."""
     path = tmp_path / "keys"
     write_key_file(path, [FIRST])
     ring = KeyRing.from_uri(f"file:{path}")
     set_default_keyring(ring)
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    Base.metadata.create_all(engine)
+    Login.metadata.create_all(memory)
     prebuilt: list[Any] = [
         select(Login.id).where(Login.token == BOB),
         select(Login.id).where(Login.second.in_([BOB, NOBODY])),
@@ -333,7 +326,7 @@ def test_statement_of_the_cache_finds_rows_under_keys_that_the_ring_learns(tmp_p
         others = select(Login.id).where(Login.token != ALICE)
         return [[*session.scalars(one)] for one in (*prebuilt, new, others)]
 
-    with Session(engine) as session:
+    with Session(memory) as session:
         assert found(session) == [[]] * 6
         for number, key in enumerate((SECOND, THIRD), 2):
             write_key_file(path, [key, *(SECOND, FIRST)[-number + 1 :]], overwrite=True)
@@ -347,7 +340,6 @@ def test_statement_of_the_cache_finds_rows_under_keys_that_the_ring_learns(tmp_p
             assert found(session) == [[number]] * 6
             session.expire_all()
             assert session.get_one(Login, number).name == "found"
-    engine.dispose()
 
 
 class monkeypatched_ring:  # noqa: N801 - a context manager
@@ -406,10 +398,7 @@ def test_rows_of_another_layout_are_found_by_values_that_come_later(engine: sa.E
         RING, fingerprints=["token", "jti"], expose_expiry=True, previous=[{"fingerprints": ["jti"]}]
     )
     old = EncryptedJWT(RING, fingerprints=["jti"])
-    tables = [
-        sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", type_))
-        for type_ in (old, new)
-    ]
+    tables = [table_of(type_) for type_ in (old, new)]
     tables[0].create(engine)
     id_, token = tables[1].c.id, tables[1].c.token
     with engine.begin() as connection:
@@ -543,6 +532,7 @@ def test_errors_and_logs_hold_fingerprints(sqlite_session: Session, caplog: pyte
     assert ALICE[-20:] not in shown
 
 
+@pytest.mark.each_server
 def test_literal_binds_render_fingerprints_that_find_rows(session: Session) -> None:
     for condition in (Login.token == ALICE, Login.second.in_([ALICE]), Login.token == bindparam("t", ALICE)):
         statement = select(Login.id).where(condition, Login.token != BOB)
@@ -566,18 +556,10 @@ def test_expanded_statement_finds_rows(sqlite_session: Session) -> None:
 # -- pickles and copies ----------------------------------------------------------------------------------------------
 
 
-def table_of(**options: Any) -> tuple[sa.Table, Any]:
-    type_ = EncryptedJWT(fingerprints=["token", "jti"], **options)
-    table = sa.Table(
-        "t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", type_)
-    )
-    return table, table.c.token
-
-
-def test_a_pickled_statement_holds_no_value_and_finds_rows() -> None:
-    table, token = table_of()
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    table.create(engine)
+def test_a_pickled_statement_holds_no_value_and_finds_rows(memory: sa.Engine) -> None:
+    table = table_of(EncryptedJWT(fingerprints=["token", "jti"]))
+    token: Any = table.c.token
+    store(memory, table, [ALICE, BOB])
     statements = [
         select(table.c.id).where(token == ALICE),
         select(table.c.id).where(token.in_([ALICE, BOB]), token != BOB),
@@ -587,8 +569,7 @@ def test_a_pickled_statement_holds_no_value_and_finds_rows() -> None:
         select(table.c.id).where(token.claim("jti") == "a", token.claim("jti").is_not(None)),
     ]
     pickled = [pickle.dumps(one) for one in statements]
-    with engine.begin() as connection:
-        connection.execute(table.insert(), [{"id": 1, "token": ALICE}, {"id": 2, "token": BOB}])
+    with memory.begin() as connection:
         for data in pickled:
             assert ALICE.encode()[-20:] not in data
             for loaded in (pickle.loads(data), pickle.loads(pickle.dumps(pickle.loads(data)))):
@@ -597,24 +578,21 @@ def test_a_pickled_statement_holds_no_value_and_finds_rows() -> None:
         late = pickle.loads(pickle.dumps(select(table.c.id).where(token == bindparam("t"))))
         assert connection.scalars(late, {"t": BOB}).all() == [2]
         assert connection.scalars(copy.deepcopy(statements[0])).all() == [1]
-    engine.dispose()
 
 
-def test_a_pickled_statement_is_refused_by_a_ring_with_a_key_that_it_does_not_know() -> None:
+def test_a_pickled_statement_is_refused_by_a_ring_with_a_key_that_it_does_not_know(memory: sa.Engine) -> None:
     """It would find no row under this key, and say nothing."""
-    table, token = table_of()
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    table.create(engine)
-    data = pickle.dumps(select(table.c.id).where(token == ALICE))
+    table = table_of(EncryptedJWT(fingerprints=["token", "jti"]))
+    table.create(memory)
+    data = pickle.dumps(select(table.c.id).where(table.c.token == ALICE))
     new = KeyRing([THIRD, SECOND, FIRST])
-    with engine.begin() as connection:
+    with memory.begin() as connection:
         with monkeypatched_ring(KeyRing([SECOND])):
             assert connection.scalars(pickle.loads(data)).all() == []
         with monkeypatched_ring(new):
             connection.execute(table.insert(), [{"id": 1, "token": ALICE}])
             with pytest.raises(UnsupportedComparisonError, match=f"{new.active}.*build the statement again"):
                 connection.scalars(pickle.loads(data))
-    engine.dispose()
 
 
 def test_caches_outside_the_process_tell_values_apart() -> None:

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import Session, aliased
 
 from jwt_column import JWT, EncryptedJSON, EncryptedJWT, KeyRing, UnsupportedComparisonError
 from jwt_column.errors import CiphertextWarning
+from tests.support.models import mapped, session_on
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -24,28 +25,19 @@ RING = KeyRing.generate()
 TOKEN = signed_token(sub="alice")
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, fingerprints=["token"]))
-    second: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, storage="text"))
-    response: Mapped[dict[str, Any] | None] = mapped_column(EncryptedJSON(RING))
-    old: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, storage="text", plaintext="write"))
+Login = mapped(
+    token=EncryptedJWT(RING, fingerprints=["token"]),
+    second=EncryptedJWT(RING, storage="text"),
+    response=EncryptedJSON(RING),
+    old=EncryptedJWT(RING, storage="text", plaintext="write"),
+)
 
 
 @pytest.fixture
-def session() -> Iterator[Session]:
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        session.add_all([Login(id=1, token=TOKEN, second=TOKEN, old=TOKEN), Login(id=2, token=TOKEN)])
-        session.flush()
+def session(memory: sa.Engine) -> Iterator[Session]:
+    rows = [Login(id=1, token=TOKEN, second=TOKEN, old=TOKEN), Login(id=2, token=TOKEN)]
+    with session_on(memory, *rows) as session:
         yield session
-    engine.dispose()
 
 
 MISUSES: dict[str, Callable[[], Any]] = {
@@ -53,6 +45,7 @@ MISUSES: dict[str, Callable[[], Any]] = {
     "distinct of an alias": lambda: select(aliased(Login).token).distinct(),
     "distinct of a subquery": lambda: select(select(Login.token).subquery().c.token).distinct(),
     "group by": lambda: select(func.count(Login.id)).group_by(Login.token),
+    "group by its name": lambda: select(func.count(Login.id)).group_by("token"),
     "group by with another column": lambda: select(Login.second).group_by(Login.second, Login.old),
     "union": lambda: sa.union(select(Login.token), select(Login.token)),
     "except": lambda: sa.except_(select(Login.token), select(Login.token).where(Login.id == 1)),
@@ -82,6 +75,7 @@ GOOD: dict[str, Callable[[], Any]] = {
     "distinct entities": lambda: select(Login).distinct(),
     "distinct with the key": lambda: select(Login.id, Login.token).distinct(),
     "group by with the key": lambda: select(Login.token).group_by(Login.id, Login.token),
+    "group by the names of both": lambda: select(func.count()).select_from(Login).group_by("id", "token"),
     "distinct key ids": lambda: select(Login.token.key_id).distinct(),
     "union all": lambda: sa.union_all(select(Login.token), select(Login.token)),
     "union with the key": lambda: sa.union(select(Login.id, Login.token), select(Login.id, Login.token)),
@@ -166,7 +160,7 @@ def test_an_asynchronous_session_warns_too() -> None:
         engine = create_async_engine("sqlite+aiosqlite://", poolclass=sa.StaticPool)
         try:
             async with engine.begin() as connection:
-                await connection.run_sync(Base.metadata.create_all)
+                await connection.run_sync(Login.metadata.create_all)
             async with AsyncSession(engine) as session:
                 with pytest.warns(CiphertextWarning, match="GROUP BY"):
                     await session.execute(select(func.count(Login.id)).group_by(Login.token))

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from jwt_column import DecryptionError, EncryptedJWT, InvalidTokenError, KeyRing, ReencryptionError, audit
 from migrations_helpers.engine.conversions import Adoption
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
+from tests.support.models import table_of
 from tests.support.tokens import signed_token
 
 RING = KeyRing.generate()
@@ -26,9 +27,7 @@ def test_binding_loading_adopting_and_auditing_name_the_option(storage: Any) -> 
             RING, storage=storage, plaintext=plaintext, context="s.token", allow_opaque=True
         )
         engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-        table = sa.Table(
-            "s", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", type_)
-        )
+        table = table_of(type_, name="s")
         table.create(engine)
         raw = OPAQUE if storage == "text" else OPAQUE.encode()
         with engine.begin() as connection:

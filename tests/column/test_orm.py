@@ -44,6 +44,7 @@ from jwt_column import (
     set_default_keyring,
 )
 from jwt_column.format import envelope
+from tests.support.models import mapped, table_of
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -130,17 +131,10 @@ def test_every_driver_round_trips_mapped_objects(driver_engine: sa.Engine) -> No
 def test_an_object_holds_its_token_once_when_it_was_flushed(
     memory: sa.Engine, type_: EncryptedJWT, before_the_flush: bool
 ) -> None:
-    class Local(DeclarativeBase):
-        pass
-
-    class Held(Local):
-        __tablename__ = "held"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        token: Mapped[JWT] = mapped_column(type_)
-
-    Local.metadata.create_all(memory)
+    held_class = mapped("held", token=type_)
+    held_class.metadata.create_all(memory)
     with Session(memory) as session:
-        session.add_all([Held(id=1, token=TOKEN), held := Held(id=2, token=TOKEN)])
+        session.add_all([held_class(id=1, token=TOKEN), held := held_class(id=2, token=TOKEN)])
         assert (getattr(held.token, "_frame", None) is not None) is before_the_flush
         session.flush()
         assert getattr(held.token, "_frame", None) is None
@@ -357,15 +351,7 @@ def by_mixin() -> Any:
 
 
 def deferred_attribute() -> Any:
-    class DeferredBase(DeclarativeBase):
-        pass
-
-    class Thing(DeferredBase):
-        __tablename__ = "t"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        token: Mapped[JWT | None] = deferred(mapped_column(EncryptedJWT()))
-
-    return Thing
+    return mapped("t", token=deferred(mapped_column(EncryptedJWT())))
 
 
 def as_column_property() -> Any:
@@ -373,12 +359,7 @@ def as_column_property() -> Any:
         pass
 
     class Thing(PropertyBase):
-        __table__ = sa.Table(
-            "t",
-            PropertyBase.metadata,
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("token", EncryptedJWT()),
-        )
+        __table__ = table_of(EncryptedJWT(), name="t", metadata=PropertyBase.metadata)
         token = column_property(__table__.c.token, active_history=True)
 
     return Thing
@@ -608,23 +589,14 @@ class Pair:
 
 
 def test_synonyms_and_composites_reach_the_check() -> None:
-    class CompositeBase(DeclarativeBase):
-        pass
-
-    class Composed(CompositeBase):
-        __tablename__ = "composed"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        token: Mapped[JWT | None] = mapped_column(EncryptedJWT())
-        uses: Mapped[int]
-        secret = synonym("token")
-        pair = composite(Pair, "token", "uses")
-
-    assert JWT is type(Composed(secret=TOKEN).token)
-    assert JWT is type(Composed(pair=Pair(TOKEN, 1)).token)
+    parts = {"secret": synonym("token"), "pair": composite(Pair, "token", "uses")}
+    composed = mapped("composed", token=EncryptedJWT(), uses=sa.Integer, **parts)
+    assert JWT is type(composed(secret=TOKEN).token)
+    assert JWT is type(composed(pair=Pair(TOKEN, 1)).token)
     bad: dict[str, Any]
     for bad in ({"secret": "nonsense"}, {"pair": Pair("nonsense", 1)}):
         with pytest.raises(InvalidTokenError):
-            Composed(**bad)
+            composed(**bad)
 
 
 def test_a_deferred_token_is_loaded_when_asked_for(memory: sa.Engine) -> None:
@@ -690,15 +662,7 @@ def test_an_error_at_assignment_has_no_frame_of_ours_that_holds_the_value() -> N
 
 
 def test_a_jwt_of_a_looser_column_is_checked_again() -> None:
-    class LooseBase(DeclarativeBase):
-        pass
-
-    class Loose(LooseBase):
-        __tablename__ = "loose"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        token: Mapped[JWT | None] = mapped_column(EncryptedJWT(allow_opaque=True))
-
-    opaque = Loose(token="opaque").token
+    opaque = mapped("loose", token=EncryptedJWT(allow_opaque=True))(token="opaque").token
     assert JWT is type(opaque)
     with pytest.raises(InvalidTokenError):
         Login(token=opaque)
@@ -708,36 +672,28 @@ def test_a_jwt_of_a_looser_column_is_checked_again() -> None:
 
 
 def test_sealed_rows_are_listed_overwritten_deleted_and_opened_later(memory: sa.Engine) -> None:
-    class SealedBase(DeclarativeBase):
-        pass
-
-    class Sealed(SealedBase):
-        __tablename__ = "sealed"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        note: Mapped[str | None]
-        token: Mapped[Any] = mapped_column(EncryptedJWT(undecryptable="sealed"))
-
-    SealedBase.metadata.create_all(memory)
+    sealed_class = mapped("sealed", note=sa.String, token=EncryptedJWT(undecryptable="sealed"))
+    sealed_class.metadata.create_all(memory)
     lost = generate_key()
     set_default_keyring(KeyRing([lost]))
     with Session(memory) as session:
-        session.add_all([Sealed(id=number, token=TOKEN) for number in range(4)])
+        session.add_all([sealed_class(id=number, token=TOKEN) for number in range(4)])
         session.commit()
         set_default_keyring(KeyRing.generate())
-        session.add(Sealed(id=4, token=OTHER))
+        session.add(sealed_class(id=4, token=OTHER))
         session.commit()
 
-        rows = session.scalars(sa.select(Sealed).order_by(Sealed.id)).all()
+        rows = session.scalars(sa.select(sealed_class).order_by(sealed_class.id)).all()
         assert [SealedJWT] * 4 + [JWT] == [type(row.token) for row in rows]
         assert {UnknownKeyError} == {type(row.token.reason) for row in rows[:4]}
-        before = stored(session, Sealed.token)
+        before = stored(session, sealed_class.token)
 
         rows[0].note = "changed beside it"
         rows[1].token = OTHER
         session.delete(rows[2])
         rows[4].token = rows[3].token
         session.commit()
-        after = stored(session, Sealed.token)
+        after = stored(session, sealed_class.token)
         assert [before[0], before[3], before[3]] == [after[0], after[2], after[3]]
 
         with pytest.raises(UnknownKeyError):

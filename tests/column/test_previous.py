@@ -10,10 +10,9 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from jwt_column import (
-    JWT,
     ConfigurationError,
     EncryptedJSON,
     EncryptedJWT,
@@ -27,6 +26,7 @@ from jwt_column import (
 )
 from jwt_column.column.spec import ColumnSpec
 from tests.column.test_indexes import context_of, difference, plan, revision, run
+from tests.support.models import mapped, table_of
 from tests.support.tokens import compact, signed_token
 
 if TYPE_CHECKING:
@@ -49,11 +49,6 @@ AFTER: dict[str, Any] = {"fingerprints": ["sub", "jti"], "expose_expiry": True}
 def token(jti: str | None, sub: str = "alice", exp: int = int(NOW.timestamp())) -> str:
     claims: dict[str, Any] = {"jti": jti, "sub": sub, "exp": exp}
     return signed_token(**{name: value for name, value in claims.items() if value is not None})
-
-
-def table_of(type_: EncryptedJWT, *indexes: sa.Index) -> sa.Table:
-    id_ = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
-    return sa.Table("sessions", sa.MetaData(), id_, sa.Column("token", type_), *indexes)
 
 
 def after(storage: Storage = "binary", **options: Any) -> EncryptedJWT:
@@ -190,48 +185,37 @@ def test_a_fingerprint_at_the_end_needs_no_previous(engine: sa.Engine, storage: 
             connection.execute(table.delete().where(table.c.id == 2))
 
 
-def test_a_whole_token_and_a_document_are_found_in_older_layouts() -> None:
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+def test_a_whole_token_and_a_document_are_found_in_older_layouts(memory: sa.Engine) -> None:
     for kind, value, other in (
         (EncryptedJWT, token("a"), token("b")),
         (EncryptedJSON, {"token": 1}, {"token": 2}),
     ):
         old: dict[str, Any] = {"fingerprints": ["token"]}
         table = table_of(kind(BOTH, fingerprints=["sub", "token"], previous=[old]))
-        table.create(engine)
-        with engine.begin() as connection:
+        table.create(memory)
+        with memory.begin() as connection:
             connection.execute(table_of(kind(OLD, **old)).insert(), {"id": 1, "token": value})
             connection.execute(table.insert(), {"id": 2, "token": other})
             for compared, is_equal in ((table.c.token == value, [1]), (table.c.token != value, [2])):
                 assert connection.scalars(sa.select(table.c.id).where(compared)).all() == is_equal
-        table.drop(engine)
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "sessions"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[JWT | None] = mapped_column(
-        EncryptedJWT(BOTH, **AFTER, previous=[EncryptedJWT(**BEFORE), EncryptedJWT(**BETWEEN)])
-    )
+        table.drop(memory)
 
 
 def test_through_the_orm_and_one_statement_of_the_cache(engine: sa.Engine) -> None:
+    previous: list[Any] = [EncryptedJWT(**BEFORE), EncryptedJWT(**BETWEEN)]
+    login = mapped("sessions", token=EncryptedJWT(BOTH, **AFTER, previous=previous))
     with engine.begin() as connection:
         fill(connection, "binary")
     with Session(engine) as session:
         for jti, id_ in (("a", 1), ("c", 4), ("d", 6), ("a", 1)):
-            found = session.scalars(sa.select(Login).where(Login.token.claim("jti") == jti)).one()
+            found = session.scalars(sa.select(login).where(login.token.claim("jti") == jti)).one()
             assert (found.id, found.token) == (id_, token(jti))
-        session.execute(sa.delete(Login).where(Login.token.claim("jti").in_(["a", "d"])))
-        assert session.scalars(sa.select(Login.id).order_by(Login.id)).all() == [2, 3, 4, 5, 7, 8, 9]
+        session.execute(sa.delete(login).where(login.token.claim("jti").in_(["a", "d"])))
+        assert session.scalars(sa.select(login.id).order_by(login.id)).all() == [2, 3, 4, 5, 7, 8, 9]
     keys = set()
     every: tuple[list[Any], ...] = ([], [BEFORE], [BEFORE, BETWEEN])
-    for previous in every:
-        column: Any = table_of(after(previous=previous)).c.token
+    for older in every:
+        column: Any = table_of(after(previous=older)).c.token
         key = sa.select(sa.literal(1)).where(column.claim("jti") == "a")._generate_cache_key()
         assert key is not None
         keys.add(key.key)
@@ -268,6 +252,7 @@ def indexes(*, unique: bool) -> list[sa.Index]:
     ]
 
 
+@pytest.mark.each_server
 @pytest.mark.parametrize("unique", [True, False])
 @pytest.mark.parametrize("storage", STORAGES)
 def test_each_layout_has_its_index(engine: sa.Engine, storage: Storage, unique: bool) -> None:

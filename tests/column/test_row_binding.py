@@ -45,6 +45,7 @@ from jwt_column.column.binding import BoundJWT, binding_of
 from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.spec import ColumnSpec
 from migrations_helpers import reencrypt
+from tests.support.models import mapped, session_on
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -270,30 +271,25 @@ def test_a_value_that_is_not_known_refuses_the_flush_and_nothing_is_written(
 @pytest.mark.parametrize(
     "column",
     [
-        pytest.param(lambda: mapped_column(primary_key=True), id="autoincrement"),
-        pytest.param(lambda: mapped_column(primary_key=True, default=lambda: 5), id="default"),
-        pytest.param(lambda: mapped_column(primary_key=True, server_default="5"), id="server default"),
+        pytest.param(lambda: mapped_column(sa.Integer, primary_key=True), id="autoincrement"),
+        pytest.param(lambda: mapped_column(sa.Integer, primary_key=True, default=lambda: 5), id="default"),
+        pytest.param(
+            lambda: mapped_column(sa.Integer, primary_key=True, server_default="5"), id="server default"
+        ),
     ],
 )
 def test_a_value_that_comes_with_the_insert_is_too_late(memory: sa.Engine, column: Callable[[], Any]) -> None:
-    class LocalBase(DeclarativeBase):
-        pass
-
-    class Numbered(LocalBase):
-        __tablename__ = "numbered"
-        id: Mapped[int] = column()
-        token: Mapped[JWT | None] = mapped_column(EncryptedJWT(bound_to=["id"]))
-
-    LocalBase.metadata.create_all(memory)
+    numbered = mapped("numbered", id=column(), token=EncryptedJWT(bound_to=["id"]))
+    numbered.metadata.create_all(memory)
     with Session(memory) as session:
-        session.add(Numbered(token=TOKEN))
+        session.add(numbered(token=TOKEN))
         with pytest.raises(ConfigurationError, match="bound to id, which has no value yet"):
             session.flush()
         session.rollback()
         # The control: given, the same column serves.
-        session.add(Numbered(id=5, token=TOKEN))
+        session.add(numbered(id=5, token=TOKEN))
         session.commit()
-        assert session.get_one(Numbered, 5).token == TOKEN
+        assert session.get_one(numbered, 5).token == TOKEN
 
 
 @pytest.mark.parametrize("value", ["7", True, 7.0, b"7", uuid.UUID(int=7)])
@@ -525,27 +521,21 @@ def test_eager_loading_opens(session: Session, loader: Any) -> None:
 
 
 def test_a_deferred_attribute_opens_when_it_is_loaded(memory: sa.Engine) -> None:
-    class LocalBase(DeclarativeBase):
-        pass
-
-    class Lazy(LocalBase):
-        __tablename__ = "lazy"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        user_id: Mapped[int] = mapped_column(deferred=True)
-        token: Mapped[JWT | None] = mapped_column(EncryptedJWT(bound_to=["user_id"]), deferred=True)
-
-    LocalBase.metadata.create_all(memory)
-    with Session(memory) as session:
-        session.add(Lazy(id=1, user_id=7, token=TOKEN))
-        session.commit()
+    lazy_class = mapped(
+        "lazy",
+        user_id=mapped_column(sa.Integer, deferred=True),
+        token=mapped_column(EncryptedJWT(bound_to=["user_id"]), deferred=True),
+    )
+    with session_on(memory, lazy_class(id=1, user_id=7, token=TOKEN)) as session:
         session.expunge_all()
-        lazy = session.get_one(Lazy, 1)
+        lazy = session.get_one(lazy_class, 1)
         assert {"user_id", "token"}.isdisjoint(lazy.__dict__)
         assert (lazy.token, type(lazy.token)) == (TOKEN, JWT)
         session.expunge_all()
-        assert session.scalars(sa.select(Lazy).options(undefer(Lazy.token))).one().token == TOKEN
+        undeferred = sa.select(lazy_class).options(undefer(lazy_class.token))
+        assert session.scalars(undeferred).one().token == TOKEN
         session.expunge_all()
-        lazy = session.get_one(Lazy, 1)
+        lazy = session.get_one(lazy_class, 1)
         lazy.user_id = 8
         session.commit()
         assert lazy.token == TOKEN
@@ -653,20 +643,8 @@ def test_a_read_only_session_writes_nothing(session: Session) -> None:
 
 
 def test_plaintext_is_read_and_written_where_the_column_says_so(memory: sa.Engine) -> None:
-    class LocalBase(DeclarativeBase):
-        pass
-
     def grant(mode: Any) -> Any:
-        class Adopted(DeclarativeBase):
-            pass
-
-        class AdoptedGrant(Adopted):
-            __tablename__ = "adopted"
-            id: Mapped[int] = mapped_column(primary_key=True)
-            user_id: Mapped[int]
-            token: Mapped[JWT | None] = mapped_column(EncryptedJWT(bound_to=["user_id"], plaintext=mode))
-
-        return AdoptedGrant
+        return mapped("adopted", user_id=sa.Integer, token=EncryptedJWT(bound_to=["user_id"], plaintext=mode))
 
     write, read, refuse = grant("write"), grant("read"), grant("refuse")
     write.metadata.create_all(memory)
@@ -833,20 +811,9 @@ class UuidText(sa.types.TypeDecorator[str]):
 
 
 def test_a_token_is_bound_to_a_type_that_only_chooses_another_one(memory: sa.Engine) -> None:
-    class LocalBase(DeclarativeBase):
-        pass
-
-    class Chosen(LocalBase):
-        __tablename__ = "chosen"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        name: Mapped[str] = mapped_column(ShortText())
-        token: Mapped[JWT] = mapped_column(EncryptedJWT(bound_to=["name"]))
-
-    LocalBase.metadata.create_all(memory)
-    with Session(memory) as session:
-        session.add(Chosen(id=1, name="a", token=TOKEN))
-        session.commit()
-        assert session.get_one(Chosen, 1).token == TOKEN
+    chosen = mapped("chosen", name=ShortText(), token=EncryptedJWT(bound_to=["name"]))
+    with session_on(memory, chosen(id=1, name="a", token=TOKEN)) as session:
+        assert session.get_one(chosen, 1).token == TOKEN
 
 
 # -- what a token cannot be bound to ---------------------------------------------------------------------------

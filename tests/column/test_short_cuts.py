@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from jwt_column import (
-    JWT,
     AuthenticationError,
     DecryptionError,
     EncryptedJWT,
@@ -22,6 +20,7 @@ from jwt_column.column.binding import binding_of
 from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.expiry import ExpiryTime
 from jwt_column.format.shape import shape_of
+from tests.support.models import mapped, session_on, table_of
 from tests.support.raw import raw_table
 from tests.support.tokens import signed_token
 
@@ -35,17 +34,7 @@ DIALECT = DefaultDialect()
 LAYOUTS: list[dict[str, Any]] = [{}, {"storage": "text"}, {"fingerprints": ["jti"], "expose_expiry": True}]
 
 
-class Base(DeclarativeBase):
-    """The models of these tests."""
-
-
-class Grant(Base):
-    """A token that is bound to its owner."""
-
-    __tablename__ = "grants"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    owner: Mapped[int]
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, bound_to=["owner"]))
+Grant = mapped("grants", owner=sa.Integer, token=EncryptedJWT(RING, bound_to=["owner"]))
 
 
 def processors(**options: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -92,43 +81,32 @@ def test_token_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) <= 1
 
 
-def test_statement_is_compiled_once_and_rings_do_not_share_it() -> None:
-    engine = sa.create_engine("sqlite://")
+def test_statement_is_compiled_once_and_rings_do_not_share_it(memory: sa.Engine) -> None:
     others = [KeyRing.generate() for _ in range(2)]
     cache: dict[Any, Any] = {}
-    with engine.connect().execution_options(compiled_cache=cache) as connection:
-        tables = [
-            sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("token", EncryptedJWT(ring)))
-            for ring in others
-        ]
+    with memory.connect().execution_options(compiled_cache=cache) as connection:
+        tables = [table_of(EncryptedJWT(ring)) for ring in others]
         tables[0].create(connection)
         cache.clear()
-        for table in tables:
-            for token in TOKENS:
-                connection.execute(sa.insert(table).values(id=1, token=token))
+        for first, table in ((0, tables[0]), (100, tables[1])):
+            for number, token in enumerate(TOKENS, first):
+                connection.execute(sa.insert(table).values(id=number, token=token))
         assert len(cache) == 2
 
 
-def test_no_row_of_a_bound_column_takes_a_select_of_its_own() -> None:
-    engine = sa.create_engine("sqlite://")
-    Base.metadata.create_all(engine)
+def test_no_row_of_a_bound_column_takes_a_select_of_its_own(memory: sa.Engine) -> None:
     statements: list[str] = []
-    with Session(engine) as session:
-        session.add_all([Grant(id=number, owner=number, token=token) for number, token in enumerate(TOKENS)])
-        session.commit()
+    rows = [Grant(id=number, owner=number, token=token) for number, token in enumerate(TOKENS)]
+    with session_on(memory, *rows) as session:
         session.expunge_all()
-        sa.event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        sa.event.listen(memory, "before_cursor_execute", lambda *given: statements.append(given[2]))
         assert [grant.token for grant in session.scalars(sa.select(Grant).order_by(Grant.id))] == TOKENS
     assert len(statements) == 1
 
 
-def test_unbound_envelope_does_not_open_in_a_bound_row() -> None:
+def test_unbound_envelope_does_not_open_in_a_bound_row(memory: sa.Engine) -> None:
     """One of the same context, made without the values of any row, would open in every row."""
-    engine = sa.create_engine("sqlite://")
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        session.add(Grant(id=1, owner=7, token=TOKENS[0]))
-        session.commit()
+    with session_on(memory, Grant(id=1, owner=7, token=TOKENS[0])) as session:
         unbound = encrypt_token(TOKENS[1], RING, context="grants.token")
         session.execute(raw_table(Grant.__table__).insert().values(id=2, owner=8, token=unbound))
         session.commit()

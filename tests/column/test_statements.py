@@ -337,6 +337,11 @@ COMPARED: dict[str, Callable[[], Any]] = {
     "delete": lambda: sa.delete(Login).where(literal(TOKEN) == Login.secret),
     "update": lambda: sa.update(Login).where(literal(TOKEN) == Login.secret).values(note="x"),
     "order": lambda: select(Login.id).order_by(sa.desc(Login.secret)),
+    "order by its name": lambda: select(Login.secret).order_by("token"),
+    "order by the name of another column of the table": lambda: select(Login.id).order_by(sa.desc("token")),
+    "order by a label": lambda: select(Login.secret.label("x")).order_by("x"),
+    "order of a union": lambda: sa.union_all(select(COLUMN), select(COLUMN)).order_by("token"),
+    "case with another result": lambda: select(case((Login.id == 1, Login.secret), else_=TOKEN)),
 }
 
 
@@ -369,6 +374,8 @@ def test_without_the_last_look_it_finds_nothing(
         (lambda: select(func.count(Login.secret)), 1),
         (lambda: select(Login.id).group_by(Login.id).having(func.count(Login.secret) == 1), 1),
         (lambda: select(case((Login.secret == TOKEN, 1), else_=0)), 1),
+        (lambda: select(case((Login.note == "n", Login.secret), else_=None)), TOKEN),
+        (lambda: select(Login.id.label("token")).order_by("token"), 1),
         (lambda: select(Login.id).where(Login.secret.key_id == RING.active), 1),
         (lambda: select(Login.id).where(Login.secret.is_stale), None),
         (lambda: select(Login.id).where(sa.type_coerce(Login.secret, sa.LargeBinary) != b""), 1),

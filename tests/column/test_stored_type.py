@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from jwt_column import JWT, ConfigurationError, EncryptedJWT, KeyRing
+from jwt_column import ConfigurationError, EncryptedJWT, KeyRing
 from jwt_column.column import statements
+from tests.support.models import mapped
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ MISFITS: list[tuple[Any, Any]] = [
     ("binary", sa.Text()),
     ("binary", sa.String(4000)),
     ("text", sa.LargeBinary()),
+    ("binary", sa.JSON()),
+    ("text", sa.JSON()),
 ]
 FITS: list[tuple[Any, Any]] = [("binary", sa.LargeBinary()), ("text", sa.Text()), ("text", sa.String(4000))]
 
@@ -42,6 +45,7 @@ def tables(storage: Any, type_: Any, name: str = "t", schema: str | None = None)
     ]
 
 
+@pytest.mark.each_server
 def test_a_column_of_another_type_is_named_before_the_first_write(driver_engine: sa.Engine) -> None:
     for storage, type_ in MISFITS:
         stored, declared = tables(storage, type_)
@@ -66,6 +70,7 @@ def test_a_column_of_another_type_is_named_before_the_first_write(driver_engine:
             stored.drop(connection)
 
 
+@pytest.mark.each_server
 def test_a_column_that_fits_is_looked_at_once(driver_engine: sa.Engine) -> None:
     sent: list[str] = []
     sa.event.listen(driver_engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
@@ -83,11 +88,43 @@ def test_a_column_that_fits_is_looked_at_once(driver_engine: sa.Engine) -> None:
             stored.drop(connection)
 
 
-def test_the_schema_of_the_statement_is_looked_at(postgresql_database: Any) -> None:
-    engine = sa.create_engine(postgresql_database.url())
+def test_a_table_that_the_engine_created_is_not_looked_at(postgresql: sa.Engine) -> None:
+    sent: list[str] = []
+    sa.event.listen(postgresql, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    with postgresql.begin() as connection:
+        connection.execute(sa.schema.CreateSchema("elsewhere"))
+    translations: list[dict[Any, str]] = [{}, {None: "elsewhere"}]
+    for translated in translations:
+        stored, declared = tables("binary", sa.Text())
+        with postgresql.connect().execution_options(schema_translate_map=translated) as connection:
+            declared.metadata.create_all(connection)
+            connection.execute(declared.insert(), {"id": 1, "token": TOKEN})
+            connection.execute(declared.update().values(token=TOKEN))
+            assert not [one for one in sent if "pg_attribute" in one]
+            # The next table of the name is another.
+            declared.metadata.drop_all(connection)
+            stored.create(connection)
+            with pytest.raises(ConfigurationError, match=r"a column of type text"):
+                connection.execute(declared.insert().values(id=1, token=TOKEN))
+            assert [one for one in sent if "pg_attribute" in one]
+            sent.clear()
+
+
+def test_statements_without_a_connection_are_not_noted() -> None:
+    sent: list[Any] = []
+    engine = sa.create_mock_engine(
+        "postgresql+psycopg://", lambda statement, *_, **__: sent.append(statement)
+    )
+    _, declared = tables("binary", sa.Text())
+    declared.metadata.create_all(engine, checkfirst=False)
+    declared.metadata.drop_all(engine, checkfirst=False)
+    assert len(sent) == 2
+
+
+def test_the_schema_of_the_statement_is_looked_at(postgresql: sa.Engine) -> None:
     right, declared = tables("text", sa.Text(), schema="Right")
     wrong, _ = tables("text", sa.LargeBinary(), schema="wrong")
-    with engine.connect() as connection:
+    with postgresql.connect() as connection:
         for table in (right, wrong):
             connection.execute(sa.schema.CreateSchema(table.schema))
             table.create(connection)
@@ -95,7 +132,6 @@ def test_the_schema_of_the_statement_is_looked_at(postgresql_database: Any) -> N
         translated = connection.execution_options(schema_translate_map={"Right": "wrong"})
         with pytest.raises(ConfigurationError, match="bytea"):
             translated.execute(declared.insert(), {"id": 1, "token": TOKEN})
-    engine.dispose()
 
 
 def test_asynchronous_drivers_look_too(async_driver_engine: AsyncEngine) -> None:
@@ -113,35 +149,21 @@ def test_asynchronous_drivers_look_too(async_driver_engine: AsyncEngine) -> None
     asyncio.run(scenario())
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING))
-
-
-def test_the_unit_of_work_is_stopped(postgresql_database: Any) -> None:
-    engine = sa.create_engine(postgresql_database.url())
-    with Session(engine) as session:
+def test_the_unit_of_work_is_stopped(postgresql: sa.Engine) -> None:
+    with Session(postgresql) as session:
         session.execute(sa.text("CREATE TABLE logins (id integer PRIMARY KEY, token text)"))
-        session.add(Login(id=1, token=TOKEN))
+        session.add(mapped(token=EncryptedJWT(RING))(id=1, token=TOKEN))
         with pytest.raises(ConfigurationError, match=r"logins\.token"):
             session.flush()
-    engine.dispose()
 
 
 def test_without_the_look_postgresql_stores_what_nothing_opens(
-    postgresql_database: Any, monkeypatch: pytest.MonkeyPatch
+    postgresql: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
     monkeypatch.setattr(statements, "storage_refusal", lambda *_: None)
-    engine = sa.create_engine(postgresql_database.url())
     stored, declared = tables("binary", sa.Text())
-    with engine.connect() as connection:
+    with postgresql.connect() as connection:
         stored.create(connection)
         connection.execute(declared.insert(), {"id": 1, "token": TOKEN})
         assert str(connection.scalar(sa.select(stored.c.token))).startswith("\\x01")
-    engine.dispose()

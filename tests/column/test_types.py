@@ -34,6 +34,7 @@ from jwt_column import (
     set_default_keyring,
 )
 from jwt_column.format import envelope
+from tests.support.models import table_of
 from tests.support.raw import raw_table
 from tests.support.tokens import ALGORITHMS, compact, revealed_by, signed_token
 
@@ -47,12 +48,7 @@ STORAGES: tuple[Storage, ...] = ("binary", "text")
 
 def sessions(type_: EncryptedJWT | None = None, *, name: str = "sessions") -> sa.Table:
     """Return a table of its own with a ``token`` of this type."""
-    return sa.Table(
-        name,
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("token", EncryptedJWT() if type_ is None else type_),
-    )
+    return table_of(EncryptedJWT() if type_ is None else type_, name=name)
 
 
 def raw(table: sa.Table) -> sa.ColumnElement[Any]:
@@ -167,6 +163,7 @@ def test_updates_of_one_and_of_many_rows_encrypt(engine: sa.Engine, ring: KeyRin
     assert [envelope.looks_like_envelope(value) for value in stored] == [True, True]
 
 
+@pytest.mark.each_server
 @pytest.mark.parametrize("storage", STORAGES)
 def test_the_longest_token_fits_or_is_refused_before_the_server_sees_it(
     engine: sa.Engine, storage: Storage, ring: KeyRing
@@ -191,32 +188,26 @@ def test_the_longest_token_fits_or_is_refused_before_the_server_sees_it(
 
 
 def test_an_envelope_of_65535_bytes_fits_into_mysql_and_one_more_does_not(
-    mariadb_database: Any, ring: KeyRing
+    mariadb: sa.Engine, ring: KeyRing
 ) -> None:
-    engine = sa.create_engine(mariadb_database.url())
     table = sessions(EncryptedJWT(max_length=100_000, allow_opaque=True))
-    table.create(engine)
+    table.create(mariadb)
     longest = 65_535 - len(encrypt_token("x", ring, context="sessions.token", allow_opaque=True)) + 1
-    with engine.begin() as connection:
+    with mariadb.begin() as connection:
         # A dot makes it verbatim, one byte for each character.
         connection.execute(table.insert().values(id=1, token="ä" + "." * (longest - 2)))
         assert connection.scalars(sa.select(sa.func.length(table.c.token))).all() == [65_535]
         with pytest.raises(InvalidTokenError, match="65536 bytes"):
             connection.execute(table.insert().values(id=2, token="ä" + "." * (longest - 1)))
-    engine.dispose()
 
 
-def test_plaintext_too_long_for_mysql_is_refused_like_an_envelope(
-    mariadb_database: Any, ring: KeyRing
-) -> None:
-    engine = sa.create_engine(mariadb_database.url())
+def test_plaintext_too_long_for_mysql_is_refused_like_an_envelope(mariadb: sa.Engine, ring: KeyRing) -> None:
     table = sessions(EncryptedJWT(plaintext="write", storage="text", max_length=100_000))
-    table.create(engine)
-    with engine.begin() as connection:
+    table.create(mariadb)
+    with mariadb.begin() as connection:
         with pytest.raises(InvalidTokenError, match="65536 bytes"):
             connection.execute(table.insert().values(id=1, token=token_of_length(65_536)))
         connection.execute(table.insert().values(id=1, token=token_of_length(65_532)))
-    engine.dispose()
 
 
 @pytest.mark.parametrize("url", ["mysql+pymysql://", "mariadb+pymysql://"])
@@ -624,21 +615,18 @@ def test_the_default_ring_is_looked_up_at_first_use(memory: sa.Engine) -> None:
         table.create(connection)
         with pytest.raises(ConfigurationError, match="no key ring"):
             connection.execute(table.insert().values(id=1, token=token))
-        try:
-            ring = KeyRing.generate()
-            set_default_keyring(ring)
-            connection.execute(table.insert().values(id=1, token=token))
-            assert [token] == connection.scalars(sa.select(table.c.token)).all()
+        ring = KeyRing.generate()
+        set_default_keyring(ring)
+        connection.execute(table.insert().values(id=1, token=token))
+        assert [token] == connection.scalars(sa.select(table.c.token)).all()
 
-            other = KeyRing.generate()
-            set_default_keyring(other)
-            connection.execute(table.insert().values(id=2, token=token))
-            stored = connection.scalars(sa.select(raw(table)).order_by(table.c.id)).all()
-            assert [ring.active, other.active] == [envelope.parse(value).key_id for value in stored]
-            with pytest.raises(UnknownKeyError, match=ring.active):
-                connection.scalars(sa.select(table.c.token)).all()
-        finally:
-            set_default_keyring(None)
+        other = KeyRing.generate()
+        set_default_keyring(other)
+        connection.execute(table.insert().values(id=2, token=token))
+        stored = connection.scalars(sa.select(raw(table)).order_by(table.c.id)).all()
+        assert [ring.active, other.active] == [envelope.parse(value).key_id for value in stored]
+        with pytest.raises(UnknownKeyError, match=ring.active):
+            connection.scalars(sa.select(table.c.token)).all()
 
 
 def test_rows_under_every_key_of_the_ring_open_and_new_ones_are_under_the_active_one(
@@ -902,21 +890,18 @@ def test_a_sealed_row_opens_when_its_key_is_back(memory: sa.Engine) -> None:
     key = generate_key()
     token = signed_token(sub="alice")
     table = sessions(EncryptedJWT(undecryptable="sealed"))
-    try:
-        with memory.begin() as connection:
-            set_default_keyring(KeyRing([key]))
-            table.create(connection)
-            connection.execute(table.insert().values(id=1, token=token))
-            set_default_keyring(KeyRing.generate())
-            (sealed,) = connection.scalars(sa.select(table.c.token)).all()
-            with pytest.raises(UnknownKeyError):
-                sealed.reveal()
-            set_default_keyring(KeyRing([generate_key(), key]))
-            assert token == sealed.reveal()
-            with pytest.raises(ConfigurationError, match=r"reveal\(\)"):
-                sealed.reveal(user_id=7)
-    finally:
-        set_default_keyring(None)
+    with memory.begin() as connection:
+        set_default_keyring(KeyRing([key]))
+        table.create(connection)
+        connection.execute(table.insert().values(id=1, token=token))
+        set_default_keyring(KeyRing.generate())
+        (sealed,) = connection.scalars(sa.select(table.c.token)).all()
+        with pytest.raises(UnknownKeyError):
+            sealed.reveal()
+        set_default_keyring(KeyRing([generate_key(), key]))
+        assert token == sealed.reveal()
+        with pytest.raises(ConfigurationError, match=r"reveal\(\)"):
+            sealed.reveal(user_id=7)
 
 
 def test_plaintext_and_rows_of_a_newer_release_are_sealed_too(memory: sa.Engine, ring: KeyRing) -> None:
@@ -1060,9 +1045,9 @@ def test_the_database_has_a_plain_column(dialect: str, binary: str, text: str) -
     ("parameters", "message"),
     [
         ({"keyring": generate_key().encode()}, "keyring is a KeyRing, a URI or None, not bytes"),
-        ({"plaintext": "maybe"}, "plaintext is one of 'refuse', 'read', 'write'"),
-        ({"undecryptable": "skip"}, "undecryptable is one of 'raise', 'sealed'"),
-        ({"storage": "json"}, "storage is one of 'binary', 'text'"),
+        ({"plaintext": "maybe"}, "plaintext is 'refuse', 'read' or 'write'"),
+        ({"undecryptable": "skip"}, "undecryptable is 'raise' or 'sealed'"),
+        ({"storage": "json"}, "storage is 'binary' or 'text'"),
         ({"max_length": 0}, "max_length is a number"),
         ({"max_length": "5"}, "max_length is a number"),
         ({"fingerprints": "jti"}, "fingerprints is a list"),
@@ -1070,6 +1055,7 @@ def test_the_database_has_a_plain_column(dialect: str, binary: str, text: str) -
         ({"bound_to": ["user_id", "user_id"]}, "bound_to are different names"),
         ({"bound_to": [""]}, "bound_to are different names"),
         ({"bound_to": [7]}, "bound_to are different names"),
+        ({"bound_to": 7}, "bound_to are different names"),
         ({"context": ""}, "a context is a text that is not empty"),
         ({"context": "x" * 65_536}, "65536 bytes"),
     ],

@@ -10,8 +10,8 @@ from sqlalchemy import Column, Integer, LargeBinary, MetaData, NullPool, Table, 
 from jwt_column import EncryptedJWT, KeyRing, ReencryptionError, encrypt_token
 from migrations_helpers import reencrypt
 from migrations_helpers.engine.conversions import Adoption
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
 from tests.support.databases import SYNC_DRIVERS, Database
 
 if TYPE_CHECKING:

@@ -6,23 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from typer.testing import CliRunner
 
 from jwt_column import EncryptedJWT, KeyRing, audit, generate_key, key_usage
 from jwt_column.census import history_usage
-from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
 from jwt_column.database.row_history import keeps_history
 from jwt_column.providers import write_key_file
 from migrations_helpers import reencrypt
 from tests.support.audited import codes, found
+from tests.support.command_line import invoke
+from tests.support.models import table_of
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.databases import Database
 
 KEYS = [generate_key(), generate_key()]
 BEFORE, AFTER = KeyRing([KEYS[1]]), KeyRing(KEYS)
@@ -30,24 +28,17 @@ OLD, NEW = BEFORE.active, AFTER.active
 
 
 @pytest.fixture
-def engine(mariadb_database: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(mariadb_database.url())
-    yield engine
-    engine.dispose()
+def engine(mariadb: sa.Engine) -> sa.Engine:
+    return mariadb
 
 
-def table_of(ring: KeyRing) -> Any:
-    return sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", EncryptedJWT(ring, context="sessions.token")),
-    )
+def sessions(ring: KeyRing) -> sa.Table:
+    return table_of(EncryptedJWT(ring, context="sessions.token"))
 
 
 def filled(engine: sa.Engine, *, versioned: bool) -> Any:
     """Make a table of three rows under the old key, one of which was in the clear before."""
-    table = table_of(BEFORE)
+    table = sessions(BEFORE)
     with engine.begin() as connection:
         table.create(connection)
         if versioned:
@@ -58,7 +49,7 @@ def filled(engine: sa.Engine, *, versioned: bool) -> Any:
         connection.execute(raw.update().where(raw.c.id == 3).values(token=token.encode()))
     with engine.begin() as connection:
         connection.execute(table.update().where(table.c.id == 3).values(token=token))
-    return table_of(AFTER)
+    return sessions(AFTER)
 
 
 def test_old_values_of_the_history_are_counted_and_named(engine: sa.Engine, tmp_path: Path) -> None:
@@ -83,17 +74,17 @@ def test_old_values_of_the_history_are_counted_and_named(engine: sa.Engine, tmp_
     url = engine.url.render_as_string(hide_password=False)
     column = ["--database", url, "--table", "sessions", "--column", "token"]
     remove = ["keys", "remove", OLD, "--file", str(ring), *column]
-    result = CliRunner().invoke(app, remove)
+    result = invoke(*remove)
     assert result.exit_code == ExitCode.FAILURE
     assert "the history of a system-versioned table keeps" in result.stderr
-    shown = CliRunner().invoke(app, ["reencrypt", *column, "--keyring", f"file:{ring}"]).stdout
+    shown = invoke("reencrypt", *column, "--keyring", f"file:{ring}").stdout
     assert "history keeps the old values" in shown
     assert "No row here needs" not in shown
     # Control: without the history, the key can go.
     with engine.begin() as connection:
         connection.exec_driver_sql("DELETE HISTORY FROM sessions")
     assert "history-kept" not in codes(audit(engine, table))
-    assert CliRunner().invoke(app, remove).exit_code == 0
+    assert invoke(*remove).exit_code == 0
 
 
 def test_a_table_without_versioning_has_no_history(engine: sa.Engine) -> None:

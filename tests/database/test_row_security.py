@@ -12,11 +12,9 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
-from typer.testing import CliRunner
+from sqlalchemy.orm import aliased
 
 from jwt_column import (
-    JWT,
     EncryptedJWT,
     KeyRing,
     ReencryptionError,
@@ -26,48 +24,35 @@ from jwt_column import (
     key_usage,
     purge_expired,
 )
-from jwt_column.cli.app import app
 from jwt_column.cli.console import ExitCode
 from jwt_column.database.reading import rolled_back
 from jwt_column.database.row_security import AllRowsVisible, hidden_rows
 from jwt_column.providers import write_key_file
+from tests.support.command_line import invoke
+from tests.support.models import mapped, store
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.databases import Database
 
 KEY = "A" * 43
 RING = KeyRing([KEY])
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Session(Base):
-    __tablename__ = "sessions"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[JWT] = mapped_column(EncryptedJWT(RING, expose_expiry=True))
-
-
+Session = mapped("sessions", token=EncryptedJWT(RING, expose_expiry=True))
 SESSIONS: Any = Session.__table__
 
 
 @pytest.fixture
-def engine(postgresql_database: Database) -> Iterator[sa.Engine]:
+def engine(postgresql: sa.Engine) -> sa.Engine:
     """Four rows, of which a policy shows the role two."""
-    engine = sa.create_engine(postgresql_database.url())
-    with engine.begin() as connection:
-        Base.metadata.create_all(connection)
-        rows = [{"id": n, "token": JWT(signed_token(exp=1_000))} for n in range(1, 5)]
-        connection.execute(SESSIONS.insert(), rows)
+    with postgresql.begin() as connection:
+        store(connection, SESSIONS, [signed_token(exp=1_000)] * 4)
         connection.exec_driver_sql("ALTER TABLE sessions ENABLE ROW LEVEL SECURITY")
         connection.exec_driver_sql("CREATE POLICY tenant ON sessions USING (id <= 2)")
-    yield engine
-    engine.dispose()
+    return postgresql
 
 
 @pytest.fixture
@@ -195,7 +180,7 @@ def test_commands_count_all_rows_or_fail_and_a_purge_says_what_it_saw(
     def run(*arguments: str, as_role: bool = True) -> tuple[int, str, str]:
         url = engine.url.set(username=role, password=role) if as_role else engine.url
         database = ["--database", url.render_as_string(hide_password=False)]
-        result = CliRunner().invoke(app, [*arguments, *database, *table])
+        result = invoke(*arguments, *database, *table)
         return result.exit_code, result.stdout, result.stderr
 
     ring = tmp_path / "ring.keys"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import pytest
 import sqlalchemy as sa
 
 from jwt_column.database.server import public_url, server_of
 
 if TYPE_CHECKING:
     from tests.support.databases import Database
+
+pytestmark = pytest.mark.each_server
 
 _PRODUCTS: Final = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MariaDB", "sqlite": "SQLite"}
 
@@ -45,13 +48,11 @@ def test_a_report_names_neither_user_nor_password_nor_query() -> None:
     assert public_url(sa.make_url("sqlite:////var/app.db")) == "sqlite:////var/app.db"
 
 
-def test_a_server_that_does_not_answer_is_left_out() -> None:
+def test_a_server_that_does_not_answer_is_left_out(memory: sa.Engine) -> None:
     """As one that refuses a function to the role."""
-    engine = sa.create_engine("sqlite://")
-    with engine.connect() as connection:
+    with memory.connect() as connection:
         connection.dialect.name = "mysql"
         assert server_of(connection) == {}
-    engine.dispose()
 
 
 def test_memory_and_unknown_databases() -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import orm
 from sqlalchemy.exc import DBAPIError
 
 from jwt_column import JWT, EncryptedJWT, KeyRing, decrypt_token, encrypt_token, key_usage
@@ -28,6 +27,7 @@ from jwt_column.format import base64url
 from migrations_helpers.engine.conversions import Adoption
 from tests.column.test_cipher import Forgetful
 from tests.formats.test_formats import Project
+from tests.support.models import mapped, table_of
 from tests.support.tokens import revealed_by, rfc_token, signed_token
 from tests.support.workload import NEW_KEY, OLD_KEY, PATIENCE
 
@@ -55,12 +55,7 @@ def project(tmp_path: Path, database: Database) -> Project:
 
 
 def raw_table(storage: str) -> sa.Table:
-    return sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", sa.Text if storage == "text" else sa.LargeBinary),
-    )
+    return table_of(sa.Text if storage == "text" else sa.LargeBinary)
 
 
 class Process:
@@ -72,12 +67,7 @@ class Process:
         column_type: Any = sa.Text() if storage == "text" else sa.LargeBinary()
         if step != "none":
             column_type = EncryptedJWT(RING, storage=storage, plaintext=step)
-        self.table = sa.Table(
-            "sessions",
-            sa.MetaData(),
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("token", column_type),
-        )
+        self.table = table_of(column_type)
         # One connection, as a process keeps it: nothing of another process is seen but what lies in the database.
         self.engine = sa.create_engine(database.url(), poolclass=sa.StaticPool)
 
@@ -461,6 +451,7 @@ class TestRoom:
 
     tokens: Final = [signed_token(sub=f"{number}", pad="x" * 3 * number) for number in range(30)]
 
+    @pytest.mark.each_server
     @pytest.mark.parametrize("length", [max(map(len, tokens)), max(map(len, tokens)) + 20])
     def test_column_that_is_too_short(self, project: Project, length: int) -> None:
         """It is noticed before the first row is written."""
@@ -489,6 +480,7 @@ class TestRoom:
         project.upgrade()
         assert opened(content(project)) == dict(enumerate(self.tokens, 1))
 
+    @pytest.mark.each_server
     @pytest.mark.parametrize("column", ["VARCHAR(200)", "TEXT"])
     def test_other_storage_form(self, project: Project, column: str) -> None:
         """The default type on a column of text, an easy mistake: MySQL outside strict mode would store noise."""
@@ -504,6 +496,7 @@ class TestRoom:
             project.upgrade()
         assert before == content(project)
 
+    @pytest.mark.each_server
     def test_other_storage_form_of_bytes(self, project: Project) -> None:
         name = project.engine.dialect.name
         create(project, "BYTEA" if name == "postgresql" else "BLOB", self.tokens[:3])
@@ -614,6 +607,7 @@ BATCH: Final = """with op.batch_alter_table('sessions') as batch:
         batch.alter_column('token', type_=sa.LargeBinary())"""
 
 
+@pytest.mark.each_server
 def test_text_column_becomes_a_column_of_bytes(project: Project, database: Database) -> None:
     """The statements of the how-to: the column is changed while it holds plaintext, and adopted as bytes then."""
     tokens = [signed_token(sub=f"{number}") for number in range(5)]
@@ -660,16 +654,10 @@ class TestDoubleEncryption:
         assert not revealed_by(caught.value, envelope)
 
     def test_envelope_is_refused_when_it_is_assigned(self) -> None:
-        class Base(orm.DeclarativeBase): ...
-
-        class Session(Base):
-            __tablename__ = "sessions"
-            id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-            token: orm.Mapped[JWT] = orm.mapped_column(EncryptedJWT(RING, plaintext="write"))
-
+        session = mapped("sessions", token=EncryptedJWT(RING, plaintext="write"))
         envelope = encrypt_token(signed_token(sub="alice"), RING, context=CONTEXT, storage="text")
         with pytest.raises(InvalidTokenError):
-            Session(token=envelope)
+            session(token=envelope)
 
     @every_storage
     def test_adoption_does_not_touch_envelopes(

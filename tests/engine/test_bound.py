@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, String, column, create_engine, select, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Engine, Integer, LargeBinary, String, Uuid, column, select, text
+from sqlalchemy.orm import Session
 
 from jwt_column import (
-    JWT,
     ConfigurationError,
     EncryptedJWT,
     KeyRing,
@@ -19,12 +17,10 @@ from jwt_column import (
 )
 from migrations_helpers import reencrypt
 from migrations_helpers.engine.conversions import Adoption, Decryption
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
+from tests.support.models import mapped, session_on, table_of
 from tests.support.tokens import signed_token
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FIRST_KEY = bytes(range(32))
 SECOND_KEY = bytes(range(1, 33))
@@ -33,17 +29,7 @@ NEW = OLD.with_key(SECOND_KEY).with_active(KeyRing([SECOND_KEY]).active)
 BOUND_TO = ("user_id", "number", "realm")
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[uuid.UUID]
-    number: Mapped[int]
-    realm: Mapped[str] = mapped_column(String(20), default="web")
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(bound_to=BOUND_TO))
+Login = mapped(user_id=Uuid, number=Integer, realm=String(20), token=EncryptedJWT(bound_to=BOUND_TO))
 
 
 def bound_type() -> EncryptedJWT:
@@ -51,20 +37,17 @@ def bound_type() -> EncryptedJWT:
 
 
 @pytest.fixture
-def tokens(engine: Engine) -> Iterator[dict[int, str]]:
+def tokens(engine: Engine) -> dict[int, str]:
     """Five rows under the old key, and the new key active."""
     set_default_keyring(OLD)
-    Base.metadata.create_all(engine)
     made = {number: signed_token(jti=str(number)) for number in range(1, 6)}
-    with Session(engine) as session:
-        session.add_all(
-            Login(id=number, user_id=uuid.UUID(int=number), number=number, realm="web", token=token)
-            for number, token in made.items()
-        )
-        session.commit()
-    set_default_keyring(NEW)
-    yield made
-    set_default_keyring(None)
+    rows = [
+        Login(id=number, user_id=uuid.UUID(int=number), number=number, realm="web", token=token)
+        for number, token in made.items()
+    ]
+    with session_on(engine, *rows):
+        set_default_keyring(NEW)
+    return made
 
 
 def stored_tokens(engine: Engine) -> dict[int, str]:
@@ -127,10 +110,7 @@ def test_adoption_of_a_bound_column_is_refused() -> None:
         Adoption(bound_type().in_context("logins.token"), column("token"))
 
 
-def test_unknown_bound_column_is_named() -> None:
-    engine = create_engine("sqlite://")
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE logins (id INTEGER PRIMARY KEY, token BLOB)"))
+def test_unknown_bound_column_is_named(memory: Engine) -> None:
+    table_of(LargeBinary, name="logins").create(memory)
     with pytest.raises(ReencryptionError, match=r"logins\.user_id"):
-        reencrypt(engine, "logins", "token", type_=bound_type())
-    engine.dispose()
+        reencrypt(memory, "logins", "token", type_=bound_type())

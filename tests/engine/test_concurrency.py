@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from tests.support.databases import Database
     from tests.support.workload import AnyEngine
 
-pytestmark = pytest.mark.one_server
-
 
 # -- one write at the worst moment ---------------------------------------------------------------------------------
 

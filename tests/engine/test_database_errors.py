@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 
-from jwt_column.errors import ReencryptionError
+from jwt_column import audit, find_plaintext_tokens
+from jwt_column.errors import AuditError, ReencryptionError
 from migrations_helpers import ReencryptionReport
 from tests.support.databases import SYNC_DRIVERS
 from tests.support.workload import create_sessions, engine_on, every_server, run
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.databases import Database
+    from tests.support.workload import Sessions
 
 ENDS = {"postgresql": "SELECT pg_terminate_backend(%s)", "mariadb": "KILL %s"}
 
@@ -54,6 +59,15 @@ def killed_at(url: sa.URL, moment: int) -> Iterator[tuple[sa.Engine, list[str]]]
         yield engine, sent
 
 
+def killed_at_each_moment(url: sa.URL) -> Iterator[sa.Engine]:
+    """Yield engines whose connection ends before the first statement, the second and so on, then one that lives."""
+    for moment in itertools.count(1):
+        with killed_at(url, moment) as (killed, sent):
+            yield killed
+        if len(sent) < moment:
+            return
+
+
 @every_server
 @pytest.mark.parametrize("is_given", [False, True])
 def test_a_connection_that_is_killed_at_any_moment_ends_in_an_error_of_ours(
@@ -61,22 +75,15 @@ def test_a_connection_that_is_killed_at_any_moment_ends_in_an_error_of_ours(
 ) -> None:
     """An engine connects again, a connection that was given cannot; the first statements are those of the set-up."""
     sessions = create_sessions(engine, 40)
-    moment, failures = 0, list[ReencryptionError]()
-    while True:
-        moment += 1
-        with killed_at(engine.url, moment) as (killed, sent):
-            try:
-                if is_given:
-                    with killed.connect() as connection:
-                        report = sessions.reencrypt(connection, batch_size=20, batch_seconds=1e-9)
-                else:
-                    report = sessions.reencrypt(killed, batch_size=20, batch_seconds=1e-9)
-            except ReencryptionError as error:
-                failures.append(error)
-            else:
-                assert report.is_complete
-            if len(sent) < moment:
-                break
+    failures: list[ReencryptionError] = []
+    for killed in killed_at_each_moment(engine.url):
+        try:
+            with killed.connect() if is_given else nullcontext(killed) as bind:
+                report = sessions.reencrypt(bind, batch_size=20, batch_seconds=1e-9)
+        except ReencryptionError as error:
+            failures.append(error)
+        else:
+            assert report.is_complete
     assert failures
     assert {failure.reason for failure in failures} == {"database"}
     assert all(isinstance(failure.report, ReencryptionReport) for failure in failures)
@@ -105,6 +112,7 @@ def test_a_role_without_rights_is_told_what_it_lacks(postgresql_database: Databa
                 connection.commit()
 
 
+@pytest.mark.each_server
 def test_a_database_that_is_not_there_is_no_raw_error(database: Database, tmp_path: Path) -> None:
     """While it connects, no driver says the same."""
     url = database.url().set(database=str(tmp_path / "no" / "file") if database.name == "sqlite" else "gone")
@@ -143,3 +151,58 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
         sessions.options = larger
         with pytest.raises(ReencryptionError, match="SQLITE_FULL: the disk of the database is full"):
             sessions.reencrypt(engine)
+
+
+@every_server
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_audit_whose_connection_is_killed_ends_in_an_error_of_ours(engine: sa.Engine, deep: bool) -> None:
+    sessions = create_sessions(engine, 3)
+    id_ = sa.Column("id", sa.Integer, primary_key=True)
+    table = sa.Table("sessions", sa.MetaData(), id_, sa.Column("token", sessions.type_()))
+    failures, answers = list[AuditError](), 0
+    for killed in killed_at_each_moment(engine.url):
+        try:
+            assert audit(killed, table, deep=deep).columns[0].rows == 3
+            answers += 1
+        except AuditError as error:
+            failures.append(error)
+    assert answers == 1
+    assert all("the connection was lost" in str(error) and error.report is None for error in failures)
+
+
+@pytest.mark.parametrize("function", [audit, find_plaintext_tokens])
+def test_a_server_that_does_not_answer_an_audit_is_no_raw_error(function: Any) -> None:
+    sessions = create_sessions(sa.create_engine("sqlite://"), 0)
+    target = [] if function is find_plaintext_tokens else [sa.Table("t", sa.MetaData(), _token_of(sessions))]
+    for url in ("postgresql+psycopg://nobody@127.0.0.1:1/none", "mysql+pymysql://nobody@127.0.0.1:1/none"):
+        with pytest.raises(
+            AuditError, match=f"{function.__name__}.. was not finished, and there is no report"
+        ):
+            function(sa.create_engine(url), *target)
+
+
+def _token_of(sessions: Sessions) -> sa.Column[Any]:
+    return sa.Column("token", sessions.type_())
+
+
+@every_server
+def test_alembic_does_not_hide_the_reason_of_a_lost_connection(engine: sa.Engine) -> None:
+    """Nor where the connection is lost while the operation has not begun; the control is a migration that ends."""
+    sessions = create_sessions(engine, 10)
+    messages, migrations = list[str](), 0
+    for killed in killed_at_each_moment(engine.url):
+        try:
+            _migrate(killed, sessions)
+            migrations += 1
+        except ReencryptionError as error:
+            messages.append(str(error))
+    assert migrations == 1
+    assert all("the connection was lost" in message for message in messages)
+    assert sessions.decrypted(engine) == sessions.tokens
+
+
+def _migrate(engine: sa.Engine, sessions: Sessions) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction():
+            Operations(context).reencrypt_jwt_column("sessions", "token", type_=sessions.type_())  # type: ignore[attr-defined]

@@ -166,6 +166,7 @@ def test_a_given_url_that_does_not_answer_is_an_error() -> None:
         pass
 
 
+@pytest.mark.each_server
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tables_of_a_given_url_are_never_touched(name: str, request: pytest.FixtureRequest) -> None:
     """Tests work in a database beside the given one, and nothing of it is left afterwards."""
@@ -468,6 +469,7 @@ def test_a_private_server_ends_with_a_run_that_was_killed(tmp_path: Path) -> Non
 # --- The fixtures -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_server
 def test_database_is_empty_and_speaks_its_dialect(database: Database, engine: sa.Engine) -> None:
     """The fixture goes through all three, and the engine is of the same database."""
     expected = database.name

@@ -17,8 +17,8 @@ from jwt_column.errors import ConfigurationError, ReencryptionError
 from migrations_helpers import reencrypt
 from migrations_helpers.engine.conversions import Reencryption
 from migrations_helpers.engine.expired import Expired
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.strategies.removal import ExpiredRemoval
 from tests.support.databases import DRIVER_MODULES, SYNC_DRIVERS
 from tests.support.tokens import signed_token
@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from migrations_helpers import ReencryptionReport
     from tests.support.databases import Database
     from tests.support.workload import AnyEngine, Key
-
-pytestmark = pytest.mark.one_server
 
 PAST: Final = 1_000_000_000  # 2001-09-09
 FUTURE: Final = 4_000_000_000  # 2096-10-02
@@ -208,7 +206,7 @@ def test_a_key_whose_letters_mariadb_cannot_compare_in_a_join_serves_too(
 def test_a_batch_has_no_more_parameters_than_sqlite_takes(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a key of three columns, a third as many rows."""
+    """Of a key of three columns, a third as many rows. MariaDB takes more, and has them all in one join."""
     kind = KEY_KINDS[-2]
     sessions = create_expiring(engine, 30, kind)
     monkeypatch.setattr("jwt_column.database.key_order._KEY_PARAMETERS", 9)
@@ -220,7 +218,7 @@ def test_a_batch_has_no_more_parameters_than_sqlite_takes(
             deleted.append(cursor.rowcount)
 
     assert sessions.reencrypt(engine, expired="delete").expired == 20
-    assert deleted == [3] * 6 + [2]
+    assert deleted == ([20] if engine.dialect.name == "mariadb" else [3] * 6 + [2])
 
 
 def test_a_token_expires_in_the_second_that_it_names(sqlite_database: Database) -> None:
@@ -231,9 +229,8 @@ def test_a_token_expires_in_the_second_that_it_names(sqlite_database: Database) 
         sessions.tokens = {(n,): expiring(n, second + n - 2) for n in (1, 2, 3)}
         fill(engine, sessions, create=False)
         expired = Expired("delete", at)
-        convert_column(
-            engine, "sessions", "token", sessions.type_(), Reencryption, Options(), expired=expired
-        )
+        options = Options(expired=expired)
+        convert_column(engine, "sessions", "token", sessions.type_(), Reencryption, options)
         assert list(sessions.stored(engine)) == [(3,)]
 
 
@@ -276,8 +273,8 @@ def test_columns_that_mariadb_updates_by_itself_stay_as_they_are(mariadb_databas
 class Careless(ExpiredRemoval):
     """The control: reads which rows have expired, and then clears or deletes them by their key alone."""
 
-    def _is_meant(self, table: Any, expired: Any, found: Any) -> Any:
-        return table.order.among(found)
+    def _is_meant(self, task: Any, is_found: Any) -> Any:
+        return is_found
 
 
 def careless(_connection: object, _strategy: object, expired: Expired) -> ExpiredRemoval:
@@ -559,7 +556,7 @@ def test_another_choice_is_refused(sqlite_database: Database) -> None:
     with engine_on(sqlite_database.url()) as engine:
         type_ = EncryptedJWT(after(), expose_expiry=True)
         wrong: Any = "drop"
-        with pytest.raises(ConfigurationError, match="expired is one of 'keep', 'skip', 'null', 'delete'"):
+        with pytest.raises(ConfigurationError, match="expired is 'keep', 'skip', 'null' or 'delete'"):
             reencrypt(engine, "sessions", "token", type_=type_, expired=wrong)
 
 

@@ -14,8 +14,9 @@ from jwt_column.errors import KeyUnavailableError, ReencryptionError
 from jwt_column.format import base64url
 from migrations_helpers.engine import integrity
 from migrations_helpers.engine.conversions import Adoption, Decryption, Reencryption
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
+from tests.support.models import table_of
 from tests.support.workload import (
     BYTES,
     COMPOSITE,
@@ -234,7 +235,7 @@ def test_a_key_that_cannot_be_had_ends_the_run(engine: sa.Engine, monkeypatch: p
 
 def test_more_changes_than_are_held_at_once(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integrity, "_CHANGES", 2)
-    monkeypatch.setattr(integrity, "_WINDOW", 7)
+    monkeypatch.setattr("migrations_helpers.engine.table._PAGE", 7)
     sessions = create_sessions(engine, 60)
 
     def write() -> None:
@@ -288,12 +289,7 @@ def test_every_asynchronous_driver_too(async_driver_engine: AsyncEngine) -> None
 @pytest.mark.parametrize("type_", [EncryptedJWT, EncryptedJSON])
 def test_tokens_are_the_same_in_the_clear_and_encrypted(engine: sa.Engine, type_: type[EncryptedJWT]) -> None:
     """A column is adopted and left again: one report compares plaintext with envelopes, the other the other way."""
-    table = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", sa.Text),
-    )
+    table = table_of(sa.Text)
     table.create(engine)
     texts = {
         number: token(number) if type_ is EncryptedJWT else f'{{"access_token":"{token(number)}"}}'

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from jwt_column import ConfigurationError, ReencryptionError
+from jwt_column import ConfigurationError, EncryptedJWT, ReencryptionError
+from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.format import envelope
+from migrations_helpers.engine.layouts import Allowed, holds_more
 from tests.support.workload import Sessions, after, before, column_type, create_sessions, seal, token
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
 
 RICH: dict[str, Any] = {"fingerprints": ["token", "jti"], "expose_expiry": True}
 KEPT = r"type_=EncryptedJWT\(context='sessions\.token', fingerprints=\['token', 'jti'\], expose_expiry=True\)"
@@ -68,12 +69,56 @@ def test_fields_go_that_are_named(memory: sa.Engine) -> None:
     [
         ("token", r"drop is a list of names; write \['token'\]"),
         (["jti"], "drop names 'jti', and the column's type"),
+        (["token", None], "drop are different names, each a fingerprint such as 'jti', or 'expiry'"),
+        (5, "drop are different names"),
     ],
 )
 def test_drop_is_a_list_of_fields_that_go(drop: Any, message: str, memory: sa.Engine) -> None:
     sessions = create_sessions(memory, 1, **RICH)
     with pytest.raises(ConfigurationError, match=message):
         sessions.reencrypt(memory, type_=column_type(fingerprints=["jti"]), drop=drop, nice=0)
+
+
+@pytest.mark.parametrize(("drop", "named"), [(["token", "expriy"], ["'expriy'"]), (["token"], [])])
+def test_a_name_in_drop_that_no_row_has_is_warned_of(
+    drop: list[str], named: list[str], memory: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = create_sessions(memory, 3, fingerprints=["token", "jti"])
+    sessions.reencrypt(memory, type_=column_type(fingerprints=["jti"]), drop=drop, nice=0)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    expected = [
+        f"sessions.token: drop names {one}, which none of the first rows has; is it misspelt?"
+        for one in named
+    ]
+    assert warnings == expected
+    # The control: the same again, as by a migration that was stopped, has nothing to drop and says nothing.
+    caplog.clear()
+    sessions.reencrypt(memory, type_=column_type(fingerprints=["jti"]), drop=drop, nice=0)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("storage", ["binary", "text"])
+def test_a_layout_is_protected_if_and_only_if_it_holds_more(storage: Any, memory: sa.Engine) -> None:
+    column = sa.Column("value", EncryptedJWT(context="c", storage=storage).impl_instance)
+    table = sa.Table("headers", sa.MetaData(), column)
+    table.create(memory)
+    # Reserved layouts, and values of another version, are no envelopes that anything could be lost of.
+    headers = [bytes([version, 0, 0, 0, 0, byte]) for version in (1, 2) for byte in range(256)]
+    with memory.begin() as connection:
+        stored = [f"jc{header.hex()}." if storage == "text" else header for header in headers]
+        connection.execute(table.insert(), [{"value": value} for value in stored])
+        for count, expose_expiry in itertools.product(range(envelope.MAX_FINGERPRINTS + 1), (False, True)):
+            names = [f"claim {number}" for number in range(count)]
+            type_ = EncryptedJWT(
+                context="c", storage=storage, fingerprints=names, expose_expiry=expose_expiry
+            )
+            more = {byte for byte in range(16) if byte >> 1 > count or (byte & 1 and not expose_expiry)}
+            condition = holds_more(HeaderSQL(column, type_), Allowed(type_))
+            if condition is None:
+                assert (count, expose_expiry, more) == (envelope.MAX_FINGERPRINTS, True, set())
+                continue
+            found = connection.scalars(sa.select(column).where(condition)).all()
+            assert set(found) == {stored[byte] for byte in more}
 
 
 def test_a_type_that_makes_more_is_no_loss(memory: sa.Engine) -> None:

@@ -13,8 +13,8 @@ from jwt_column.errors import InvalidTokenError, ReencryptionError
 from migrations_helpers.engine.connection import RunConnection
 from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.conversions.base import limited
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.shards import Shard
 from migrations_helpers.engine.strategies import CompareAndSwap
 from migrations_helpers.engine.strategies.base import _ROW_BYTES, Changes, in_chunks

@@ -166,6 +166,7 @@ def test_a_foreign_table_is_refused_by_its_name(wrapper: str, options: str, post
         reencrypt(postgresql, "parts", "token", type_=column_type(), key_columns=["id"])
 
 
+@pytest.mark.each_server
 def test_a_view_of_another_database_is_refused_too(engine: sa.Engine) -> None:
     blob = {"postgresql": "bytea", "sqlite": "blob"}.get(engine.dialect.name, "blob")
     execute(

@@ -54,7 +54,8 @@ def test_moments() -> None:
     assert moment("2026-11-30T05:00") == datetime(2026, 11, 30, 5, tzinfo=local)
     assert moment("2026-11-30T05:00+00:00") == datetime(2026, 11, 30, 5, tzinfo=UTC)
     assert moment(moment("05:00", now)) == moment("05:00", now)
-    for bad in ("soon", "25:00", 5, timedelta(1)):
+    # Of the first and the last day, another zone has none.
+    for bad in ("soon", "25:00", 5, timedelta(1), "0001-01-01T00:00+14:00", "9999-12-31T23:00-12:00"):
         with pytest.raises(ConfigurationError, match="--until"):
             moment(bad)
 
@@ -74,7 +75,7 @@ def test_until_leaves_the_rest_to_another_run(
     with monkeypatch.context() as patch:
         # The time is over after the first batch, however slow the machine is.
         patch.setattr(
-            pace.Pace, "_seconds_until_over", lambda one: 0.0 if one._report.reencrypted else 3_600.0
+            pace.Pace, "_seconds_until_over", lambda one: 0.0 if one.report.reencrypted else 3_600.0
         )
         report = sessions.reencrypt(engine, batch_size=10, until=soon(3_600), verify=verify)
     assert report.reason == "until"
@@ -261,10 +262,11 @@ def test_options_of_the_pace_are_checked(engine: sa.Engine) -> None:
     sessions = create_sessions(engine, 3)
     for options, message in (
         ({"max_latency": 0.1}, "--throttle-query"),
-        ({"max_latency": 0, "throttle": lambda: 0}, "max_latency is more than 0"),
-        ({"max_replica_lag": -1}, "max_replica_lag is more than 0"),
+        ({"max_latency": 0, "throttle": lambda: 0}, "max_latency is a number of seconds, more than 0"),
+        ({"max_replica_lag": -1}, "max_replica_lag is a number of seconds, more than 0"),
         ({"replicas": ["sqlite://"]}, "--max-replica-lag"),
         ({"replicas": "sqlite://", "max_replica_lag": 1}, "a list of URLs"),
+        ({"replicas": 1, "max_replica_lag": 1}, "a list of URLs"),
         ({"throttle": "SELECT 1"}, "sqlalchemy.text"),
         ({"is_paused": True}, "is_paused is a function"),
         ({"throttle": lambda: "soon"}, "returned str"),
@@ -273,6 +275,16 @@ def test_options_of_the_pace_are_checked(engine: sa.Engine) -> None:
     ):
         with pytest.raises(ConfigurationError, match=message):
             sessions.reencrypt(engine, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_latency": 1.0}])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf"])
+def test_a_throttle_returns_a_number_that_is_one(
+    memory: sa.Engine, seconds: str, options: dict[str, Any]
+) -> None:
+    sessions = create_sessions(memory, 3)
+    with pytest.raises(ConfigurationError, match=f"returns seconds, and returned {seconds}"):
+        sessions.reencrypt(memory, throttle=lambda: float(seconds), **options)
 
 
 @every_server

@@ -16,13 +16,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from jwt_column import audit
+from jwt_column import EncryptedJWT, audit, purge_expired
 from jwt_column.errors import ConfigurationError, ReencryptionError
 from migrations_helpers.engine.connection import RunConnection
 from tests.conftest import _give_up
 from tests.support.databases import Unavailable, databases_required
+from tests.support.models import table_of
 from tests.support.pgbouncer import Pool, pooled
-from tests.support.workload import create_sessions, cut_off, engine_on, every_server
+from tests.support.tokens import signed_token
+from tests.support.workload import CONTEXT, after, create_sessions, cut_off, engine_on, every_server, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +56,13 @@ def engine_through(pool: Pool, driver: str) -> Iterator[AnyEngine]:
     asynchronous = create_async_engine(pool.url(driver), poolclass=NullPool)
     yield asynchronous
     asyncio.run(asynchronous.dispose())
+
+
+#: Of this database: other tests may be at work on the server.
+ADVISORY_LOCKS = (
+    "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+    "WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+)
 
 
 @contextmanager
@@ -94,12 +103,19 @@ def state(pool: Pool) -> set[tuple[Any, ...]]:
         for connection in connections:
             connection.close()
     with engine_on(pool.direct) as direct, direct.connect() as connection:
-        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-        assert connection.exec_driver_sql(locks).scalar() == 0
+        assert connection.exec_driver_sql(ADVISORY_LOCKS).scalar() == 0
     return found
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("pool", "driver"),
+    [
+        *(("transaction", driver) for driver in DRIVERS),
+        ("session", DRIVERS[0]),
+        *(pytest.param("session", driver, marks=pytest.mark.exhaustive) for driver in DRIVERS[1:]),
+    ],
+    indirect=["pool"],
+)
 def test_a_run_through_a_pooler_leaves_nothing_to_the_application(pool: Pool, driver: str) -> None:
     """A prepared statement, a setting or a lock of the session would be another connection's a moment later."""
     with engine_on(pool.direct) as direct:
@@ -125,13 +141,37 @@ def test_compare_and_swap_shards_and_an_audit_go_through_a_pooler(pool: Pool) ->
             others = create_sessions(direct, 300, name="others")
             report = others.reencrypt(engine, strategy="cas", batch_size=40, batch_seconds=1e-9)
             assert (report.reencrypted, report.remaining) == (300, 0)
-            table = sa.Table(
-                "sessions",
-                sa.MetaData(),
-                sa.Column("id", sa.Integer, primary_key=True),
-                sa.Column("token", sessions.type_()),
-            )
+            table = table_of(sessions.type_())
             assert audit(engine, table.c.token, deep=True).columns[0].examined == 600
+        assert state(pool) == before
+
+
+def _ask_often(engine: sa.Engine, statement: sa.Select[Any]) -> None:
+    for _ in range(100):
+        with engine.begin() as connection:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("pool", ["transaction"], indirect=True)
+def test_a_purge_goes_through_a_pooler(pool: Pool, driver: str) -> None:
+    """Of one statement, psycopg prepares the sixth; another server does not know it, as the control shows."""
+    with engine_on(pool.direct) as direct:
+        create_sessions(direct, 0)
+        expired = EncryptedJWT(after(), context=CONTEXT, expose_expiry=True)
+        stored: Any = seal(signed_token(exp=1_000), after(), expose_expiry=True)
+        table = table_of(expired)
+        with direct.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO sessions (id, token) SELECT n, decode(%(stored)s, 'hex') FROM generate_series(1, 9000) n",
+                {"stored": stored.hex()},
+            )
+        before = state(pool)
+        with busy(pool), engine_on(pool.url(driver)) as engine:
+            assert purge_expired(engine, table.c.token) == 9_000
+            if driver == "psycopg":
+                with pytest.raises(SQLAlchemyError):
+                    _ask_often(engine, sa.select(table.c.id).where(table.c.id == 1))
         assert state(pool) == before
 
 
@@ -143,8 +183,7 @@ def test_the_danger_is_real(pool: Pool) -> None:
             connection.exec_driver_sql("SET lock_timeout = 200")
             connection.exec_driver_sql("SELECT pg_try_advisory_lock(1)")
         with engine_on(pool.direct) as direct, direct.connect() as connection:
-            locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-            assert connection.exec_driver_sql(locks).scalar() == 1
+            assert connection.exec_driver_sql(ADVISORY_LOCKS).scalar() == 1
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "200ms"
 
@@ -181,11 +220,9 @@ def test_a_second_run_waits_and_finds_nothing_to_do(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("wait", [-1, float("nan")])
-def test_a_time_to_wait_that_is_none_is_refused(wait: float) -> None:
-    engine = sa.create_engine("sqlite://")
+def test_a_time_to_wait_that_is_none_is_refused(memory: sa.Engine, wait: float) -> None:
     with pytest.raises(ConfigurationError, match="wait is a number of seconds"):
-        create_sessions(engine, 1).reencrypt(engine, wait=wait)
-    engine.dispose()
+        create_sessions(memory, 1).reencrypt(memory, wait=wait)
 
 
 def test_a_lease_outlives_the_time_outs_of_its_server_and_is_taken_again(

@@ -27,6 +27,7 @@ from tests.support.databases import (
     start_private_postgresql,
 )
 from tests.support.docs_examples import ROOT
+from tests.support.models import table_of
 from tests.support.pgbouncer import pooled
 from tests.support.workload import (
     LOST_KEY,
@@ -47,19 +48,9 @@ if TYPE_CHECKING:
 
     from tests.support.databases import Database
 
+pytestmark = pytest.mark.each_server
+
 ROLE: Final = "jwt_column_preflight"
-
-
-@pytest.fixture
-def postgresql(postgresql_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(postgresql_database.url()) as engine:
-        yield engine
-
-
-@pytest.fixture
-def mariadb(mariadb_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(mariadb_database.url()) as engine:
-        yield engine
 
 
 def execute(engine: AnyEngine, *statements: str) -> None:
@@ -69,13 +60,7 @@ def execute(engine: AnyEngine, *statements: str) -> None:
 def model(sessions: Sessions, schema: str | None = None, **options: Any) -> sa.Column[Any]:
     """Return the column as an application declares it."""
     type_ = column_type(**(sessions.options | options))
-    table = sa.Table(
-        sessions.table.name,
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", type_),
-        schema=schema,
-    )
+    table = table_of(type_, name=sessions.table.name, schema=schema)
     return table.c.token
 
 
@@ -119,12 +104,7 @@ def test_without_keys_all_but_the_length_is_looked_at(
 ) -> None:
     monkeypatch.delenv("JWT_COLUMN_KEYRING", raising=False)
     sessions = create_sessions(engine, 1)
-    sa_table = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", EncryptedJWT("file:/nowhere/keys")),
-    )
+    sa_table = table_of(EncryptedJWT("file:/nowhere/keys"))
     assert preflight(engine, sa_table) == []
     assert sessions.tokens
 
@@ -139,29 +119,15 @@ def test_a_target_without_encrypted_column_is_refused(target: Any) -> None:
 
 def test_what_is_not_there_is_a_finding(engine: sa.Engine) -> None:
     sessions = create_sessions(engine, 1)
-    gone = sa.Table(
-        "gone",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", column_type()),
-    )
+    gone = table_of(column_type(), name="gone")
     (finding,) = preflight(engine, gone)
     assert (finding.code, finding.severity, finding.column) == ("table", Severity.CRITICAL, "gone.token")
-    other = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("jwt", column_type()),
-    )
+    key = sa.Column("id", sa.Integer, primary_key=True)
+    other = sa.Table("sessions", sa.MetaData(), key, sa.Column("jwt", column_type()))
     (finding,) = preflight(engine, other)
     assert "there is no column sessions.jwt" in finding.message
     execute(engine, "CREATE VIEW shown AS SELECT * FROM sessions")
-    shown = sa.Table(
-        "shown",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", column_type()),
-    )
+    shown = table_of(column_type(), name="shown")
     (finding,) = preflight(engine, shown)
     assert finding.code == "relation"
     assert sessions.tokens
@@ -543,7 +509,7 @@ def test_a_table_without_a_key_to_page_by(engine: sa.Engine) -> None:
         reencrypt(engine, "sessions", "token", type_=column_type())
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("driver", ["psycopg", pytest.param("psycopg2", marks=pytest.mark.exhaustive)])
 def test_keys_that_drivers_do_not_send_back_are_refused_by_name(
     postgresql_database: Database, driver: str
 ) -> None:

@@ -366,12 +366,10 @@ class Watched:
         self.limits: list[int] = []
         self.read: list[int] = []
 
-    def run_batch(
-        self, connection: Any, target: Any, conversion: Any, keys: Any, limit: int, confirm: bool
-    ) -> Any:
-        strategy = choose_strategy(connection.sqlalchemy, target, "auto")
-        batch = strategy.run_batch(connection, target, conversion, keys, limit, confirm)
-        self.limits.append(limit)
+    def run_batch(self, task: Any) -> Any:
+        strategy = choose_strategy(task.connection.sqlalchemy, task.table, "auto")
+        batch = strategy.run_batch(task)
+        self.limits.append(task.limit)
         self.read.append(batch.read)
         return batch
 
@@ -512,6 +510,7 @@ def test_an_error_says_whether_anything_was_done(engine: sa.Engine) -> None:
     assert reasons == ["refused", "refused", "rows", "database"]
 
 
+@pytest.mark.each_server
 @every_storage
 def test_tokens_of_the_greatest_length_go_in_several_statements(
     driver_engine: sa.Engine, storage: str
@@ -526,6 +525,7 @@ def test_tokens_of_the_greatest_length_go_in_several_statements(
     assert (1 if driver_engine.dialect.name == "sqlite" else 2) <= len(updates)
 
 
+@pytest.mark.each_server
 def test_a_batch_goes_in_parts_where_a_statement_can_be_sent_before_the_one_before_it_has_ended(
     driver_engine: sa.Engine,
 ) -> None:
@@ -544,7 +544,10 @@ def settings(connection: sa.Connection) -> dict[str, Any]:
     """Return what a run may change about a connection, as the database and the driver have it."""
     found: dict[str, Any] = {"isolation level": connection.get_isolation_level()}
     queries = {
-        "postgresql": ["SHOW lock_timeout", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"],
+        "postgresql": [
+            "SHOW lock_timeout",
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        ],
         "mariadb": ["SELECT @@innodb_lock_wait_timeout", "SELECT @@tx_isolation", "SELECT @@sql_mode"],
     }
     for query in queries.get(connection.dialect.name, []):
@@ -558,6 +561,7 @@ def settings(connection: sa.Connection) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.each_server
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_given_connection_gets_its_settings_back(driver_engine: sa.Engine, fails: bool) -> None:
     sessions = create_sessions(driver_engine, 20)
@@ -640,6 +644,7 @@ def test_a_bind_of_another_kind_is_refused_and_told_apart(tmp_path: Path) -> Non
 # -- one run at a time ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_server
 def test_a_second_run_is_refused_while_the_first_works_and_served_afterwards(
     driver_engine: sa.Engine,
 ) -> None:

@@ -66,6 +66,7 @@ def refused(sessions: Sessions, engine: sa.Engine, **options: Any) -> Any:
     return failure.value
 
 
+@pytest.mark.each_server
 @pytest.mark.parametrize("strategy", ["auto", "cas"])
 def test_one_poison_row_stops_no_column(strategy: str, engine: sa.Engine) -> None:
     sessions = create_sessions(engine, ROWS)

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from tests.support.databases import Database
     from tests.support.workload import AnyEngine
 
-pytestmark = pytest.mark.one_server
-
 # -- killed --------------------------------------------------------------------------------------------------------
 
 
@@ -137,12 +135,12 @@ class CutOff(Interrupted):
         self._batches = batches
         self._number = 0
 
-    def run_batch(self, connection: Any, *arguments: Any) -> Any:
+    def run_batch(self, task: Any) -> Any:
         self._number += 1
         # Asked before the batch: in its middle the connection may be busy.
-        self._end_connection = cut_off(self._engine, connection.sqlalchemy)
+        self._end_connection = cut_off(self._engine, task.connection.sqlalchemy)
         self.happened = self._number not in self._batches
-        return super().run_batch(connection, *arguments)
+        return super().run_batch(task)
 
     def _cut_off(self) -> None:
         self._end_connection()
@@ -157,9 +155,9 @@ class Asking(Interrupted):
         super().__init__(strategy, self._ask)
         self.answers: list[object] = []
 
-    def run_batch(self, connection: Any, *arguments: Any) -> Any:
-        self._connection = connection
-        return super().run_batch(connection, *arguments)
+    def run_batch(self, task: Any) -> Any:
+        self._connection = task.connection
+        return super().run_batch(task)
 
     def _ask(self) -> None:
         self.answers.append(self._connection.sqlalchemy.exec_driver_sql("SELECT 42").scalar())

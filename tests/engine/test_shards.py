@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from jwt_column import JWT, EncryptedJWT, KeyRing, set_default_keyring
+from jwt_column import EncryptedJWT, KeyRing, set_default_keyring
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import ConfigurationError, KeyUnavailableError, ReencryptionError
 from migrations_helpers import ReencryptionReport, reencrypt
 from migrations_helpers.engine import shards
 from migrations_helpers.engine.conversions import Reencryption
-from migrations_helpers.engine.reflection import find_table
+from migrations_helpers.engine.reflection import Subject, find_table
 from migrations_helpers.engine.shards import Shard, cut
+from tests.support.models import mapped, session_on
 from tests.support.workload import (
     CONTEXT,
     KEY_KINDS,
@@ -40,6 +41,7 @@ from tests.support.workload import (
     application,
     create_sessions,
     cut_off,
+    every_server,
     processes,
     seal,
     token,
@@ -55,8 +57,6 @@ if TYPE_CHECKING:
     from migrations_helpers.engine.table import Key
     from tests.support.databases import Database
 
-pytestmark = pytest.mark.one_server
-
 ROWS: Final = 330
 
 every_kind = pytest.mark.parametrize("kind", KEY_KINDS, ids=lambda kind: kind.name)
@@ -70,12 +70,11 @@ def write_keys(path: Path, *keys: bytes) -> str:
 
 
 @pytest.fixture
-def key_file(tmp_path: Path) -> Iterator[Path]:
-    """A key file in which the new key is active; no ring that was loaded from it outlives the test."""
+def key_file(tmp_path: Path) -> Path:
+    """A key file in which the new key is active."""
     path = tmp_path / "jwt.keys"
     write_keys(path, NEW_KEY, OLD_KEY)
-    yield path
-    set_default_keyring(None)
+    return path
 
 
 @pytest.fixture
@@ -138,7 +137,7 @@ def rows_of_ranges(engine: sa.Engine, sessions: Sessions, parts: int) -> list[in
     """
     type_ = sessions.type_()
     with engine.connect() as connection:
-        table = find_table(connection, sessions.table.name, "token", type_, key_columns=sessions.key)
+        table = find_table(connection, Subject(sessions.table.name, "token", type_, key_columns=sessions.key))
         pending = Reencryption(type_, table.value).rows.pending
 
         def keys_of(keys: KeyRange) -> list[Key]:
@@ -194,6 +193,7 @@ def test_threads_rotate_a_table_whatever_its_key(
     assert threads.submit(len, "still").result() == 5
 
 
+@every_server
 def test_processes_of_our_own_rotate_a_table(engine: sa.Engine, ring_uri: str) -> None:
     sessions = create_sessions(engine, ROWS, storage="text")
     type_ = EncryptedJWT(ring_uri, context=CONTEXT, storage="text")
@@ -226,19 +226,15 @@ def test_shards_work_on_many_writers_of_one_sqlite_file(
     engine.dispose()
 
 
-def test_shards_find_a_table_in_its_schema(
-    postgresql_database: Database, threads: ThreadPoolExecutor
-) -> None:
-    engine = sa.create_engine(postgresql_database.url())
-    with engine.begin() as connection:
+def test_shards_find_a_table_in_its_schema(postgresql: sa.Engine, threads: ThreadPoolExecutor) -> None:
+    with postgresql.begin() as connection:
         connection.exec_driver_sql('CREATE SCHEMA "tenant 1"')
-    sessions = create_sessions(engine, ROWS, schema="tenant 1")
+    sessions = create_sessions(postgresql, ROWS, schema="tenant 1")
     # A table of the same name in the default schema is another one.
-    other = create_sessions(engine, 10)
-    report = sessions.reencrypt(engine, shards=4, executor=threads)
-    assert_rotated(engine, sessions, report)
-    assert other.census(engine) == {(OLD, "stale"): 10}
-    engine.dispose()
+    other = create_sessions(postgresql, 10)
+    report = sessions.reencrypt(postgresql, shards=4, executor=threads)
+    assert_rotated(postgresql, sessions, report)
+    assert other.census(postgresql) == {(OLD, "stale"): 10}
 
 
 def test_a_run_on_a_connection_works_in_shards_too(engine: sa.Engine, threads: ThreadPoolExecutor) -> None:
@@ -250,34 +246,19 @@ def test_a_run_on_a_connection_works_in_shards_too(engine: sa.Engine, threads: T
     assert_rotated(engine, sessions, report)
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    """A row whose token opens only beside its user."""
-
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user: Mapped[int]
-    token: Mapped[JWT] = mapped_column(EncryptedJWT(bound_to=["user"]))
-
-
 def test_shards_keep_envelopes_bound_to_their_rows(engine: sa.Engine, ring_uri: str) -> None:
-    Base.metadata.create_all(engine)
+    login = mapped(user=sa.Integer, token=EncryptedJWT(bound_to=["user"]))
     ring = KeyRing.from_uri(ring_uri)
     tokens = {number: token(number) for number in range(1, 101)}
     set_default_keyring(ring.with_active(OLD))
-    with Session(engine) as session:
-        session.add_all(Login(id=key, user=1_000 + key, token=text) for key, text in tokens.items())
-        session.commit()
-    set_default_keyring(ring)
+    with session_on(engine, *(login(id=key, user=1_000 + key, token=text) for key, text in tokens.items())):
+        set_default_keyring(ring)
     executor = Inline()
     type_ = EncryptedJWT(bound_to=["user"])
     report = reencrypt(engine, "logins", "token", type_=type_, shards=4, executor=executor, verify="decrypt")
     assert ([report.reencrypted, report.verified], len(executor.shards)) == ([100, 100], 4)
     with Session(engine) as session:
-        assert tokens == {row.id: str(row.token) for row in session.scalars(sa.select(Login))}
+        assert tokens == {row.id: str(row.token) for row in session.scalars(sa.select(login))}
 
 
 def test_an_empty_table_needs_no_executor(engine: sa.Engine) -> None:
@@ -312,9 +293,8 @@ def shows_key(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("of", ["type", "ring", "default ring", "pinned ring"])
-def test_no_key_is_in_a_shard_that_travels(sqlite_database: Database, key_file: Path, of: str) -> None:
-    engine = sa.create_engine(sqlite_database.url())
-    sessions = create_sessions(engine, 20)
+def test_no_key_is_in_a_shard_that_travels(sqlite: sa.Engine, key_file: Path, of: str) -> None:
+    sessions = create_sessions(sqlite, 20)
     ring = KeyRing.from_uri(f"file:{key_file}")
     given: dict[str, str | KeyRing | None] = {
         "type": f"file:{key_file}",
@@ -326,9 +306,9 @@ def test_no_key_is_in_a_shard_that_travels(sqlite_database: Database, key_file: 
         set_default_keyring(ring)
     executor = Inline()
     report = sessions.reencrypt(
-        engine, type_=EncryptedJWT(given[of], context=CONTEXT), shards=4, executor=executor
+        sqlite, type_=EncryptedJWT(given[of], context=CONTEXT), shards=4, executor=executor
     )
-    assert_rotated(engine, sessions, report)
+    assert_rotated(sqlite, sessions, report)
     assert len(executor.shards) == 4
     for shard in executor.shards:
         travelling = pickle.dumps(shard)
@@ -336,7 +316,6 @@ def test_no_key_is_in_a_shard_that_travels(sqlite_database: Database, key_file: 
         assert f"file:{key_file}".encode() in travelling
         # What a scheduler shows of a task is its name.
         assert "Shard(sessions.token)" == repr(shard) == repr(pickle.loads(travelling))
-    engine.dispose()
 
 
 def test_a_key_in_a_pickle_would_be_found(key_file: Path) -> None:
@@ -403,16 +382,14 @@ def test_what_cannot_travel_is_named(
     assert_rotated(engine, sessions, sessions.reencrypt(engine, ring, executor=threads, **options))
 
 
-def test_two_shards_are_never_the_same_task(sqlite_database: Database) -> None:
+def test_two_shards_are_never_the_same_task(sqlite: sa.Engine) -> None:
     """Dask would give a second run the reports of the first, had they equal tasks."""
-    engine = sa.create_engine(sqlite_database.url())
     tasks = []
     for name in ("first", "second"):
         executor = Inline()
-        create_sessions(engine, 20, name=name).reencrypt(engine, shards=4, executor=executor)
+        create_sessions(sqlite, 20, name=name).reencrypt(sqlite, shards=4, executor=executor)
         tasks += [shard.__dask_tokenize__() for shard in executor.shards]
     assert len(set(tasks)) == 8
-    engine.dispose()
 
 
 # -- key rings of workers ------------------------------------------------------------------------------------------
@@ -582,17 +559,15 @@ def assert_complete_in_spite_of_a_lost_worker(
 
 @pytest.mark.processes
 def test_a_run_completes_although_a_worker_is_killed(
-    postgresql_database: Database, ring_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    postgresql: sa.Engine, ring_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = sa.create_engine(postgresql_database.url())
-    sessions = create_sessions(engine, 600)
+    sessions = create_sessions(postgresql, 600)
     with caplog.at_level(logging.WARNING, "migrations_helpers"):
-        report = run_with_a_killed_worker(engine, sessions, ring_uri, tmp_path / "killed", shards=2)
+        report = run_with_a_killed_worker(postgresql, sessions, ring_uri, tmp_path / "killed", shards=2)
     assert (tmp_path / "killed").exists()
-    assert_complete_in_spite_of_a_lost_worker(engine, sessions, report)
+    assert_complete_in_spite_of_a_lost_worker(postgresql, sessions, report)
     assert report.retries >= 1
     assert "sessions.token: a shard was lost (BrokenProcessPool) and is done again" in caplog.messages
-    engine.dispose()
 
 
 @pytest.mark.processes

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from migrations_helpers.engine.conversions import Adoption
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
 from tests.support.workload import Sessions, create_sessions, engine_on, run
 
 if TYPE_CHECKING:

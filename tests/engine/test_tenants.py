@@ -141,6 +141,8 @@ def test_schemas_that_are_none_are_refused(tenants: Tenants) -> None:
         ({"schemas": "tena"}, "write \\['tena'\\]"),
         ({"schemas": 5}, "not int"),
         ({"schemas": ["tena", None]}, "NoneType where the name"),
+        ({"schemas": lambda: "tena"}, "returns a list of names, and returned str"),
+        ({"schemas": lambda connection: 5}, "returns a list of names, and returned int"),
         ({"schemas": ["tena"], "schema": "tenb"}, "one of the two"),
         ({"schemas": sa.text("SELECT nothing FROM nowhere")}, "was refused"),
     ):

@@ -12,9 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from jwt_column import audit
 from migrations_helpers.engine.conversions import Adoption
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
 from migrations_helpers.engine.strategies import mysql
+from tests.support.models import table_of
 from tests.support.workload import create_sessions, engine_on, every_server, run, token
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from migrations_helpers.engine.strategies.base import Changes
     from tests.support.databases import Database
+
+pytestmark = pytest.mark.each_server
 
 
 @contextmanager
@@ -92,12 +95,7 @@ def test_a_transaction_may_wait_for_the_application_to_convert(postgresql_databa
 @every_server
 def test_no_time_out_ends_an_audit(engine: sa.Engine) -> None:
     sessions = create_sessions(engine, 200)
-    table = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", sessions.type_()),
-    )
+    table = table_of(sessions.type_())
     asked: list[str] = []
     shown = {"postgresql": "SHOW statement_timeout", "mariadb": "SELECT @@max_statement_time"}
     with limited(engine, 5.0) as short:

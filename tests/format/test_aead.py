@@ -60,18 +60,18 @@ def xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
+def encrypt(xaes: XAES256GCM, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+    """Return ciphertext and tag under a nonce that is given: seal() chooses its own."""
+    return xaes._subkey(nonce[:12]).encrypt(nonce[12:], data, aad)
+
+
 class TestKnownAnswers:
     """The vectors of the C2SP page."""
 
     @known_answers
     def test_encrypts_to_the_published_ciphertext(self, row: dict[str, Any]) -> None:
         key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
-        assert ciphertext == XAES256GCM(key, NONCE_KEY).encrypt(nonce, plaintext, aad)
-
-    @known_answers
-    def test_decrypts_the_published_ciphertext(self, row: dict[str, Any]) -> None:
-        key, nonce, plaintext, aad, ciphertext = unhex(row, "key", "nonce", "plaintext", "aad", "ciphertext")
-        assert plaintext == XAES256GCM(key, NONCE_KEY).decrypt(nonce, ciphertext, aad)
+        assert ciphertext == encrypt(XAES256GCM(key, NONCE_KEY), nonce, plaintext, aad)
 
     @known_answers
     def test_opens_the_published_ciphertext_behind_its_nonce(self, row: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def accumulated(iterations: int) -> str:
         key, nonce = read(32), read(24)
         plaintext = read(read(1)[0])
         aad = read(read(1)[0])
-        digest.update(XAES256GCM(key, NONCE_KEY).encrypt(nonce, plaintext, aad))
+        digest.update(encrypt(XAES256GCM(key, NONCE_KEY), nonce, plaintext, aad))
     assert position <= len(stream)
     return digest.hexdigest(32)
 
@@ -154,15 +154,15 @@ class TestWycheproof:
         nonce = NONCE[:12] + half
         expected = AESGCM(independent.xaes_subkey(key, nonce)).encrypt(half, message, aad)
         xaes = XAES256GCM(key, NONCE_KEY)
-        assert expected == xaes.encrypt(nonce, message, aad)
+        assert expected == encrypt(xaes, nonce, message, aad)
         # What the case does to its own right answer is done to ours; a valid case does nothing.
         damage = xor(AESGCM(key).encrypt(half, message, aad), ciphertext + tag)
         presented = xor(expected, damage)
         if case["result"] == "valid":
-            assert message == xaes.decrypt(nonce, presented, aad)
+            assert message == xaes.open(nonce + presented, aad)
         else:
             with pytest.raises(InvalidTag):
-                xaes.decrypt(nonce, presented, aad)
+                xaes.open(nonce + presented, aad)
 
     def test_the_cases_hold_both_results(self) -> None:
         results = collections.Counter(case["result"] for case in WYCHEPROOF["tests"])
@@ -177,7 +177,7 @@ class TestAgreement:
         self, key: bytes, nonce: bytes, message: bytes, aad: bytes
     ) -> None:
         expected = independent.xaes_encrypt(key, nonce, message, aad)
-        assert expected == XAES256GCM(key, NONCE_KEY).encrypt(nonce, message, aad)
+        assert expected == encrypt(XAES256GCM(key, NONCE_KEY), nonce, message, aad)
 
     @given(key=keys, message=messages, aad=messages)
     def test_independent_reader_opens_what_seal_makes(self, key: bytes, message: bytes, aad: bytes) -> None:
@@ -240,14 +240,6 @@ class TestRefusals:
     def test_key_of_another_size_is_refused(self, length: int) -> None:
         with pytest.raises(ValueError, match="32"):
             XAES256GCM(bytes(length), NONCE_KEY)
-
-    @pytest.mark.parametrize("length", [0, 1, 12, 16, 23, 25, 48])
-    def test_nonce_of_another_size_is_refused_in_both_directions(self, length: int) -> None:
-        xaes = XAES256GCM(KEY, NONCE_KEY)
-        with pytest.raises(ValueError, match="24"):
-            xaes.encrypt(bytes(length), b"message", b"")
-        with pytest.raises(ValueError, match="24"):
-            xaes.decrypt(bytes(length), xaes.encrypt(NONCE, b"message", b""), b"")
 
     def test_repr_shows_no_key(self) -> None:
         shown = repr(XAES256GCM(KEY, NONCE_KEY))
@@ -376,10 +368,10 @@ def test_derived_keys_are_kept_up_to_a_limit() -> None:
     """Each foreign prefix leaves one; a table of many writers would fill the memory."""
     cipher = XAES256GCM(bytes(32), bytes(32))
     for number in range(600):
-        cipher.encrypt(number.to_bytes(24, "little"), b"", b"")
+        encrypt(cipher, number.to_bytes(24, "little"), b"", b"")
         # Before the limit all of them are kept: a derivation costs more than a decryption.
         assert len(cipher._subkeys) == number + 1 if number < 512 else len(cipher._subkeys) <= 512
-    assert cipher.decrypt(bytes(24), cipher.encrypt(bytes(24), b"x", b""), b"") == b"x"
+    assert cipher.open(bytes(24) + encrypt(cipher, bytes(24), b"x", b""), b"") == b"x"
 
 
 def test_opener_opens_the_messages_of_one_prefix() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from jwt_column import JWT
 from jwt_column.format import frame, shape
-from jwt_column.format.frame import CACHED_HEADERS, begins_as_jws, is_frame, jws_ends, pack, unpack
+from jwt_column.format.frame import (
+    CACHED_HEADERS,
+    begins_as_jws,
+    is_frame,
+    jws_ends,
+    pack,
+    unpack,
+    unpack_jws,
+)
 from tests.support.tokens import compact, signed_token
 
 
@@ -54,6 +62,17 @@ def test_a_known_header_is_not_encoded_again() -> None:
     finally:
         frame._header_texts[known] = before
     assert token == f"known.{signed_token(sub='alice').partition('.')[2]}"
+
+
+def test_only_a_token_that_begins_as_a_jws_is_unpacked_by_the_short_cut() -> None:
+    jws = compact({"alg": "HS256"}, b'{"sub": "alice"}', b"signature")
+    others = (compact(b"no JSON", b"b", b"c"), compact({"enc": "A256GCM"}, b"b", b"c", b"d", b"e"), "opaque")
+    for _ in range(2):  # The second time the header of a JWS is known.
+        for token in (jws, *others):
+            assert unpack(pack(token)) == token
+    assert unpack_jws(pack(jws)) == jws
+    assert [unpack_jws(pack(token)) for token in others] == [None, None, None]
+    assert not any(begins_as_jws(pack(token)) for token in others)
 
 
 def test_payload_of_a_frame_is_that_of_a_signed_or_unsigned_token() -> None:

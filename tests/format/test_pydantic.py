@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from jwt_column import JWT, EncryptedJWT, KeyRing
+from tests.support.models import mapped
 from tests.support.tokens import compact, signed_token
 
 TOKEN = signed_token(sub="alice")
@@ -48,6 +48,12 @@ def test_an_error_shows_nothing_of_what_it_refused(value: Any) -> None:
         assert (details["type"], type(details["ctx"]["reason"])) == ("jwt", str)
 
 
+def test_the_error_of_a_union_names_its_member() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(JWT | int).validate_python(REFUSED)
+    assert [detail["loc"] for detail in caught.value.errors()] == [("function-wrap[token()]",), ("int",)]
+
+
 def test_control_a_validator_that_raises_shows_what_it_refused() -> None:
     from pydantic import AfterValidator
 
@@ -69,19 +75,11 @@ def test_a_model_gives_no_token_unless_its_field_is_declared_to() -> None:
 
 
 def test_what_a_model_dumps_makes_models_and_rows() -> None:
-    class Base(DeclarativeBase): ...
-
-    class Row(Base):
-        __tablename__ = "logins"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        token: Mapped[JWT] = mapped_column(EncryptedJWT(KeyRing.generate(), fingerprints=["token"]))
-
+    type_ = EncryptedJWT(KeyRing.generate(), context="c", fingerprints=["token"])
     dumped = Login(token=JWT(TOKEN)).model_dump()
     assert Login(**dumped).token == TOKEN
-    row = Row(token=dumped["token"])
+    row = mapped(token=type_)(token=dumped["token"])
     assert (type(row.token), row.token) == (JWT, TOKEN)
-    type_ = Row.__table__.c.token.type
-    assert isinstance(type_, EncryptedJWT)
     assert (
         type_.cipher().decrypt(type_.cipher().encrypt(dumped["token"], type_.ring()), type_.ring()) == TOKEN
     )

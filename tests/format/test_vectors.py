@@ -19,6 +19,7 @@ from jwt_column.column.binding import binding_of
 from jwt_column.column.cipher import TokenCipher
 from jwt_column.column.spec import ColumnSpec
 from tests.support import independent_envelope as independent
+from tests.support.cases import in_one_test
 from tests.support.tokens import chain_of
 from tests.vectors import generate
 
@@ -37,8 +38,8 @@ RFC_TOKENS: list[dict[str, Any]] = json.loads(
 KEY = generate.FIRST_KEY
 CONTEXT = generate.CONTEXT
 
-accept_rows = pytest.mark.parametrize("row", [pytest.param(row, id=row["name"]) for row in ACCEPT])
-reject_rows = pytest.mark.parametrize("row", [pytest.param(row, id=row["name"]) for row in REJECT])
+accept_rows = in_one_test("row", ACCEPT, ids=lambda row: row["name"])
+reject_rows = in_one_test("row", REJECT, ids=lambda row: row["name"])
 rfc_tokens = pytest.mark.parametrize("row", [pytest.param(row, id=row["name"]) for row in RFC_TOKENS])
 
 
@@ -206,11 +207,9 @@ class TestAccept:
         opened = independent.open_(stored, key, context=row["context"], binding=binding)
         assert row["token"] == opened
 
-    @pytest.mark.parametrize(
-        ("binary", "text"),
-        [pytest.param(*pair, id=pair[0]["name"]) for pair in zip(ACCEPT[::2], ACCEPT[1::2], strict=True)],
-    )
-    def test_both_forms_of_a_row_hold_the_same_bytes(self, binary: AcceptRow, text: AcceptRow) -> None:
+    @in_one_test("forms", zip(ACCEPT[::2], ACCEPT[1::2], strict=True), ids=lambda forms: forms[0]["name"])
+    def test_both_forms_of_a_row_hold_the_same_bytes(self, forms: tuple[AcceptRow, AcceptRow]) -> None:
+        binary, text = forms
         assert text["stored"] == independent.to_text(bytes.fromhex(binary["stored"]))
         assert binary["stored"] == independent.to_binary(text["stored"]).hex()
 

@@ -39,6 +39,7 @@ from jwt_column.errors import (
 from jwt_column.format import base64url
 from migrations_helpers import FernetReader, JWEReader, SQLAlchemyUtilsReader, formats
 from migrations_helpers.engine.conversions import Adoption
+from tests.support.models import table_of
 from tests.support.tokens import compact, revealed_by, signed_token
 from tests.vectors import generate_foreign_formats as foreign
 
@@ -732,12 +733,7 @@ class OldTable:
         self.engine = project.engine
         self.storage = storage
         self.format = format_
-        self.raw = sa.Table(
-            "sessions",
-            sa.MetaData(),
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("token", sa.Text if storage == "text" else sa.LargeBinary),
-        )
+        self.raw = table_of(sa.Text if storage == "text" else sa.LargeBinary)
         self.tokens: dict[int, str | None] = {
             number: None if number % 7 == 0 else signed_token(sub=f"user-{number}") for number in range(1, 41)
         }

@@ -18,7 +18,7 @@ from flask import Flask, jsonify  # noqa: E402
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker  # noqa: E402
 from sqlalchemy.pool import StaticPool  # noqa: E402
 
-from jwt_column import JWT, KeyRing, set_default_keyring  # noqa: E402
+from jwt_column import JWT, InvalidTokenError, KeyRing, set_default_keyring  # noqa: E402
 from jwt_column.frameworks.mixins import ClientTokenMixin, OAuth2TokenMixin  # noqa: E402
 from jwt_column.testing import assert_encrypted  # noqa: E402
 from tests.frameworks.tokens import OTHER, TOKEN, shows  # noqa: E402
@@ -109,3 +109,30 @@ def test_a_client_keeps_what_a_provider_answered(engine: sa.Engine) -> None:
         }  # fmt: skip
         assert {type(token["access_token"]), type(found.access_token)} == {str, JWT}
         assert not shows(repr(found.__dict__))
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ({"error": "invalid_grant"}, "no access_token"),
+        ({"access_token": None}, "no access_token"),
+        ({"access_token": 5}, "expected str, got int"),
+        ({"access_token": OTHER, "refresh_token": 5}, "expected str, got int"),
+        ({"access_token": OTHER, "expires_in": "soon"}, "expires_in of the response"),
+        ({"access_token": OTHER, "expires_at": "2030-01-01"}, "expires_at of the response"),
+        ({"access_token": OTHER, "expires_in": float("inf")}, "expires_in of the response"),
+    ],
+)
+def test_an_answer_without_a_token_changes_nothing(
+    engine: sa.Engine, answer: dict[str, Any], fault: str
+) -> None:
+    row = RemoteToken(name="github")
+    row.update_token(
+        {"access_token": TOKEN, "refresh_token": "1//r", "token_type": "Bearer", "expires_at": 5}
+    )
+    before = row.to_token()
+    with pytest.raises(InvalidTokenError, match=fault):
+        row.update_token(answer)
+    assert row.to_token() == before
+    row.update_token({"access_token": OTHER, "expires_at": "1900000000.5"})
+    assert row.expires_at == 1_900_000_000

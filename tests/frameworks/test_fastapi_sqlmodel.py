@@ -12,13 +12,22 @@ fastapi = pytest.importorskip("fastapi", reason="needs the extra test-frameworks
 sqlmodel = pytest.importorskip("sqlmodel", reason="needs the extra test-frameworks")
 
 import sqlalchemy as sa  # noqa: E402
-from fastapi import FastAPI, HTTPException  # noqa: E402
+from fastapi import FastAPI, HTTPException, Request  # noqa: E402
+from fastapi.responses import JSONResponse  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
-from pydantic import PlainSerializer  # noqa: E402
+from pydantic import BaseModel, PlainSerializer, SecretStr  # noqa: E402
 from sqlalchemy.pool import StaticPool  # noqa: E402
 from sqlmodel import Field, Session, SQLModel, select  # noqa: E402
 
-from jwt_column import JWT, EncryptedJSON, EncryptedJWT, FingerprintIndex, KeyRing  # noqa: E402
+from jwt_column import (  # noqa: E402
+    JWT,
+    ConfigurationError,
+    EncryptedJSON,
+    EncryptedJWT,
+    FingerprintIndex,
+    InvalidTokenError,
+    KeyRing,
+)
 from jwt_column.frameworks.fastapi import hide_input  # noqa: E402
 from jwt_column.testing import assert_encrypted  # noqa: E402
 from tests.frameworks.tokens import OTHER, TOKEN, shows  # noqa: E402
@@ -106,6 +115,47 @@ def test_control_without_the_handler_a_missing_field_repeats_the_request() -> No
     assert shows(TestClient(bare).post("/logins", json={"token": TOKEN}).text)
 
 
+@app.post("/many")
+def many(logins: dict[JWT, int]) -> int:
+    return len(logins)
+
+
+def test_the_answer_shows_no_token_that_is_a_key(client: TestClient) -> None:
+    answer = client.post("/many", json={TOKEN: "x"})
+    assert (answer.status_code, shows(answer.text)) == (422, False)
+    assert answer.json()["detail"][0]["loc"] == ["body", "<redacted>"]
+    bare = FastAPI()
+    bare.post("/many")(many)
+    assert shows(TestClient(bare).post("/many", json={TOKEN: "x"}).text)  # the control
+
+
+class Opaque(SQLModel, table=True):
+    __tablename__ = "opaque"
+    id: int | None = Field(default=None, primary_key=True)
+    token: JWT = Field(sa_type=EncryptedJWT(RING, allow_opaque=True))  # type: ignore[call-overload]
+
+
+class OpaqueWrite(BaseModel):
+    token: SecretStr
+
+
+@app.exception_handler(InvalidTokenError)
+def refuse(request: Request, error: InvalidTokenError) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=422)
+
+
+@app.put("/opaque")
+def put(opaque: OpaqueWrite) -> int:
+    return len(Opaque(token=opaque.token).token)  # type: ignore[arg-type]
+
+
+def test_an_opaque_token_that_is_none_is_refused_and_the_mask_too(client: TestClient) -> None:
+    assert client.put("/opaque", json={"token": "1//secret"}).status_code == 200
+    for text, fault in (("", "empty"), ("Bearer 1//secret", "HTTP header"), ("**********", "mask")):
+        answer = client.put("/opaque", json={"token": text})
+        assert (answer.status_code, fault in answer.text, "secret" in answer.text) == (422, True, False)
+
+
 def test_the_openapi_document_describes_a_text(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()["components"]["schemas"]["LoginBase"]["properties"]["token"]
     assert schema == {"type": "string", "format": "jwt", "title": "Token", "examples": ["<redacted>"]}
@@ -156,3 +206,26 @@ def test_the_error_of_another_column_does_not_show_the_token(session: Session) -
     with pytest.raises(sa.exc.StatementError) as caught:
         session.commit()
     assert not shows(f"{caught.value}{caught.value.params!r}")
+
+
+def test_a_dumped_token_is_a_token_again_once_it_was_stored(session: Session) -> None:
+    row = Grant(user="alice", token=TOKEN)  # type: ignore[arg-type]
+    session.add(row)
+    session.commit()
+    row.sqlmodel_update(LoginBase(user="alice", token=OTHER).model_dump())  # type: ignore[arg-type]
+    session.flush()
+    assert isinstance(row.token, JWT)
+    assert row.token == OTHER
+
+
+@pytest.mark.parametrize("annotation", [JWT, JWT | None])
+def test_a_field_without_the_column_type_is_refused(annotation: Any) -> None:
+    """SQLModel would make a text column for it, and store tokens in the clear."""
+    content = {"__module__": __name__, "__annotations__": {"id": int | None, "token": annotation}}
+    content["id"] = Field(default=None, primary_key=True)
+    with pytest.raises(ConfigurationError, match=r"^unencrypted\.token: .*Field\(sa_type=EncryptedJWT\(\)\)"):
+        type(SQLModel)("Unencrypted", (SQLModel,), content, table=True)
+    SQLModel.metadata.remove(SQLModel.metadata.tables["unencrypted"])
+    plain = {**content, "__annotations__": {"id": int | None, "token": str}}
+    type(SQLModel)("Unencrypted", (SQLModel,), plain, table=True)  # the control
+    SQLModel.metadata.remove(SQLModel.metadata.tables["unencrypted"])

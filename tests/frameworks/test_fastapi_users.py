@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.frameworks
 pytest.importorskip("fastapi_users", reason="needs the extra test-frameworks")
 
+from fastapi_users import schemas  # noqa: E402
 from fastapi_users.authentication.strategy.db import DatabaseStrategy  # noqa: E402
-from fastapi_users.db import SQLAlchemyBaseUserTableUUID  # noqa: E402
+from fastapi_users.db import SQLAlchemyBaseOAuthAccountTableUUID, SQLAlchemyBaseUserTableUUID  # noqa: E402
 from fastapi_users_db_sqlalchemy.access_token import (  # noqa: E402
     SQLAlchemyAccessTokenDatabase,
     SQLAlchemyBaseAccessTokenTableUUID,
 )
+from sqlalchemy import Index  # noqa: E402
 from sqlalchemy.exc import IntegrityError  # noqa: E402
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine  # noqa: E402
-from sqlalchemy.orm import DeclarativeBase  # noqa: E402
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship  # noqa: E402
 
-from jwt_column import KeyRing, set_default_keyring  # noqa: E402
+from jwt_column import JWT, EncryptedJWT, FingerprintIndex, KeyRing, set_default_keyring  # noqa: E402
 from jwt_column.frameworks.mixins import AccessTokenMixin  # noqa: E402
 from jwt_column.testing import assert_encrypted  # noqa: E402
 
@@ -27,7 +31,22 @@ from jwt_column.testing import assert_encrypted  # noqa: E402
 class Base(DeclarativeBase): ...
 
 
-class User(SQLAlchemyBaseUserTableUUID, Base): ...
+class OAuthAccount(SQLAlchemyBaseOAuthAccountTableUUID, Base):
+    access_token: Mapped[JWT] = mapped_column(EncryptedJWT(allow_opaque=True))
+    refresh_token: Mapped[JWT | None] = mapped_column(EncryptedJWT(allow_opaque=True))
+
+
+class User(SQLAlchemyBaseUserTableUUID, Base):
+    oauth_accounts: Mapped[list[OAuthAccount]] = relationship(lazy="selectin")
+
+
+class OAuthAccountRead(schemas.BaseOAuthAccount[uuid.UUID]):
+    access_token: JWT
+    refresh_token: JWT | None = None
+
+
+class UserRead(schemas.BaseUser[uuid.UUID]):
+    oauth_accounts: list[OAuthAccountRead] = []  # noqa: RUF012
 
 
 class AccessToken(AccessTokenMixin, SQLAlchemyBaseAccessTokenTableUUID, Base): ...
@@ -40,9 +59,58 @@ def test_the_columns_of_the_mixin_replace_those_of_the_library() -> None:
     assert [index.name for index in AccessToken.__table__.indexes if index.unique] == ["ux_accesstoken_token"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "indexes"),
+    [
+        ((Index("ix_user", "user_id"),), {"ix_user", "ux_access_token"}),
+        ({"comment": "tokens"}, {"ux_access_token"}),
+        ((FingerprintIndex("mine", "token", unique=True), {"comment": "tokens"}), {"mine"}),
+    ],
+)
+def test_a_class_with_table_arguments_keeps_the_index(arguments: Any, indexes: set[str]) -> None:
+    class Mine(DeclarativeBase): ...
+
+    class Access(AccessTokenMixin, Mine):
+        __tablename__ = "access"
+        __table_args__ = arguments
+        user_id: Mapped[int]
+
+    class Child(Access): ...
+
+    class Plain(AccessTokenMixin, Mine):
+        __tablename__ = "plain"
+        token: Mapped[str] = mapped_column()
+
+    found = Access.__table__.indexes
+    assert {index.name for index in found} == indexes
+    assert [index.unique for index in found if index.name != "ix_user"] == [True]
+    assert not Plain.__table__.indexes
+
+
 def test_a_strategy_writes_finds_and_destroys_tokens() -> None:
     set_default_keyring(KeyRing.generate())
     asyncio.run(_program())
+
+
+def test_a_users_schema_masks_the_tokens_of_the_accounts() -> None:
+    account = OAuthAccount(
+        id=uuid.uuid4(),
+        oauth_name="p",
+        access_token="opaque",
+        refresh_token="1//r",
+        account_id="a",
+        account_email="b",
+    )
+    user = User(
+        id=uuid.uuid4(), email="alice@example.org", is_active=True, is_superuser=False, is_verified=True,
+        oauth_accounts=[account],
+    )  # fmt: skip
+    [sent] = UserRead.model_validate(user).model_dump(mode="json")["oauth_accounts"]
+    assert (sent["access_token"], sent["refresh_token"]) == ("**********", "**********")
+
+    class OfTheLibrary(schemas.BaseUser[uuid.UUID], schemas.BaseOAuthAccountMixin): ...
+
+    assert "opaque" in OfTheLibrary.model_validate(user).model_dump_json(), "control"
 
 
 async def _program() -> None:

@@ -13,7 +13,7 @@ marshmallow = pytest.importorskip("marshmallow", reason="needs the extra test-fr
 orjson = pytest.importorskip("orjson", reason="needs the extra test-frameworks")
 yaml = pytest.importorskip("yaml", reason="needs the extra test-frameworks")
 
-from jwt_column import JWT, InvalidTokenError  # noqa: E402
+from jwt_column import JWT, EncryptedJSON, InvalidTokenError  # noqa: E402
 from jwt_column.frameworks.msgspec import dec_hook, enc_hook  # noqa: E402
 from tests.frameworks.tokens import TOKEN, shows  # noqa: E402
 
@@ -32,6 +32,17 @@ def test_msgspec_takes_and_masks_a_token_with_the_hooks_only() -> None:
         with pytest.raises((msgspec.ValidationError, TypeError)) as caught:
             action()
         assert not shows(str(caught.value))
+
+
+def test_msgspec_masks_the_texts_of_a_document() -> None:
+    document = (
+        EncryptedJSON(context="a")
+        .cipher()
+        .value_of(json.dumps({"a": "secret", "b": ["secret", TOKEN], "c": 1}))
+    )
+    assert json.loads(msgspec.json.encode(document, enc_hook=enc_hook)) == {
+        "a": "**********", "b": ["**********", "**********"], "c": 1,
+    }  # fmt: skip
 
 
 def test_msgspec_reports_a_refused_text_without_it() -> None:

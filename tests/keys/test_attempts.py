@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jwt_column import KeyRingError, KeyUnavailableError
-from jwt_column.keys.providers.attempts import _attempt_within, attempt_within
+from jwt_column.keys.providers.attempts import attempt_within
 from tests.support.tokens import locals_shown_by, revealed_by
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Time:
         return low + self._share * (high - low)
 
     def run(self, call: Callable[[float], Any], *, seconds: float = 60.0, attempts: int = 4) -> Any:
-        return _attempt_within(
+        return attempt_within(
             seconds,
             call,
             late=LATE,

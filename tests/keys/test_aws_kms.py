@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from typer.testing import CliRunner
 
 from jwt_column import (
     ConfigurationError,
@@ -17,9 +16,9 @@ from jwt_column import (
     KeyRingError,
     KeyUnavailableError,
 )
-from jwt_column.cli.app import app
 from jwt_column.keys.providers.aws_kms import AWSKMSWrapper
 from jwt_column.providers import KeyWrapper, Rewrapper, WrappedKey, open_wrapper
+from tests.support.command_line import invoke, keys_report
 from tests.support.kms import (
     BOUND,
     KEY,
@@ -33,7 +32,6 @@ from tests.support.kms import (
     certificates,
     closed_port,
     error_of,
-    keys,
     log,
     refusal_of,
     require,
@@ -190,30 +188,30 @@ class TestCommandLine:
         return path
 
     def test_newest_key_material_wraps_after_rewrap(self, path: Path, kms: Any, arn: str) -> None:
-        keys("init", "--wrapped-by", f"aws-kms:{arn}")
+        keys_report("init", "--wrapped-by", f"aws-kms:{arn}")
         kms.rotate_key_on_demand(KeyId=arn)
         before = wrapped_keys(path)
-        keys("rewrap")
+        keys_report("rewrap")
         assert not before & wrapped_keys(path)
-        assert KeyRing.from_uri(f"file:{path}").active == keys("list")["keys"][0]["id"]
+        assert KeyRing.from_uri(f"file:{path}").active == keys_report("list")["keys"][0]["id"]
 
     def test_ring_moves_to_another_kek(self, path: Path, kms: Any, arn: str) -> None:
-        keys("init", "--wrapped-by", f"aws-kms:{arn}")
+        keys_report("init", "--wrapped-by", f"aws-kms:{arn}")
         before = KeyRing.from_uri(f"file:{path}").key_ids
         other = kms.create_key()["KeyMetadata"]["Arn"]
-        keys("rewrap", "--wrapped-by", f"aws-kms:{other}")
-        assert {key["wrapped_by"] for key in keys("list")["keys"]} == {f"aws-kms:{other}"}
+        keys_report("rewrap", "--wrapped-by", f"aws-kms:{other}")
+        assert {key["wrapped_by"] for key in keys_report("list")["keys"]} == {f"aws-kms:{other}"}
         assert arn not in path.read_text()
         assert KeyRing.from_uri(f"file:{path}").key_ids == before
 
     def test_kms_that_is_gone_is_said_in_one_line_and_by_the_exit_code(
         self, path: Path, kms: Any, arn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        keys("init", "--wrapped-by", f"aws-kms:{arn}")
+        keys_report("init", "--wrapped-by", f"aws-kms:{arn}")
         ring = KeyRing.from_uri(f"file:{path}")
         with closed_port() as port:
             monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{port}")
-            done = CliRunner().invoke(app, ["keys", "add"])
+            done = invoke("keys", "add")
             assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (3, "", 1)
             assert arn in done.stderr
             with pytest.raises(KeyUnavailableError):

@@ -14,7 +14,7 @@ from jwt_column.keys.providers.parameters import split_parameters
 from jwt_column.providers import AssociatedData, WrappedKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import ExitStack
 
 KEYS = {AssociatedData("sessions", f"{number:08x}"): bytes([number]) * 32 for number in range(40)}
@@ -22,7 +22,7 @@ WRAPPED = [WrappedKey(key[::-1], bound) for bound, key in KEYS.items()]
 PATIENCE = 30
 
 
-class Fake(CloudWrapper[str]):
+class Fake(CloudWrapper):
     """A cloud that does to each wrapped key what a test wants.
 
     Attributes:
@@ -40,12 +40,12 @@ class Fake(CloudWrapper[str]):
         self.asked: list[str] = []
         self.clients = [0, 0]
 
-    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
-        return self._each(self._decrypt, wrapped)
-
     def _decrypt(self, client: str, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
         self.asked.append(associated_data.key_id)
         return self._behaviour(ciphertext)
+
+    def _encrypt(self, client: str, key: bytes, associated_data: AssociatedData) -> bytes:
+        return self._behaviour(key)
 
     def _open_client(self, stack: ExitStack) -> str:
         self.clients[0] += 1

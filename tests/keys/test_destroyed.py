@@ -11,12 +11,10 @@ import pytest
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from typer.testing import CliRunner
+from sqlalchemy.orm import Session
 
 import migrations_helpers
 from jwt_column import (
-    JWT,
     EncryptedJWT,
     KeyRing,
     KeyRingError,
@@ -28,45 +26,37 @@ from jwt_column import (
     key_usage,
     set_default_keyring,
 )
-from jwt_column.cli.app import app
 from jwt_column.keys.ring_file.format import DestroyedKey, RingFile
 from jwt_column.keys.ring_file.store import StoredRing
 from jwt_column.testing import assert_encrypted
+from tests.support.command_line import invoke
+from tests.support.models import mapped
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 TOKEN = signed_token(sub="somebody")
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(undecryptable="sealed"))
+Login = mapped(token=EncryptedJWT(undecryptable="sealed"))
 
 
 def keys(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, ["keys", *arguments])
+    result = invoke("keys", *arguments)
     assert result.exit_code == code, result.stderr
     return result.stdout if code == 0 else result.stderr
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A key-ring file with a key of the tenant acme; its ring is the default one."""
     monkeypatch.setenv("KEK", generate_key())
     path = tmp_path / "ring.json"
     monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{path}")
     keys("init", "--wrapped-by", "env:KEK")
     keys("add", "--tenant", "acme")
-    yield path
-    set_default_keyring(None)
+    return path
 
 
 @pytest.fixture
@@ -79,7 +69,7 @@ def ring(path: Path) -> KeyRing:
 @pytest.fixture
 def filled(engine: sa.Engine, ring: KeyRing) -> sa.Engine:
     """Three rows under the tenant's key, and two under the ring's."""
-    Base.metadata.create_all(engine)
+    Login.metadata.create_all(engine)
     with Session(engine) as session:
         with ring.using(ring.tenants["acme"]):
             session.add_all(Login(id=n, token=TOKEN) for n in (1, 2, 3))
@@ -107,6 +97,7 @@ def codes(engine: sa.Engine, *, deep: bool = False) -> dict[str, int]:
     return {one.code: one.count for one in found if one.count}
 
 
+@pytest.mark.each_server
 def test_rows_of_a_destroyed_key_are_known_everywhere(filled: sa.Engine, ring: KeyRing) -> None:
     """The control is the same key, removed without a note: critical, and every run fails."""
     key_id, active = ring.tenants["acme"], ring.active
@@ -211,7 +202,7 @@ def test_the_rows_are_removed_by_a_command(filled: sa.Engine, ring: KeyRing) -> 
     key_id = destroy(ring)
     url = filled.url.render_as_string(hide_password=False)
     arguments = ["purge", "--database", url, "--table", "logins", "--column", "token", "--key", key_id]
-    result = CliRunner().invoke(app, [*arguments, "--action", "null"])
+    result = invoke(*arguments, "--action", "null")
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"3 rows cleared under key {key_id}." in result.stdout
     with Session(filled) as session:

@@ -98,7 +98,6 @@ class TestAllowed:
         monkeypatch.setenv("JWT_COLUMN_KEKS", f"  aws-kms:alias/other?region=eu-west-1\n{kek} ")
         assert KeyRing.from_uri(f"file:{path}").active == KEY_ID
         assert keyring_of_uri(f"file:{path}").active == KEY_ID
-        set_default_keyring(None)
 
     def test_argument_replaces_the_environment(
         self, path: Path, kek: str, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +133,7 @@ class TestAllowed:
 
     @pytest.mark.parametrize("keks", [5, [None], [b"file:/kek"]])
     def test_what_is_no_list_of_texts_is_refused(self, path: Path, keks: Any) -> None:
-        with pytest.raises(ConfigurationError, match="keks is a list of KEK URIs as texts; one is of type"):
+        with pytest.raises(ConfigurationError, match="keks is a list of KEK URIs, not of"):
             KeyRing.from_uri(f"file:{path}", keks=keks)
 
     def test_rings_without_wrapped_keys_need_none(
@@ -268,11 +267,6 @@ def test_other_keks_are_not(one: str, other: str) -> None:
 
 def test_shards_take_the_list_along(path: Path, kek: str) -> None:
     """A worker loads the ring by its URI, and its environment may have no list."""
-    from jwt_column import EncryptedJWT
-    from migrations_helpers.engine.shards import _travelling
-
     ring = KeyRing.from_uri(f"file:{path}", keks=[kek])
-    type_: Any = _travelling(EncryptedJWT(ring, context="t.c"))
     set_default_keyring(None)
-    assert keyring_of_uri(type_.keyring, ring.keks).active == KEY_ID
-    set_default_keyring(None)
+    assert keyring_of_uri(str(ring.uri), ring.keks).active == KEY_ID

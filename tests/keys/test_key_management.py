@@ -21,13 +21,11 @@ import alembic.config
 import pytest
 import sqlalchemy as sa
 import sqlalchemy.orm as orm
-from typer.testing import CliRunner
 
 from jwt_column import JWT, KeyRing, KeyUnavailableError, key_usage, set_default_keyring
-from jwt_column.cli.app import app
-from jwt_column.cli.demo.models import Base, Session
+from jwt_column.cli.demo.sample import Base, Session
 from jwt_column.keys.providers import attempts as _attempts
-from tests.cli.test_cli import plain_display, run
+from tests.support.command_line import invoke, keys_report, run, take_display_away
 from tests.support.galera import _free_ports
 from tests.support.tokens import signed_token
 
@@ -39,12 +37,17 @@ if TYPE_CHECKING:
     from tests.support.hsm import HSM, Token
     from tests.support.vault import PersistentOpenBao
 
-__all__ = ["plain_display"]
-
 # Cards, a Vault and a cloud, each killed and started again.
 pytestmark = [pytest.mark.cloud, pytest.mark.processes]
 
 ROWS = 20
+
+
+@pytest.fixture(autouse=True)
+def plain_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the machine's wishes about colour and width."""
+    take_display_away(monkeypatch)
+
 
 _ENV_PY = """\
 import os
@@ -238,7 +241,6 @@ class Application:
         self.alembic.set_main_option("script_location", str(migrations))
 
     def close(self) -> None:
-        set_default_keyring(None)
         self.engine.dispose()
 
     @property
@@ -321,8 +323,7 @@ class Operator:
         """Run a command of ``jwt-column keys``, and return what its ``--json`` says."""
 
         def command() -> tuple[bool, Any]:
-            done = CliRunner().invoke(app, ["keys", *arguments, "--json"])
-            assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+            done = invoke("keys", *arguments, "--json")
             assert done.exit_code in (0, 3), done.output
             if done.exit_code == 3:
                 assert self._provider.kek in done.stderr or self._provider.other_kek in done.stderr
@@ -398,7 +399,7 @@ def test_a_ring_lives_through_its_life_and_through_the_death_of_its_provider(
     before = application.path.read_bytes()
     operator.keys("rewrap", "--wrapped-by", provider.other_kek)
     assert application.path.read_bytes() != before
-    listed = json.loads(CliRunner().invoke(app, ["keys", "list", "--json"]).stdout)
+    listed = keys_report("list")
     assert [key["wrapped_by"] for key in listed["keys"]] == [provider.other_kek]
 
     # A ring that is loaded goes on working while the provider is down, and what starts then says so in time.

@@ -38,7 +38,6 @@ from jwt_column import (
 )
 from jwt_column.format import base64url
 from jwt_column.keys import default as default_ring
-from jwt_column.keys import loader as loading_module
 from jwt_column.keys import refresh as refreshing
 from jwt_column.keys import schemes
 from jwt_column.keys.data_key import DataKey
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jwt_column.keys.source import KeySource
+    from tests.support.clock import Clock
 
 FIRST, SECOND, THIRD, FOURTH = KEYS = tuple(bytes([number]) * 32 for number in (1, 2, 3, 4))
 IDS = FIRST_ID, SECOND_ID, THIRD_ID, FOURTH_ID = tuple(independent.key_id(key) for key in KEYS)
@@ -100,33 +100,6 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Source:
 
     monkeypatch.setattr("jwt_column.keys.ring.open_source", open_source)
     return source
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock that limits the rate of reloads."""
-    clock = Clock()
-    monkeypatch.setattr(loading_module, "monotonic", clock)
-    return clock
-
-
-@pytest.fixture(autouse=True)
-def no_default_ring() -> Iterator[None]:
-    """Begin and end without a default ring."""
-    set_default_keyring(None)
-    yield
-    set_default_keyring(None)
 
 
 class TestDataKey:
@@ -594,6 +567,14 @@ def refreshing_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "jwt-column key ring"]
 
 
+@pytest.fixture(scope="class")
+def quick_collections() -> None:
+    """Let the collections of some tests look at what these made, and not at what the whole run has made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("quick_collections")
 class TestRefresh:
     """A ring that is loaded again now and then."""
 

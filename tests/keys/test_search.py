@@ -22,24 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.support.clock import Clock
+
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 OLD, NEW = generate_key(), generate_key()
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(loading, "monotonic", clock)
-    return clock
 
 
 class Logins:

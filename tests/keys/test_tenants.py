@@ -15,13 +15,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import flag_modified
-from typer.testing import CliRunner
 
 import migrations_helpers
 from jwt_column import (
-    JWT,
     EncryptedJWT,
     FingerprintIndex,
     KeyRing,
@@ -32,7 +30,8 @@ from jwt_column import (
     key_usage,
     set_default_keyring,
 )
-from jwt_column.cli.app import app
+from tests.support.command_line import invoke, keys_output, keys_report
+from tests.support.models import mapped
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -42,48 +41,33 @@ if TYPE_CHECKING:
 TENANTS = ("acme", "globex", "initech")
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Token(Base):
-    __tablename__ = "tenant_tokens"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    tenant: Mapped[str] = mapped_column(sa.String(20))
-    token: Mapped[JWT] = mapped_column(EncryptedJWT(fingerprints=["token"]))
-    __table_args__ = (
-        FingerprintIndex("ix_tenant_tokens_token", "token"),
-        StaleIndex("ix_tenant_tokens_stale", "token"),
-    )
-
-
+Token = mapped(
+    "tenant_tokens",
+    FingerprintIndex("ix_tenant_tokens_token", "token"),
+    StaleIndex("ix_tenant_tokens_stale", "token"),
+    tenant=sa.String(20),
+    token=EncryptedJWT(fingerprints=["token"]),
+)
 KEY_ID = Token.token.key_id.label("key_id")
 
 
-def keys_command(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["keys", *arguments])
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
 @pytest.fixture
-def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyRing]:
+def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyRing:
     """A key-ring file with a key for each tenant; its ring is the default one."""
     monkeypatch.setenv("KEK", generate_key())
     monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{tmp_path / 'ring.json'}")
-    keys_command("init", "--wrapped-by", "env:KEK")
+    keys_output("init", "--wrapped-by", "env:KEK")
     for tenant in TENANTS:
-        keys_command("add", "--tenant", tenant)
+        keys_output("add", "--tenant", tenant)
     ring = KeyRing.from_uri(f"file:{tmp_path / 'ring.json'}")
     set_default_keyring(ring)
-    yield ring
-    set_default_keyring(None)
+    return ring
 
 
 @pytest.fixture
 def table(engine: sa.Engine, ring: KeyRing) -> sa.Engine:
     """One row of every tenant and one of none, in an engine of each database."""
-    Base.metadata.create_all(engine)
+    Token.metadata.create_all(engine)
     for tenant in ("nobody", *TENANTS):
         add_row(engine, ring, tenant)
     return engine
@@ -180,7 +164,7 @@ def test_tasks_never_write_under_the_key_of_another_tenant(ring: KeyRing, tmp_pa
     async def run() -> list[tuple[str, str | None]]:
         engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'tokens.sqlite3'}")
         async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+            await connection.run_sync(Token.metadata.create_all)
         await asyncio.gather(*(write(engine, tenant) for tenant in TENANTS * 2))
         async with AsyncSession(engine) as session:
             rows = await session.execute(sa.select(Token.tenant, KEY_ID))
@@ -237,9 +221,9 @@ def test_census_without_a_ring_takes_the_keys_from_whoever_asks(ring: KeyRing, t
 def test_reencryption_moves_the_rows_of_nobody_and_leaves_those_of_tenants(
     ring: KeyRing, table: sa.Engine, inside: bool
 ) -> None:
-    added = keys_command("add", "--json")
+    added = keys_output("add", "--json")
     new = json.loads(added)["added"]
-    keys_command("activate", new)
+    keys_output("activate", new)
     ring.reload()
     assert sum(rows for (_, state), rows in states(table).items() if state == "stale") == 1
     with ring.using(ring.tenants["acme"]) if inside else contextlib.nullcontext():
@@ -250,10 +234,10 @@ def test_reencryption_moves_the_rows_of_nobody_and_leaves_those_of_tenants(
 
 def test_tenant_gets_a_new_key_and_its_rows_follow(ring: KeyRing, table: sa.Engine) -> None:
     before = ring.tenants
-    new = json.loads(keys_command("add", "--tenant", "acme", "--json"))["added"]
+    new = keys_report("add", "--tenant", "acme")["added"]
     ring.reload()
     assert ring.tenants == before
-    keys_command("activate", new)
+    keys_output("activate", new)
     ring.reload()
     assert ring.tenants == {**before, "acme": new}
     with Session(table) as session:
@@ -267,11 +251,11 @@ def test_key_of_a_tenant_is_not_said_to_be_idle(
     ring: KeyRing, table: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are current under it, and would be lost."""
-    idle = json.loads(keys_command("add", "--json"))["added"]
+    idle = keys_report("add")["added"]
     set_default_keyring(None)
     monkeypatch.setenv("JWT_COLUMN_DATABASE_URL", table.url.render_as_string(hide_password=False))
     column = ("--table", "tenant_tokens", "--column", "token", "--fingerprint", "token")
-    done = CliRunner().invoke(app, ["reencrypt", *column])
+    done = invoke("reencrypt", *column)
     assert done.exit_code == 0, done.stderr
     assert f"No row here needs the key {idle} any more." in " ".join(done.stdout.split())
     assert not any(f"{key_id} any more" in done.stdout for key_id in ring.current_key_ids)
@@ -288,7 +272,7 @@ def test_key_that_is_loaded_in_the_middle_of_a_run_is_kept_within_its_tenant(rin
     """The run began before the tenant was there."""
     type_ = EncryptedJWT(ring, context="tenant_tokens.token")
     reseal = type_.cipher().resealer(ring)
-    new = json.loads(keys_command("add", "--tenant", "hooli", "--json"))["added"]
+    new = keys_report("add", "--tenant", "hooli")["added"]
     elsewhere = KeyRing.from_uri(ring.uri or "")
     with elsewhere.using(new):
         stored = type_.cipher().encrypt(signed_token(), elsewhere)
@@ -332,7 +316,7 @@ def test_tenant_whose_key_is_gone_is_unreadable_for_ever_and_the_others_are_not(
         for entry in json.loads((tmp_path / "ring.json").read_text())["keys"]
         if entry["id"] == gone
     )
-    keys_command("remove", gone, "--force", "--confirm", gone, "--no-previous")
+    keys_output("remove", gone, "--force", "--confirm", gone, "--no-previous")
     ring.reload()
     with Session(table) as session:
         for row in session.execute(sa.select(Token.id, Token.tenant)):
@@ -362,6 +346,6 @@ def test_tenant_whose_key_is_gone_is_unreadable_for_ever_and_the_others_are_not(
 def test_previous_version_would_bring_the_tenant_back(ring: KeyRing, tmp_path: Path) -> None:
     """The control of the test above, and why shredding takes --no-previous."""
     gone = ring.tenants["acme"]
-    keys_command("remove", gone, "--force", "--confirm", gone)
+    keys_output("remove", gone, "--force", "--confirm", gone)
     previous = KeyRing.from_uri(f"file:{tmp_path / 'ring.json.previous'}")
     assert previous.tenants["acme"] == gone

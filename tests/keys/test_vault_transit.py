@@ -93,8 +93,8 @@ class TestURI:
             host="vault.example:8300",
             mount="team/transit",
             key="jwt-kek",
-            is_derived=False,
-            allows_http=True,
+            derived="false",
+            tls="off",
             ca="/etc/ca.pem",
             namespace="team/a",
             auth="approle",
@@ -109,7 +109,7 @@ class TestURI:
     def test_what_is_left_out_has_a_default(self) -> None:
         name = parse("transit/keys/kek")
         assert (name.host, name.mount, name.key) == (None, "transit", "kek")
-        assert (name.is_derived, name.allows_http) == (True, False)
+        assert (name.derived, name.tls) == ("true", "on")
         assert (name.auth, name.auth_mount) == (None, "approle")
         assert name.timeout == 10.0
 

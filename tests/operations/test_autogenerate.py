@@ -16,7 +16,6 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
     create_engine,
     insert,
     update,
@@ -25,11 +24,10 @@ from sqlalchemy import (
 import migrations_helpers
 from jwt_column import ConfigurationError, EncryptedJSON, EncryptedJWT, KeyRing, set_default_keyring
 from migrations_helpers.operations.indexes import CreateIndexOp
+from tests.support.raw import raw_table
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from alembic.operations.ops import MigrationScript
 
 FIRST_KEY = bytes(range(32))
@@ -39,10 +37,8 @@ NEW = OLD.with_key(SECOND_KEY).with_active(KeyRing([SECOND_KEY]).active)
 
 
 @pytest.fixture(autouse=True)
-def _default_ring() -> Iterator[None]:
+def _default_ring() -> None:
     set_default_keyring(OLD)
-    yield
-    set_default_keyring(None)
 
 
 def model(**text_options: Any) -> tuple[MetaData, Table]:
@@ -55,6 +51,12 @@ def model(**text_options: Any) -> tuple[MetaData, Table]:
         Column("refresh", EncryptedJWT(storage="text", **text_options)),
     )
     return metadata, sessions
+
+
+def created(engine: Engine, *columns: Column[Any]) -> None:
+    """Create the table as it was before the model, with these columns."""
+    token = Column("token", LargeBinary, nullable=False)
+    Table("sessions", MetaData(), Column("id", Integer, primary_key=True), token, *columns).create(engine)
 
 
 def context_of(connection: Any, metadata: MetaData, **options: Any) -> MigrationContext:
@@ -89,14 +91,7 @@ def test_new_table_renders_plain_types(engine: Engine) -> None:
 
 
 def test_new_column_renders_a_plain_type(engine: Engine) -> None:
-    before = MetaData()
-    Table(
-        "sessions",
-        before,
-        Column("id", Integer, primary_key=True),
-        Column("token", LargeBinary, nullable=False),
-    )
-    before.create_all(engine)
+    created(engine)
     metadata, _ = model()
     assert upgrade_lines(engine, metadata) == [
         "op.add_column('sessions', sa.Column('refresh', sa.Text(), nullable=True))"
@@ -104,15 +99,7 @@ def test_new_column_renders_a_plain_type(engine: Engine) -> None:
 
 
 def test_changed_type_renders_plain_types(engine: Engine) -> None:
-    before = MetaData()
-    Table(
-        "sessions",
-        before,
-        Column("id", Integer, primary_key=True),
-        Column("token", LargeBinary, nullable=False),
-        Column("refresh", Integer),
-    )
-    before.create_all(engine)
+    created(engine, Column("refresh", Integer))
     metadata, _ = model()
     text = "".join(upgrade_lines(engine, metadata))
     assert "type_=sa.Text()" in text
@@ -143,12 +130,9 @@ def test_stale_rows_are_a_difference_only_when_asked_for(engine: Engine) -> None
 def test_plaintext_rows_ask_for_encryption(engine: Engine) -> None:
     metadata, sessions = model()
     metadata.create_all(engine)
-    raw = Table(
-        "sessions", MetaData(), Column("id", Integer), Column("token", LargeBinary), Column("refresh", Text)
-    )
     with engine.begin() as connection:
         connection.execute(insert(sessions), [{"token": signed_token(), "refresh": signed_token()}])
-        connection.execute(update(raw).values(refresh=signed_token()))
+        connection.execute(update(raw_table(sessions)).values(refresh=signed_token()))
     assert difference(engine, metadata, jwt_column={"compare_rows": True}) == [
         ("encrypt_jwt_column", None, "sessions", "refresh")
     ]
@@ -182,12 +166,9 @@ def test_rendered_operation_brings_the_rows_up_to_date(engine: Engine) -> None:
 def test_downgrade_is_the_operation_reversed(engine: Engine) -> None:
     metadata, sessions = model()
     metadata.create_all(engine)
-    raw = Table(
-        "sessions", MetaData(), Column("id", Integer), Column("token", LargeBinary), Column("refresh", Text)
-    )
     with engine.begin() as connection:
         connection.execute(insert(sessions), [{"token": signed_token()}])
-        connection.execute(update(raw).values(refresh=signed_token()))
+        connection.execute(update(raw_table(sessions)).values(refresh=signed_token()))
     downgrade = migrations(engine, metadata, jwt_column={"compare_rows": True}).downgrade_ops
     assert downgrade is not None
     assert "op.decrypt_jwt_column('sessions', 'refresh'" in render_python_code(downgrade)

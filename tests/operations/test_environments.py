@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,23 +11,18 @@ from alembic import command
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from jwt_column import FingerprintIndex, ReencryptionError, set_default_keyring
+from jwt_column import FingerprintIndex, ReencryptionError
 from jwt_column.errors import ConfigurationError
-from tests.operations.test_operations import CREATE, NEXT, REENCRYPT, Project, inserted
+from tests.operations.test_operations import CREATE, NEXT, REENCRYPT, REVISION, Project, inserted
+from tests.support.models import table_of
 from tests.support.workload import NEW, OLD, after, column_type, engine_on, token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.databases import Database
 
-
-@pytest.fixture(autouse=True)
-def key_ring() -> Iterator[None]:
-    set_default_keyring(after())
-    yield
-    set_default_keyring(None)
+pytestmark = pytest.mark.usefixtures("host_ring")
 
 
 # -- several databases ---------------------------------------------------------------------------------------------
@@ -83,41 +77,8 @@ ONE_BY_ONE = """
                 context.run_migrations(engine_name=name)
 """
 
-REVISION = """
-    import sqlalchemy as sa
-    from alembic import op
-
-    revision = {revision!r}
-    down_revision = {down!r}
-
-
-    def upgrade(engine_name):
-        globals()["upgrade_%s" % engine_name]()
-
-
-    def downgrade(engine_name):
-        pass
-
-
-    def upgrade_first():
-        {statement}
-
-
-    def upgrade_second():
-        {statement}
-"""
-
-
-class TwoDatabases(Project):
-    """Migrations of two databases of one project."""
-
-    def __init__(self, path: Path, url: sa.URL, *statements: str, env: str) -> None:
-        super().__init__(path, url, env=env)
-        for number, statement in enumerate(statements, 1):
-            text = dedent(REVISION).format(
-                revision=f"r{number}", down=f"r{number - 1}" if number > 1 else None, statement=statement
-            )
-            (path / "versions" / f"r{number}.py").write_text(text, encoding="utf-8")
+# Both env.py files give the name of the database to upgrade() and downgrade().
+NAMED_REVISION = REVISION.replace("():", "(engine_name):")
 
 
 @pytest.mark.parametrize("env", [MULTIDB, ONE_BY_ONE], ids=["template", "one-by-one"])
@@ -125,7 +86,9 @@ def test_two_databases(
     tmp_path: Path, sqlite_database: Database, postgresql_database: Database, env: str
 ) -> None:
     urls = {"first": sqlite_database.url(), "second": postgresql_database.url()}
-    project = TwoDatabases(tmp_path / "migrations", urls["first"], CREATE, REENCRYPT, env=env)
+    project = Project(
+        tmp_path / "migrations", urls["first"], CREATE, REENCRYPT, env=env, revision=NAMED_REVISION
+    )
     project.config.attributes["urls"] = urls
     project.upgrade("r1")
     with engine_on(urls["first"]) as first, engine_on(urls["second"]) as second:
@@ -184,8 +147,7 @@ def test_indexes_are_written_into_scripts(tmp_path: Path, database: Database) ->
 
 def test_a_savepoint_is_refused_and_kept(engine: sa.Engine) -> None:
     """To end it would commit what surrounds it."""
-    columns = (sa.Column("id", sa.Integer, primary_key=True), sa.Column("token", sa.LargeBinary))
-    table = sa.Table("sessions", sa.MetaData(), *columns)
+    table = table_of(sa.LargeBinary)
     table.create(engine)
     sessions = inserted(engine, 5)
     with engine.connect() as connection:
@@ -220,12 +182,6 @@ def indexes(engine: sa.Engine) -> dict[str, str]:
     statement = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
     with engine.connect() as connection:
         return dict(connection.exec_driver_sql(statement).all())
-
-
-@pytest.fixture
-def sqlite(sqlite_database: Database) -> Iterator[sa.Engine]:
-    with engine_on(sqlite_database.url()) as engine:
-        yield engine
 
 
 def project_of(tmp_path: Path, engine: sa.Engine, *changes: str) -> Project:
@@ -274,12 +230,7 @@ def test_a_table_that_is_dropped_takes_its_indexes_along(tmp_path: Path, sqlite:
 
 
 def test_an_index_that_alembic_knows_is_created_once(sqlite: sa.Engine) -> None:
-    table = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", column_type(fingerprints=["jti"])),
-    )
+    table = table_of(column_type(fingerprints=["jti"]))
     FingerprintIndex("ux_jti", table.c.token, "jti", unique=True)
     table.create(sqlite)
     before = indexes(sqlite)
@@ -292,13 +243,7 @@ def test_an_index_that_alembic_knows_is_created_once(sqlite: sa.Engine) -> None:
 
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
 def test_an_attached_database_keeps_its_indexes(sqlite: sa.Engine, tmp_path: Path) -> None:
-    table = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("token", column_type(fingerprints=["jti"])),
-        schema="tenant",
-    )
+    table = table_of(column_type(fingerprints=["jti"]), schema="tenant")
     FingerprintIndex("ux_jti", table.c.token, "jti", unique=True)
     with sqlite.connect() as connection:
         connection.exec_driver_sql(f"ATTACH '{tmp_path / 'tenant'}' AS tenant")

@@ -12,29 +12,25 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from jwt_column import ConfigurationError, EncryptedJWT, FingerprintIndex, KeyRing
+from jwt_column import ConfigurationError, EncryptedJWT, FingerprintIndex, KeyRing, ReencryptionError
 from jwt_column.database.indexes import existing_indexes
+from tests.support.models import store, table_of
 from tests.support.tokens import signed_token
 from tests.support.workload import every_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.each_server
 
 RING = KeyRing.generate()
 NAMES: dict[str, Any] = {"fingerprints": ["jti"]}
 TYPE = EncryptedJWT(RING, **NAMES)
 
 
-def table_of() -> sa.Table:
-    id_ = sa.Column("id", sa.Integer, primary_key=True)
-    return sa.Table("sessions", sa.MetaData(), id_, sa.Column("token", TYPE))
-
-
 def filled(engine: sa.Engine, *jtis: str) -> sa.Table:
-    table = table_of()
-    table.create(engine)
-    with engine.begin() as connection:
-        connection.execute(table.insert(), [{"token": signed_token(jti=jti)} for jti in jtis])
+    table = table_of(TYPE)
+    store(engine, table, [signed_token(jti=jti) for jti in jtis])
     return table
 
 
@@ -67,7 +63,7 @@ def is_held_up(engine: sa.Engine, table: sa.Table) -> bool:
     with engine.connect() as other:
         other.exec_driver_sql(limit)
         try:
-            other.execute(table.insert(), {"token": signed_token(jti="other")})
+            other.execute(table.insert(), {"id": 9, "token": signed_token(jti="other")})
         except sa.exc.OperationalError:
             return True
         other.rollback()
@@ -76,16 +72,15 @@ def is_held_up(engine: sa.Engine, table: sa.Table) -> bool:
 
 @pytest.mark.parametrize(("concurrently", "expected"), [(True, False), (False, True)])
 def test_a_concurrent_build_holds_up_no_writer(
-    postgresql_database: Any, concurrently: bool, expected: bool
+    postgresql: sa.Engine, concurrently: bool, expected: bool
 ) -> None:
     """Beside a transaction that has written and stays open; without the option every other writer queues up."""
-    engine = sa.create_engine(postgresql_database.url())
-    table = filled(engine, "a", "b")
-    with engine.connect() as writer:
-        writer.execute(table.insert(), {"token": signed_token(jti="c")})
+    table = filled(postgresql, "a", "b")
+    with postgresql.connect() as writer:
+        writer.execute(table.insert(), {"id": 3, "token": signed_token(jti="c")})
 
         def build() -> None:
-            with operations(engine) as op:
+            with operations(postgresql) as op:
                 create(op, unique=True, postgresql_concurrently=concurrently)
 
         thread = threading.Thread(target=build)
@@ -93,53 +88,48 @@ def test_a_concurrent_build_holds_up_no_writer(
         waiting = sa.text(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INDEX%ix%'"
         )
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watch:
+        with postgresql.connect().execution_options(isolation_level="AUTOCOMMIT") as watch:
             while not watch.scalar(waiting):
                 assert thread.is_alive()
-        assert is_held_up(engine, table) is expected
+        assert is_held_up(postgresql, table) is expected
         writer.commit()
         thread.join()
-    assert names(engine, table) == {"ix"}
-    with operations(engine) as op:
+    assert names(postgresql, table) == {"ix"}
+    with operations(postgresql) as op:
         op.drop_jwt_index("ix", "sessions", "token", postgresql_concurrently=True)
-    assert names(engine, table) == set()
-    engine.dispose()
+    assert names(postgresql, table) == set()
 
 
-def test_what_a_failed_build_has_left_is_dropped(postgresql_database: Any) -> None:
-    engine = sa.create_engine(postgresql_database.url())
-    table = filled(engine, "twice", "twice")
-    with pytest.raises(sa.exc.IntegrityError), operations(engine) as op:
+def test_what_a_failed_build_has_left_is_dropped(postgresql: sa.Engine) -> None:
+    table = filled(postgresql, "twice", "twice")
+    with pytest.raises(ConfigurationError, match="rows have the same jti"), operations(postgresql) as op:
         create(op, unique=True, postgresql_concurrently=True)
     valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix'::regclass")
-    with engine.begin() as connection:
+    with postgresql.begin() as connection:
         assert connection.scalar(valid) is False
         connection.execute(table.delete().where(table.c.id == 1))
-    with operations(engine) as op:
+    with operations(postgresql) as op:
         create(op, unique=True, postgresql_concurrently=True)
         # Alembic's transaction goes on behind it.
         op.execute("INSERT INTO sessions (id) VALUES (5)")
-    with engine.connect() as connection:
+    with postgresql.connect() as connection:
         assert connection.scalar(valid) is True
         assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 2
-    engine.dispose()
 
 
 def test_it_runs_in_an_autocommit_block_and_says_what_to_change_in_a_transaction(
-    postgresql_database: Any,
+    postgresql: sa.Engine,
 ) -> None:
-    engine = sa.create_engine(postgresql_database.url())
-    table = filled(engine, "a")
-    with operations(engine) as op, op.get_context().autocommit_block():
+    table = filled(postgresql, "a")
+    with operations(postgresql) as op, op.get_context().autocommit_block():
         create(op, postgresql_concurrently=True)
-    with operations(engine, isolation_level="AUTOCOMMIT") as op:
+    with operations(postgresql, isolation_level="AUTOCOMMIT") as op:
         op.drop_jwt_index("ix", "sessions", "token", postgresql_concurrently=True)
-    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)) as op:
+    with postgresql.begin() as connection, Operations.context(MigrationContext.configure(connection)) as op:
         with pytest.raises(ConfigurationError, match=r"op\.create_jwt_index: .*engine\.connect\(\)"):
             create(op, postgresql_concurrently=True)
         assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 1
-    assert names(engine, table) == set()
-    engine.dispose()
+    assert names(postgresql, table) == set()
 
 
 def test_a_script_and_a_revision_have_the_option() -> None:
@@ -166,35 +156,126 @@ def test_other_databases_know_no_such_option(engine: sa.Engine) -> None:
     assert names(engine, table) == {"ix"}
 
 
-def test_mariadb_builds_the_index_while_the_table_is_written(mariadb_database: Any) -> None:
+def test_mariadb_builds_the_index_while_the_table_is_written(mariadb: sa.Engine) -> None:
     """Both steps run under the server's strictest demand, under which the one statement of a new table is refused."""
-    engine = sa.create_engine(mariadb_database.url())
-    table = filled(engine, "a", "b")
+    table = filled(mariadb, "a", "b")
     strict = "SET SESSION alter_algorithm = 'NOCOPY'"
-    with engine.connect() as connection:
+    with mariadb.connect() as connection:
         connection.exec_driver_sql(strict)
         with Operations.context(MigrationContext.configure(connection)) as op:
             create(op, unique=True)
         with Operations.context(MigrationContext.configure(connection)) as op:
             op.drop_jwt_index("ix", "sessions", "token")  # type: ignore[attr-defined]
-    with engine.connect() as connection:
+    with mariadb.connect() as connection:
         connection.exec_driver_sql(strict)
         index = FingerprintIndex("ix", table.c.token, "jti", unique=True)
         with pytest.raises(sa.exc.DBAPIError, match="1846"):
             index.create(connection)
-    assert names(engine, table) == set()
-    engine.dispose()
+    assert names(mariadb, table) == set()
 
 
-def test_a_build_that_fails_on_mariadb_leaves_no_column(mariadb_database: Any) -> None:
-    engine = sa.create_engine(mariadb_database.url())
-    table = filled(engine, "twice", "twice")
-    with pytest.raises(sa.exc.IntegrityError), operations(engine) as op:
+def test_a_build_that_fails_on_mariadb_leaves_no_column(mariadb: sa.Engine) -> None:
+    table = filled(mariadb, "twice", "twice")
+    with pytest.raises(ConfigurationError, match="rows have the same jti"), operations(mariadb) as op:
         create(op, unique=True)
-    assert {found["name"] for found in sa.inspect(engine).get_columns("sessions")} == {"id", "token"}
-    with engine.begin() as connection:
+    assert {found["name"] for found in sa.inspect(mariadb).get_columns("sessions")} == {"id", "token"}
+    with mariadb.begin() as connection:
         connection.execute(table.delete().where(table.c.id == 1))
-    with operations(engine) as op:
+    with operations(mariadb) as op:
         create(op, unique=True)
+    assert names(mariadb, table) == {"ix"}
+
+
+@pytest.mark.parametrize("concurrently", [False, True])
+def test_what_the_database_refuses_is_explained_without_a_value(
+    engine: sa.Engine, concurrently: bool
+) -> None:
+    """The control is the database's own error, which has the fingerprint that two rows share."""
+    options = {"postgresql_concurrently": True} if concurrently else {}
+    table = filled(engine, "twice", "twice")
+    with engine.connect() as connection:
+        stored = connection.scalar(sa.select(sa.cast(table.c.token, sa.LargeBinary)).limit(1))
+    assert stored is not None
+    if engine.dialect.name == "postgresql":
+        raw = "CREATE UNIQUE INDEX raw ON sessions (substr(token, 7, 16))"
+        with (
+            pytest.raises(sa.exc.IntegrityError, match=bytes(stored)[6:22].hex()),
+            engine.begin() as connection,
+        ):
+            connection.exec_driver_sql(raw)
+    with (
+        pytest.raises(ConfigurationError, match="cannot be unique; delete all but one") as caught,
+        operations(engine) as op,
+    ):
+        create(op, unique=True, **options)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    with operations(engine) as op:
+        op.create_jwt_index("here", "sessions", "token", kind="stale")
+    drop = {"postgresql_concurrently": True} if concurrently else {}
+    calls: list[Callable[[Any], object]] = [
+        lambda op: op.create_jwt_index("here", "sessions", "token", kind="stale", **options),
+        lambda op: op.create_jwt_index("new", "nowhere", "token", kind="stale", **options),
+        lambda op: op.create_jwt_index("new", "sessions", "nothing", kind="stale", **options),
+        lambda op: op.drop_jwt_index("gone", "sessions", "token", **drop),
+    ]
+    for call in calls:
+        with (
+            pytest.raises(ConfigurationError, match=r"op\..*_jwt_index\('.*: the database refused \(.*: "),
+            operations(engine) as op,
+        ):
+            call(op)
+    if engine.dialect.name != "sqlite":
+        with pytest.raises(ConfigurationError, match=r"too long.* shorten it"), operations(engine) as op:
+            op.create_jwt_index("i" * 70, "sessions", "token", kind="stale", **options)
+
+
+@every_server
+def test_a_lock_of_others_is_explained(engine: sa.Engine) -> None:
+    table = filled(engine, "a")
+    limit = {"postgresql": "SET lock_timeout = 100", "mariadb": "SET SESSION lock_wait_timeout = 1"}
+    with engine.connect() as other, engine.connect() as connection:
+        other.execute(table.update().values(id=7))
+        connection.exec_driver_sql(limit[engine.dialect.name])
+        with (
+            pytest.raises(ReencryptionError, match="held their locks for too long") as caught,
+            Operations.context(MigrationContext.configure(connection)) as op,
+        ):
+            create(op)
+        assert caught.value.reason == "database"
+        other.rollback()
+        connection.rollback()
+        with Operations.context(MigrationContext.configure(connection)) as op:
+            create(op)
+        connection.commit()
     assert names(engine, table) == {"ix"}
-    engine.dispose()
+
+
+@every_server
+def test_no_time_out_ends_the_building_of_an_index(engine: sa.Engine) -> None:
+    """The control is a statement after it, which the time-out ends."""
+    table = filled(engine, "a")
+    limit, slow = {
+        "postgresql": ("SET statement_timeout = 200", "SELECT pg_sleep(1)"),
+        "mariadb": (
+            "SET SESSION max_statement_time = 0.2",
+            "SELECT SLEEP(1) FROM sessions WHERE SLEEP(1) = 0",
+        ),
+    }[engine.dialect.name]
+    with engine.connect() as connection:
+        connection.exec_driver_sql(limit)
+        connection.commit()
+
+        @sa.event.listens_for(connection, "before_cursor_execute")
+        def delay(_c: Any, cursor: Any, statement: str, *_: Any) -> None:
+            if "INDEX" in statement:
+                cursor.execute(slow.replace("SELECT SLEEP(1) FROM", "SELECT 1 FROM"))
+                cursor.fetchall()
+
+        with Operations.context(MigrationContext.configure(connection)) as op:
+            create(op)
+        connection.commit()
+        with pytest.raises(sa.exc.DBAPIError):
+            connection.exec_driver_sql(slow).all()
+        connection.rollback()
+    assert names(engine, table) == {"ix"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,11 +12,10 @@ from typing import Final
 
 import pytest
 import sqlalchemy as sa
-from typer.testing import CliRunner
 
 from jwt_column import EncryptedJWT, KeyRing, generate_key
-from jwt_column.cli.app import app
 from jwt_column.format import base64url
+from tests.support.command_line import keys_output, keys_report
 from tests.support.tokens import signed_token
 
 ENV_PY: Final = """
@@ -148,12 +146,7 @@ def test_migration_leaves_nothing_of_a_key(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("JWT_COLUMN_KEKS", "env:KEK")
     monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{tmp_path / 'ring.json'}")
 
-    def keys(*arguments: str) -> str:
-        result = CliRunner().invoke(app, ["keys", *arguments])
-        assert result.exit_code == 0, result.stderr
-        return result.stdout
-
-    keys("init", "--wrapped-by", "env:KEK")
+    keys_output("init", "--wrapped-by", "env:KEK")
     project = Project(tmp_path)
     project.alembic("revision", "--autogenerate", "--rev-id", "create", "-m", "create")
     project.alembic("upgrade", "head")
@@ -164,8 +157,8 @@ def test_migration_leaves_nothing_of_a_key(tmp_path: Path, monkeypatch: pytest.M
     with engine.begin() as connection:
         connection.execute(table.insert(), [{"token": token} for token in tokens])
 
-    new = json.loads(keys("add", "--json"))["added"]
-    keys("activate", new)
+    new = keys_report("add")["added"]
+    keys_output("activate", new)
     ring.reload()
     (tmp_path / "versions" / "reencrypt.py").write_text(dedent(REENCRYPT_PY))
     # A script with the table, and no rows: those are refused.

@@ -26,8 +26,9 @@ from migrations_helpers import (
     ReencryptionReport,
 )
 from migrations_helpers.engine.conversions import Adoption, Decryption
+from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
-from migrations_helpers.engine.run import Options
+from tests.support.models import table_of
 from tests.support.tokens import signed_token
 from tests.support.workload import (
     CONTEXT,
@@ -37,6 +38,7 @@ from tests.support.workload import (
     after,
     create_sessions,
     engine_on,
+    fill,
     run,
     seal,
     sync_url,
@@ -44,7 +46,6 @@ from tests.support.workload import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -52,13 +53,7 @@ if TYPE_CHECKING:
     from tests.support.databases import Database
     from tests.support.workload import AnyEngine
 
-
-@pytest.fixture(autouse=True)
-def key_ring() -> Iterator[None]:
-    """The ring of the host on which the migrations run."""
-    set_default_keyring(after())
-    yield
-    set_default_keyring(None)
+pytestmark = pytest.mark.usefixtures("host_ring")
 
 
 SYNC_ENV = """
@@ -144,13 +139,18 @@ class Project:
     """A directory of migrations: r1, r2 and so on, one for each statement."""
 
     def __init__(
-        self, path: Path, url: sa.URL, *upgrades: str | tuple[str, str], env: str = SYNC_ENV
+        self,
+        path: Path,
+        url: sa.URL,
+        *upgrades: str | tuple[str, str],
+        env: str = SYNC_ENV,
+        revision: str = REVISION,
     ) -> None:
         (path / "versions").mkdir(parents=True)
         (path / "env.py").write_text(dedent(env), encoding="utf-8")
         for number, upgrade in enumerate(upgrades, 1):
             up, down = upgrade if isinstance(upgrade, tuple) else (upgrade, "pass")
-            text = dedent(REVISION).format(
+            text = dedent(revision).format(
                 revision=f"r{number}",
                 down=f"r{number - 1}" if number > 1 else None,
                 upgrade=up,
@@ -180,14 +180,12 @@ class Project:
         command.downgrade(self.config, revision)
 
 
-def inserted(engine: AnyEngine, rows: int = 60) -> Sessions:
+def inserted(engine: AnyEngine, rows: int = 60, *, schema: str | None = None) -> Sessions:
     """Fill the table that a migration has created with tokens under the old key."""
-    table = sa.Table(
-        "sessions", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("token", sa.LargeBinary)
+    sessions = Sessions(
+        table_of(sa.LargeBinary, schema=schema), ("id",), {(n,): token(n) for n in range(1, rows + 1)}
     )
-    sessions = Sessions(table, ("id",), {(n,): token(n) for n in range(1, rows + 1)})
-    content = [{"id": key[0], "token": seal(text)} for key, text in sessions.tokens.items()]
-    run(engine, lambda connection: connection.execute(sa.insert(table), content))
+    fill(engine, sessions, create=False)
     return sessions
 
 
@@ -343,23 +341,10 @@ def test_the_search_path_of_the_migration_is_the_one_of_the_run(
         project.config.attributes["first"] = ["SET search_path TO tenant"]
         project.config.attributes["options"] = {"version_table_schema": "tenant"}
         project.upgrade("r1")
-        theirs = create_theirs(engine)
+        theirs = inserted(engine, 20, schema="tenant")
         project.upgrade()
         assert theirs.census(engine) == {(NEW, "current"): 20}
         assert others.census(engine) == {(OLD, "stale"): 10}
-
-
-def create_theirs(engine: sa.Engine) -> Sessions:
-    table = sa.Table(
-        "sessions",
-        sa.MetaData(),
-        sa.Column("id", sa.Integer),
-        sa.Column("token", sa.LargeBinary),
-        schema="tenant",
-    )
-    content = [{"id": n, "token": seal(token(n))} for n in range(1, 21)]
-    run(engine, lambda connection: connection.execute(sa.insert(table), content))
-    return Sessions(table, ("id",), {(n,): token(n) for n in range(1, 21)})
 
 
 def test_a_gate_holds_while_a_row_is_stale_or_in_the_clear(
@@ -473,7 +458,10 @@ def test_envelopes_that_cannot_be_read_stay_when_the_package_is_left(
         ("op.encrypt_jwt_column('sessions', 'token', batch_size=0)", "batch_size is at least 1 row"),
         ("op.encrypt_jwt_column('sessions', 'token', expired='null')", "there is no option expired"),
         ("op.decrypt_jwt_column('sessions', 'token', expired='null')", "there is no option expired"),
-        ("op.reencrypt_jwt_column('sessions', 'token', expired='drop')", "expired is one of 'keep', 'skip'"),
+        (
+            "op.reencrypt_jwt_column('sessions', 'token', expired='drop')",
+            "expired is 'keep', 'skip', 'null' or 'delete'",
+        ),
         ("op.reencrypt_jwt_column('sessions', 'token', expired='skip')", "needs the expiry in the header"),
         (
             "op.reencrypt_jwt_column('sessions', 'token', type_=sa.Text())",

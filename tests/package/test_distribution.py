@@ -27,7 +27,7 @@ pytestmark = pytest.mark.processes
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STEM: Final = f"jwt_column-{jwt_column.__version__}"
 #: Files that are read at run time or by type checkers, beside the modules.
-DATA: Final = ("*.css", "*.html", "*.json", "py.typed")
+DATA: Final = ("*.css", "*.html", "*.ini", "*.json", "py.typed")
 
 
 def run(*arguments: str | Path, **environment: str) -> None:

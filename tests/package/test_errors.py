@@ -33,7 +33,7 @@ TREE = {
     "AuditError": errors.JWTColumnError,
 }
 
-LOCATED = {"context": "sessions.token", "key_id": "2d5f44dd"}
+LOCATED: dict[str, Any] = {"context": "sessions.token", "key_id": "2d5f44dd"}
 
 #: One error of each class, with every attribute that it has set to something.
 FULL: list[errors.JWTColumnError] = [

@@ -22,6 +22,7 @@ from jwt_column import (
     generate_key,
     set_default_keyring,
 )
+from tests.support.models import table_of
 from tests.support.raw import raw_table
 from tests.support.tokens import signed_token
 
@@ -33,12 +34,7 @@ KEY = generate_key()
 RING = KeyRing([KEY])
 TOKEN = signed_token(jti=os.urandom(16).hex())
 STORED: Any = encrypt_token(TOKEN, RING, context="t.token")
-TABLE = sa.Table(
-    "t",
-    sa.MetaData(),
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("token", EncryptedJWT(RING, fingerprints=["jti"])),
-)
+TABLE = table_of(EncryptedJWT(RING, fingerprints=["jti"]), name="t")
 COLUMN: Any = TABLE.c.token
 JSON = EncryptedJSON(RING, context="t.json")
 DIALECT = sa.create_engine("sqlite://").dialect

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.postgresql import ARRAY, DOMAIN, INET, JSONB, TSVECTOR
 
 from jwt_column import (
+    AuditError,
     ConfigurationError,
     EncryptedJWT,
     KeyRing,
@@ -103,6 +104,7 @@ def test_every_kind_of_column_is_looked_through(engine: sa.Engine) -> None:
         assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 6
 
 
+@pytest.mark.each_server
 def test_a_database_without_readable_tokens_is_ok(engine: sa.Engine) -> None:
     """The control of the test above: a column of envelopes, in both storage forms, and an empty table."""
     ring = KeyRing.generate()
@@ -183,6 +185,7 @@ def test_a_sample_is_the_first_rows_and_the_last(
         assert find_plaintext_tokens(engine, sample=sample).found[0].rows == len(found)
 
 
+@pytest.mark.each_server
 def test_keys_of_every_kind_are_sampled_by(engine: sa.Engine) -> None:
     """Composite, text with a collation, an ENUM, and none at all."""
     metadata = sa.MetaData()
@@ -219,6 +222,7 @@ def test_a_sample_is_a_number_of_rows(sqlite: sa.Engine, sample: Any) -> None:
 # -- which tables --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_server
 def test_views_are_left_out(engine: sa.Engine) -> None:
     fill(engine, logs(sa.Column("line", sa.Text)), [{"line": TOKEN}])
     with engine.begin() as connection:
@@ -297,10 +301,9 @@ def test_types_of_postgresql_are_read_as_text(postgresql: sa.Engine) -> None:
     ]  # fmt: skip
 
 
-def test_types_of_mariadb_are_read_as_they_are(mariadb_database: Database) -> None:
-    engine = sa.create_engine(mariadb_database.url())
+def test_types_of_mariadb_are_read_as_they_are(mariadb: sa.Engine) -> None:
     fill(
-        engine,
+        mariadb,
         logs(
             sa.Column("wide", mysql.LONGTEXT(charset="utf8mb4")),
             sa.Column("western", mysql.TEXT(charset="latin1")),
@@ -320,11 +323,11 @@ def test_types_of_mariadb_are_read_as_they_are(mariadb_database: Database) -> No
             }
         ],
     )
-    with engine.begin() as connection:
+    with mariadb.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE shapes (a point, b inet6)")
         connection.exec_driver_sql("INSERT INTO shapes VALUES (POINT(1, 2), '::1')")
-    report = find_plaintext_tokens(engine)
-    engine.dispose()
+    report = find_plaintext_tokens(mariadb)
+    mariadb.dispose()
     assert report.failed == ()
     assert [found.column for found in report] == ["fixed", "western", "wide"]
 
@@ -347,6 +350,7 @@ def test_sqlite_keeps_text_in_columns_of_any_type(sqlite: sa.Engine) -> None:
     ]
 
 
+@pytest.mark.each_server
 def test_a_table_without_such_columns_counts_as_looked_through(engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":
         pytest.skip("any column of SQLite can hold text")
@@ -468,7 +472,7 @@ def test_a_lost_connection_ends_it(postgresql: sa.Engine) -> None:
             with postgresql.begin() as other:
                 other.execute(sa.text("SELECT pg_terminate_backend(:process)"), {"process": process})
 
-        with pytest.raises(sa.exc.OperationalError):
+        with pytest.raises(AuditError, match=r"no report .*the connection was lost"):
             find_plaintext_tokens(connection, progress=end)
 
 

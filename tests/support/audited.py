@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from jwt_column import EncryptedJWT, KeyRing
+from jwt_column import KeyRing
 from jwt_column.auditing.run import Options, audit_at
 from tests.support.raw import raw_table
 from tests.support.tokens import compact
@@ -31,7 +31,6 @@ __all__ = [
     "expiring",
     "found",
     "put",
-    "table_of",
     "token",
 ]
 
@@ -63,19 +62,6 @@ def token(header: Mapping[str, Any] | None = None, **claims: Any) -> str:
 def expiring(days: float, **claims: Any) -> str:
     """Return a token that expires in so many days."""
     return token(exp=int(NOW.timestamp() + 86_400 * days), **claims)
-
-
-def table_of(
-    type_: EncryptedJWT, *others: Any, name: str = "sessions", metadata: sa.MetaData | None = None
-) -> sa.Table:
-    """Return a table with an encrypted column, and whatever else."""
-    return sa.Table(
-        name,
-        sa.MetaData() if metadata is None else metadata,
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("token", type_),
-        *others,
-    )
 
 
 def envelope(column: sa.Column[Any], text: str, ring: KeyRing = AFTER, binding: bytes = b"") -> bytes | str:

@@ -25,7 +25,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from typer.testing import CliRunner
 
 from jwt_column import (
     ConfigurationError,
@@ -35,8 +34,8 @@ from jwt_column import (
     KeyUnavailableError,
     MissingExtraError,
 )
-from jwt_column.cli.app import app
 from jwt_column.providers import AssociatedData, WrappedKey, open_wrapper
+from tests.support.command_line import keys_report
 from tests.support.databases import drivers_required
 from tests.support.tokens import chain_of, revealed_by
 
@@ -341,23 +340,16 @@ class EveryWrapper(AnyWrapper):
     ) -> None:
         path = tmp_path / "sessions.json"
         monkeypatch.setenv("JWT_COLUMN_KEYRING", f"file:{path}")
-        old = keys("init", "--wrapped-by", wrapper.uri)["active"]
-        new = keys("add")["added"]
-        keys("activate", new)
+        old = keys_report("init", "--wrapped-by", wrapper.uri)["active"]
+        new = keys_report("add")["added"]
+        keys_report("activate", new)
         before = wrapped_keys(path)
-        keys("rewrap")
+        keys_report("rewrap")
         assert not before & wrapped_keys(path)
-        listed = [(key["id"], key["state"], key["wrapped_by"]) for key in keys("list")["keys"]]
+        listed = [(key["id"], key["state"], key["wrapped_by"]) for key in keys_report("list")["keys"]]
         assert sorted(listed) == sorted([(new, "active", wrapper.uri), (old, "deactivated", wrapper.uri)])
-        assert keys("check")
+        assert keys_report("check")
         assert KeyRing.from_uri(f"file:{path}").key_ids == (new, old)
-
-
-def keys(*arguments: str) -> Any:
-    """Run a command of ``jwt-column keys``, and return what its ``--json`` says."""
-    done = CliRunner().invoke(app, ["keys", *arguments, "--json"])
-    assert (done.exit_code, done.stderr) == (0, "")
-    return json.loads(done.stdout)
 
 
 def wrapped_keys(path: Path) -> set[str]:

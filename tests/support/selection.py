@@ -1,9 +1,9 @@
-"""Choose the tests of the default run: all but the marked ones, and one case of each test per server.
+"""Choose the tests of the default run: all but the marked ones, and of each test one case on a server.
 
 Storage forms, drivers and strategies multiply a test that runs on three databases. SQLite takes every case in
-milliseconds, so the default run repeats one case on PostgreSQL and one on MariaDB, a different one for each test. The
-rest gets the marker ``exhaustive``. A test with the marker ``one_server`` waits for locks, processes or writers: of its
-cases on both servers, one is kept. A test with the marker ``matrix`` is there for its cases, and keeps them all.
+milliseconds, so the default run repeats one case on PostgreSQL or on MariaDB, a different one for each test. The rest
+gets the marker ``exhaustive``. A test with the marker ``each_server`` is about what the two servers do in different
+ways, and keeps a case on each. A test with the marker ``matrix`` is there for its cases, and keeps them all.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def mark_repetitions(items: Iterable[pytest.Item]) -> None:
         if words & _COMPILED_DRIVERS:
             item.add_marker(pytest.mark.exhaustive)
         elif len(servers) == 1 and item.get_closest_marker("matrix") is None:
-            is_slow = item.get_closest_marker("one_server") is not None
-            cases[test, "any" if is_slow else min(servers)].append(item)
+            is_on_each = item.get_closest_marker("each_server") is not None
+            cases[test, min(servers) if is_on_each else "any"].append(item)
     for (test, _), group in cases.items():
         # The choice depends on the name alone, so that all workers and all runs choose alike.
         group.sort(key=lambda item: item.nodeid)

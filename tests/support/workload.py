@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jwt_column import EncryptedJWT, KeyRing, decrypt_token, key_usage
 from migrations_helpers import reencrypt
-from migrations_helpers.engine.strategies import Batch, choose_strategy
+from migrations_helpers.engine.strategies import choose_strategy
 from tests.support.databases import SYNC_DRIVERS
 from tests.support.tokens import signed_token
 
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection as Pipe
 
-    from jwt_column.database.key_order import KeyRange
     from migrations_helpers import ReencryptionReport
-    from migrations_helpers.engine.connection import RunConnection
     from migrations_helpers.engine.conversions import Conversion
-    from migrations_helpers.engine.strategies import Strategy
-    from migrations_helpers.engine.table import RunTable
+    from migrations_helpers.engine.strategies import Batch, Strategy, Task
 
 
 AnyEngine = sa.Engine | AsyncEngine
@@ -434,18 +431,11 @@ def application(engine: sa.Engine, sessions: Sessions, seed: int = 1) -> Iterato
 class Unprotected:
     """The control: reads, then writes by primary key, as most programs do. It must lose updates."""
 
-    def run_batch(
-        self,
-        connection: RunConnection,
-        table: RunTable,
-        conversion: Conversion,
-        keys: KeyRange,
-        limit: int,
-        confirm: bool = False,
-    ) -> Batch:
-        rows = connection.sqlalchemy.execute(table.rows(conversion.rows.pending, keys, limit)).all()
-        last_key = table.key_of(rows[-1]) if rows else None
-        batch = Batch(read=len(rows), last_key=last_key, at_end=len(rows) < limit, written=len(rows))
+    def run_batch(self, task: Task) -> Batch:
+        connection, table, conversion = task.connection, task.table, task.conversion
+        rows = connection.sqlalchemy.execute(task.rows).all()
+        batch = task.batch_of(rows)
+        batch.written = len(rows)
         names = [f"key_{i}" for i in range(len(table.keys))]
         conditions = [
             key == sa.bindparam(name, type_=key.type) for key, name in zip(table.keys, names, strict=True)
@@ -503,19 +493,11 @@ class Interrupted:
         self._happen = happen
         self.happened = False
 
-    def run_batch(
-        self,
-        connection: RunConnection,
-        table: RunTable,
-        conversion: Conversion,
-        keys: KeyRange,
-        limit: int,
-        confirm: bool = False,
-    ) -> Batch:
+    def run_batch(self, task: Task) -> Batch:
         strategy = self._strategy
         if isinstance(strategy, str):
-            strategy = choose_strategy(connection.sqlalchemy, table, strategy)
-        return strategy.run_batch(connection, table, _Interrupting(conversion, self), keys, limit, confirm)
+            strategy = choose_strategy(task.connection.sqlalchemy, task.table, strategy)
+        return strategy.run_batch(task._replace(conversion=_Interrupting(task.conversion, self)))
 
     def happen(self) -> None:
         if not self.happened:

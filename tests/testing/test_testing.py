@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from typer.testing import CliRunner
+from sqlalchemy.orm import Session
 
 from jwt_column import (
-    JWT,
     ConfigurationError,
     EncryptedJWT,
     KeyRing,
@@ -21,30 +19,25 @@ from jwt_column import (
     purge_expired,
     set_default_keyring,
 )
-from jwt_column.cli.app import app
 from jwt_column.keys.default import explicit_default
 from jwt_column.providers import open_wrapper
 from jwt_column.testing import FakeKEK, assert_encrypted, fake_kek, throwaway_keyring
+from tests.support.command_line import keys_output
+from tests.support.models import mapped
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Base(DeclarativeBase): ...
-
-
-class Login(Base):
-    __tablename__ = "logins"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token: Mapped[JWT | None] = mapped_column(EncryptedJWT(expose_expiry=True))
+Login = mapped("logins", token=EncryptedJWT(expose_expiry=True))
 
 
 @pytest.fixture(autouse=True)
 def tables(request: pytest.FixtureRequest) -> None:
     """The table, for the tests that take an engine."""
     if "engine" in request.fixturenames:
-        Base.metadata.create_all(request.getfixturevalue("engine"))
+        Login.metadata.create_all(request.getfixturevalue("engine"))
 
 
 def store_raw(engine: sa.Engine, value: bytes) -> None:
@@ -69,7 +62,7 @@ def test_plaintext_fails_and_is_not_shown(engine: sa.Engine, jwt_column_keyring:
     token = signed_token()
     store_raw(engine, token.encode())
     with pytest.raises(
-        AssertionError, match=r"Login\.token: 0 rows are encrypted; not so: 1 plaintext"
+        AssertionError, match=r"Model\.token: 0 rows are encrypted; not so: 1 plaintext"
     ) as caught:
         assert_encrypted(engine, Login.token)
     assert token[:10] not in str(caught.value)
@@ -101,7 +94,7 @@ def test_an_asynchronous_session_runs_it_and_nothing_asynchronous_is_taken(
     async def program() -> None:
         engine = create_async_engine("sqlite+aiosqlite://")
         async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+            await connection.run_sync(Login.metadata.create_all)
             with pytest.raises(ConfigurationError, match="takes no AsyncConnection"):
                 assert_encrypted(connection, Login.token)  # type: ignore[arg-type]
         async with AsyncSession(engine) as session:
@@ -120,21 +113,15 @@ def test_an_asynchronous_session_runs_it_and_nothing_asynchronous_is_taken(
 def test_the_former_default_comes_back() -> None:
     ring = KeyRing([generate_key()])
     set_default_keyring(ring)
-    try:
-        with throwaway_keyring(keys=2) as inner:
-            assert explicit_default() is inner
-            assert len(inner.key_ids) == 2
-        assert explicit_default() is ring
-    finally:
-        set_default_keyring(None)
+    with throwaway_keyring(keys=2) as inner:
+        assert explicit_default() is inner
+        assert len(inner.key_ids) == 2
+    assert explicit_default() is ring
 
 
 def test_a_ring_is_wrapped_by_the_fake_kek(jwt_column_fake_kek: FakeKEK, tmp_path: Path) -> None:
     path = tmp_path / "ring.json"
-    made = CliRunner().invoke(
-        app, ["keys", "init", "--file", str(path), "--wrapped-by", jwt_column_fake_kek.uri]
-    )
-    assert made.exit_code == 0, made.output
+    keys_output("init", "--file", str(path), "--wrapped-by", jwt_column_fake_kek.uri)
     jwt_column_fake_kek.unwrapped = 0
     ring = KeyRing.from_uri(f"file:{path}", keks=[jwt_column_fake_kek.uri])
     assert len(ring.key_ids) == jwt_column_fake_kek.wrapped == jwt_column_fake_kek.unwrapped == 1

@@ -15,10 +15,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from ...database.printable import printable
-from ...errors import ConfigurationError, MissingExtraError
+from ...errors import MissingExtraError
 from ..comparison import Change, changes_by_kind, compare, keys_of
 from ..grouping import by_kind, combined, database_labels, json_of
-from ..report import AuditReport, utc
+from ..report import reports_of, utc
 from .expiry import EXPIRED_SPANS, VALID_SPANS, expiry_spans, heights
 from .keys import STATES, rows_by_state, segments, tokens
 from .text import key_text, name_parts, number, share, signed
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jinja2 import Environment
+
+    from ..report import AuditReport
 
 __all__ = ["render_html"]
 
@@ -50,17 +52,16 @@ def render_html(
         baseline: The report of an earlier audit, or one for each database, with which the page then compares.
 
     Raises:
-        ConfigurationError: The list of reports is empty.
+        ConfigurationError: A list of reports is empty, or a value is no report.
         MissingExtraError: Jinja2 is not installed.
     """
     page = _environment().get_template(_PAGE)
-    reports = _listed(report)
-    if not reports:
-        raise ConfigurationError("the HTML report needs one report or more; the list is empty")
+    reports = reports_of(report=report)
+    earlier = None if baseline is None else reports_of(baseline=baseline)
     whole, progress = combined(reports), None
-    if baseline is not None:
+    if earlier is not None:
         labels = database_labels(reports) if len(reports) > 1 else None
-        progress = compare(combined(_listed(baseline), labels), whole)
+        progress = compare(combined(earlier, labels), whole)
     return page.render(
         reports=reports,
         report=whole,
@@ -73,10 +74,6 @@ def render_html(
         shared=_shared_configuration(whole),
         digest=hashlib.sha256(json_of(reports).encode()).hexdigest(),
     )
-
-
-def _listed(given: AuditReport | Sequence[AuditReport]) -> Sequence[AuditReport]:
-    return (given,) if isinstance(given, AuditReport) else tuple(given)
 
 
 def _shared_configuration(report: AuditReport) -> dict[str, str]:
@@ -107,25 +104,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     style = _read(_STYLE)
-    environment.filters.update(
-        key_text=key_text, name_parts=name_parts, number=number, share=share, signed=signed, utc=utc
-    )
+    filters = (key_text, name_parts, number, share, signed, utc)
+    environment.filters.update({one.__name__: one for one in filters})
+    functions = (changes_by_kind, expiry_spans, heights, keys_of, rows_by_state, segments, tokens)
     environment.globals.update(
+        {one.__name__: one for one in functions},
         # The one text that is not escaped: it is ours, and the policy knows it by its hash.
         style=Markup(style),  # noqa: S704
         style_hash=_hash(style),
         states=STATES,
         changes=tuple(Change),
-        changes_by_kind=changes_by_kind,
         expired_spans=EXPIRED_SPANS,
-        expiry_spans=expiry_spans,
-        heights=heights,
-        keys_of=keys_of,
         valid_spans=VALID_SPANS,
-        rows_by_state=rows_by_state,
-        segments=segments,
-        tokens=tokens,
     )
+
     return environment
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ..report import ColumnAudit
 
-__all__ = ["EXPIRED_SPANS", "VALID_SPANS", "expiry_spans", "heights"]
-
 #: Spans in days before the day of the audit, and from it on, in the order of time.
 EXPIRED_SPANS: Final = ("over 365", "31\N{EN DASH}365", "8\N{EN DASH}30", "1\N{EN DASH}7")
 VALID_SPANS: Final = ("0\N{EN DASH}6", "7\N{EN DASH}29", "30\N{EN DASH}364", "over 364")

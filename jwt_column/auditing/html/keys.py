@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from ..report import ColumnAudit, KeyCount
 
-__all__ = ["STATES", "Segment", "rows_by_state", "segments", "tokens"]
-
 #: The states of the census in the order of a bar, the wanted ones first.
 STATES: Final = ("current", "unknown", "stale", "destroyed", "plaintext", "unreadable")
 
@@ -24,13 +22,7 @@ _NARROWEST: Final = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a bar.
-
-    Attributes:
-        state: One of :data:`STATES`.
-        x: Left edge, in percent of the bar.
-        width: In percent of the bar.
-    """
+    """A part of a bar for one of :data:`STATES`: its left edge and its width, in percent of the bar."""
 
     state: str
     x: float

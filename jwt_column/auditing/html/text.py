@@ -10,8 +10,6 @@ from ...database.json_report import json_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["key_text", "name_parts", "number", "share", "signed"]
-
 #: Characters of a key value that are shown; a key may be a text of any length.
 LONGEST: Final = 80
 

@@ -3,6 +3,7 @@
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +18,8 @@ from ...keys.ring_file.unwrapping import rewrap as wrap_anew
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_wrapper
 from ..console import counted
-from ..options import DatabasesOption, FileOption, JsonOption, given_databases
+from ..declaring import value
+from ..options import DATABASES, FILE, JSON, given_databases
 from .fleets import FleetOptions, await_fleet, key_everywhere
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
@@ -29,25 +31,14 @@ KeyIdArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's 
 
 def add(
     *,
-    file: FileOption = None,
-    wrapped_by: Annotated[
-        str | None,
-        typer.Option(
-            "--wrapped-by",
-            metavar="URI",
-            help="The key that wraps the new one. Without it, the one that wraps the active key.",
-            show_default=False,
-        ),
-    ] = None,
-    tenant: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Make a key for the rows of one tenant. The first one of a tenant is active at once.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: JsonOption = False,
+    file: Path | None = FILE,
+    wrapped_by: str | None = value(
+        "--wrapped-by URI", "The key that wraps the new one. Without it, the one that wraps the active key."
+    ),
+    tenant: str | None = value(
+        "--tenant NAME", "Make a key for the rows of one tenant. The first one of a tenant is active at once."
+    ),
+    as_json: bool = JSON,
 ) -> None:
     """Add a key; see :mod:`jwt_column.cli.keys` for the help text."""
     ring, key = add_key(open_ring(file), wrapped_by, tenant)
@@ -65,12 +56,7 @@ def add(
 def add_key(
     ring: StoredRing | PlainFile, wrapped_by: str | None = None, tenant: str | None = None
 ) -> tuple[StoredRing | PlainFile, DataKey]:
-    """Add a new key to a ring, and return the ring as it was written, with the key.
-
-    Args:
-        ring: The ring.
-        wrapped_by: The KEK of the new key; None for that of the active key.
-        tenant: The tenant of the new key, or None.
+    """Add a new key, wrapped as the active one unless *wrapped_by* says otherwise; return the written ring and the key.
 
     Raises:
         ConfigurationError: A file of plain keys has neither a KEK nor tenants.
@@ -99,11 +85,8 @@ def activate_key(
 ) -> StoredRing | PlainFile:
     """Activate a key of a ring, and return the ring as it was written.
 
-    Args:
-        ring: The ring.
-        key_id: The key's id.
-        before: Called before the file is written, and after it is known that it can be; with a function that returns
-            the keys of the ring.
+    *before* is called when it is known that the file can be written, and before it is, with a function that returns the
+    keys of the ring.
 
     Raises:
         KeyRingError: The ring has no such key, or it is active, or compromised; or the ring cannot be authenticated.
@@ -122,10 +105,10 @@ def activate_key(
 def activate(
     key_id: KeyIdArgument,
     *,
-    file: FileOption = None,
-    databases: DatabasesOption = None,
+    file: Path | None = FILE,
+    databases: list[str] = DATABASES,
     fleet: FleetOptions,
-    as_json: JsonOption = False,
+    as_json: bool = JSON,
 ) -> None:
     """Activate a key; see :mod:`jwt_column.cli.keys` for the help text."""
     urls, need = given_databases(databases), key_everywhere(key_id)
@@ -137,7 +120,7 @@ def activate(
     show_changed(ring, f"Key {key_id} is active.", hints, as_json=as_json)
 
 
-def compromise(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonOption = False) -> None:
+def compromise(key_id: KeyIdArgument, *, file: Path | None = FILE, as_json: bool = JSON) -> None:
     """Mark a key as compromised; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_wrapped(file, "mark a key")
     keys = ring.unwrap()
@@ -148,18 +131,12 @@ def compromise(key_id: KeyIdArgument, *, file: FileOption = None, as_json: JsonO
 
 def rewrap(
     *,
-    file: FileOption = None,
-    wrapped_by: Annotated[
-        str | None,
-        typer.Option(
-            "--wrapped-by",
-            metavar="URI",
-            help="The new KEK, for all keys of the file. Without it, the newest version of the one that wraps the "
-            "active key.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: JsonOption = False,
+    file: Path | None = FILE,
+    wrapped_by: str | None = value(
+        "--wrapped-by URI",
+        "The new KEK, for all keys of the file. Without it, the newest version of the one that wraps the active key.",
+    ),
+    as_json: bool = JSON,
 ) -> None:
     """Wrap keys anew; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_wrapped(file, "be rewrapped")

@@ -4,7 +4,8 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import typer
 from rich.text import Text
@@ -15,7 +16,8 @@ from ...keys.ring_file.format import KeyState
 from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
 from ..console import ExitCode, counted, indented, make_console, mark, print_json
-from ..options import FileOption, JsonOption
+from ..declaring import value
+from ..options import FILE, JSON
 from .rings import PlainFile, now, open_ring, views_of
 from .showing import ring_to_json
 
@@ -25,15 +27,7 @@ _DAYS = 90
 
 
 class Finding(NamedTuple):
-    """The result of one check.
-
-    Attributes:
-        name: Its name in JSON.
-        ok: Whether it passed.
-        text: The result in words.
-        key_id: The key that was checked, or None.
-        retryable: Whether a retry may pass.
-    """
+    """The result of one check, as JSON has it."""
 
     name: str
     ok: bool
@@ -44,11 +38,9 @@ class Finding(NamedTuple):
 
 def check(
     *,
-    file: FileOption = None,
-    max_age: Annotated[
-        int, typer.Option("--max-age", metavar="DAYS", min=1, help="How old an active key may be.")
-    ] = _DAYS,
-    as_json: JsonOption = False,
+    file: Path | None = FILE,
+    max_age: int = value("--max-age DAYS", "How old an active key may be.", default=_DAYS, min=1),
+    as_json: bool = JSON,
 ) -> None:
     """Check a ring; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)

@@ -33,10 +33,6 @@ def count_rows(which: RowsToCount, history: Counter[str | None] | None = None) -
     """Return the rows under each key id, over all named columns of all databases; None if no column is named.
 
     *history* is given the old values that system-versioned tables keep under each key id.
-
-    Raises:
-        ConfigurationError: A column or a database is named badly, is not there, or a database without a column.
-        DatabaseError: A database cannot be reached, or refuses.
     """
     columns = columns_to_count(which)
     if columns is None:
@@ -48,11 +44,7 @@ def count_rows(which: RowsToCount, history: Counter[str | None] | None = None) -
 
 
 def columns_to_count(which: RowsToCount) -> list[ChosenColumn] | None:
-    """Return the columns that are named; None if none is. No database is asked.
-
-    Raises:
-        ConfigurationError: A column is named badly, or a database without a column.
-    """
+    """Return the columns that are named; None if none is. No database is asked."""
     named = ColumnName(which.table, which.column, which.schema)
     if not which.models and named == ColumnName():
         if which.databases:
@@ -78,11 +70,7 @@ def _count(
 def count_column(
     connection: Connection, column: Column[Any], counted: Counter[str], history: Counter[str | None]
 ) -> None:
-    """Add the rows of a column under each key id, and the old values that its table keeps.
-
-    Raises:
-        DatabaseError: Row-level security may hide rows.
-    """
+    """Add the rows of a column under each key id, and the old values that its table keeps; refuse hidden rows."""
     hidden = hidden_rows(connection, column.table)
     if hidden is not None:
         raise DatabaseError(f"{column.table.fullname}.{column.name}: {hidden}")

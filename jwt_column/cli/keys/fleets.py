@@ -4,16 +4,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from rich.text import Text
 
 from ...errors import ConfigurationError, JWTColumnError
 from ..console import DatabaseError, ExitCode, indented, make_console, mark, plain_table, print_json
-from ..options import DATABASE_VARIABLE, DatabasesOption, FileOption, JsonOption, given_databases, option
+from ..declaring import flag, option_group, value
+from ..options import DATABASE_VARIABLE, DATABASES, FILE, JSON, given_databases
 from .rings import PlainFile, open_ring, views_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ __all__ = [
 _PAUSE = 1.0
 
 
-_fleet_option = partial(option, rich_help_panel="The fleet")
+_FLEET = "The fleet"
 
 
 class FleetError(JWTColumnError):
@@ -79,59 +79,44 @@ def nothing_written_under(key_ids: Sequence[str]) -> Need:
     return Need(blockers, (f"may write {rest}", f"may write {rest}"))
 
 
-ExpectOption = Annotated[
-    int | None,
-    _fleet_option(
-        "--expect",
-        metavar="N",
-        min=0,
-        help="The number of processes that must report, at least: one that is silent is not seen. Without it, 1.",
-    ),
-]
-TableOption = Annotated[
-    str | None,
-    _fleet_option(
-        "--fleet-table",
-        metavar="NAME",
-        help="The table of the fleet, with its schema if that is not the default one. Without it, jwt_column_fleet.",
-    ),
-]
+EXPECT: Any = value(
+    "--expect N",
+    "The number of processes that must report, at least: one that is silent is not seen. Without it, 1.",
+    panel=_FLEET,
+    min=0,
+)
+TABLE: Any = value(
+    "--fleet-table NAME",
+    "The table of the fleet, with its schema if that is not the default one. Without it, jwt_column_fleet.",
+    panel=_FLEET,
+)
 
 
-@dataclass(frozen=True)
+@option_group(_FLEET)
 class FleetOptions:
     """The options of a command that asks the fleet before it changes a ring."""
 
-    expect: ExpectOption = None
-    timeout: Annotated[
-        float,
-        _fleet_option(
-            "--timeout",
-            metavar="SECONDS",
-            min=0,
-            help="Seconds to wait until every live process has what it needs. Without it, the command refuses at once.",
-        ),
-    ] = 0
-    fleet_table: TableOption = None
-    no_fleet: Annotated[
-        bool, _fleet_option("--no-fleet", help="Do not ask the fleet, also if the database has its table.")
-    ] = False
+    expect: int | None = EXPECT
+    timeout: float = value(
+        "--timeout SECONDS",
+        "Seconds to wait until every live process has what it needs. Without it, the command refuses at once.",
+        default=0,
+        min=0,
+    )
+    fleet_table: str | None = TABLE
+    no_fleet: bool = flag("--no-fleet", "Do not ask the fleet, also if the database has its table.")
 
 
-@dataclass(frozen=True)
+@option_group(_FLEET)
 class PatientFleetOptions(FleetOptions):
     """The options of a command that waits for the fleet."""
 
-    timeout: Annotated[
-        float,
-        _fleet_option(
-            "--timeout",
-            metavar="SECONDS",
-            min=0,
-            help="Seconds to wait at each step until every live process has what it needs.",
-            show_default=True,
-        ),
-    ] = 600
+    timeout: float = value(
+        "--timeout SECONDS",
+        "Seconds to wait at each step until every live process has what it needs.",
+        default=600,
+        min=0,
+    )
 
 
 def await_fleet(
@@ -142,14 +127,8 @@ def await_fleet(
 ) -> int | None:
     """Wait until no live process of the fleet is left behind, and return their number.
 
-    Args:
-        databases: The databases; those without the table count for nothing.
-        options: The options of the command.
-        keys: Returns the keys of the ring, which authenticate the rows; called if there is a table.
-        need: What every process must have.
-
-    Returns:
-        The number of live processes; None if no database has the table, or the fleet is not to be asked.
+    None if no database has the table, or the fleet is not to be asked. *keys* returns the keys of the ring, which
+    authenticate the rows; it is called if there is a table.
 
     Raises:
         FleetError: Some are left behind, or too few report, at the end of the time.
@@ -249,11 +228,11 @@ def _described(process: "FleetProcess") -> str:
 
 def fleet(
     *,
-    file: FileOption = None,
-    databases: DatabasesOption = None,
-    expect: ExpectOption = None,
-    fleet_table: TableOption = None,
-    as_json: JsonOption = False,
+    file: Path | None = FILE,
+    databases: list[str] = DATABASES,
+    expect: int | None = EXPECT,
+    fleet_table: str | None = TABLE,
+    as_json: bool = JSON,
 ) -> None:
     """List a fleet; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)

@@ -2,15 +2,17 @@
 
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
+from pathlib import Path
+
 from ..console import print_json
-from ..options import FileOption, JsonOption, RowsToCount
+from ..options import FILE, JSON, RowsToCount
 from .rings import now, open_ring
 from .showing import ring_to_json, show_ring
 
 __all__ = ["list_keys"]
 
 
-def list_keys(*, file: FileOption = None, which: RowsToCount, as_json: JsonOption = False) -> None:
+def list_keys(*, file: Path | None = FILE, which: RowsToCount, as_json: bool = JSON) -> None:
     """List keys; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_ring(file)
     rows = None

@@ -3,7 +3,7 @@
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.text import Text
@@ -19,7 +19,8 @@ from ...keys.ring_file.store import create_ring_file
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_source, open_wrapper
 from ..console import counted, indented, make_console, print_json
-from ..options import FileOption, JsonOption
+from ..declaring import REQUIRED, value
+from ..options import FILE, JSON
 from ..verbosity import is_quiet
 from .rings import now, ring_path
 from .showing import show_changed
@@ -32,21 +33,18 @@ _MOST_KEYS = 100
 
 def generate(
     *,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Write a key file that only its owner can read, instead of printing. Never replaces a file.",
-            show_default=False,
-        ),
-    ] = None,
-    count: Annotated[
-        int,
-        typer.Option(
-            min=1, max=_MOST_KEYS, help="How many, with commas between them; the first one will be active."
-        ),
-    ] = 1,
-    as_json: JsonOption = False,
+    file: Path | None = value(
+        "--file PATH",
+        "Write a key file that only its owner can read, instead of printing. Never replaces a file.",
+    ),
+    count: int = value(
+        "--count",
+        "How many, with commas between them; the first one will be active.",
+        default=1,
+        min=1,
+        max=_MOST_KEYS,
+    ),
+    as_json: bool = JSON,
 ) -> None:
     """Make keys; see :mod:`jwt_column.cli.keys` for the help text."""
     made = [generate_key() for _ in range(count)]
@@ -94,35 +92,22 @@ def _write(path: Path, made: list[str], *, as_json: bool) -> None:
 
 def init(
     *,
-    wrapped_by: Annotated[
-        str,
-        typer.Option(
-            "--wrapped-by",
-            metavar="URI",
-            help="The key-encryption key (KEK), which wraps the data keys: vault-transit:..., pkcs11:... or, for "
-            "development, file:kek.key. Never a PIN or token itself.",
-            show_default=False,
-        ),
-    ],
-    file: FileOption = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The ring's name, which every wrapped key is bound to. Without it, the file's name up to its dot.",
-            show_default=False,
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="URI",
-            help="Take the keys of this ring over, such as file:jwt.keys or env:JWT_COLUMN_KEYS. Without it, make one.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: JsonOption = False,
+    wrapped_by: str = value(
+        "--wrapped-by URI",
+        "The key-encryption key (KEK), which wraps the data keys: vault-transit:..., pkcs11:... or, for development, "
+        "file:kek.key. Never a PIN or token itself.",
+        default=REQUIRED,
+    ),
+    file: Path | None = FILE,
+    name: str | None = value(
+        "--name NAME",
+        "The ring's name, which every wrapped key is bound to. Without it, the file's name up to its dot.",
+    ),
+    source: str | None = value(
+        "--from URI",
+        "Take the keys of this ring over, such as file:jwt.keys or env:JWT_COLUMN_KEYS. Without it, make one.",
+    ),
+    as_json: bool = JSON,
 ) -> None:
     """Make a key-ring file; see :mod:`jwt_column.cli.keys` for the help text."""
     path = ring_path(file)

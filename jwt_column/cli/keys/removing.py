@@ -4,14 +4,18 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from sqlalchemy import Column
 
+from ...auditing.columns import AuditedColumn, columns_of
 from ...errors import ConfigurationError, JWTColumnError
+from ...keys.providers.file import path_of
 from ...keys.ring import DataKey
 from ...keys.ring_file import changes as _changes
 from ...keys.ring_file import disk as _disk
@@ -20,14 +24,14 @@ from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
 from ..columns import ChosenColumn
 from ..console import counted
-from ..options import FileOption, JsonOption, RowsToCount, given_databases
+from ..declaring import flag, values
+from ..options import FILE, JSON, RowsToCount, given_databases
 from .counting import columns_to_count, count_rows
 from .fleets import FleetOptions, await_fleet, nothing_written_under
-from .forgotten import forgotten_columns
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
 
-__all__ = ["KeyInUseError", "held_keys", "removal", "remove"]
+__all__ = ["KeyInUseError", "forgotten_columns", "held_keys", "is_of", "removal", "remove"]
 
 
 class KeyInUseError(JWTColumnError):
@@ -40,42 +44,27 @@ def remove(
         typer.Argument(metavar="KEY_ID", help="The ids of the keys, 8 hex digits each.", show_default=False),
     ],
     *,
-    file: FileOption = None,
+    file: Path | None = FILE,
     which: RowsToCount,
     fleet: FleetOptions,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Remove the keys although rows are under them, or no database was given to look. What is under them "
-            "can then never be read again. Asks for each id to be typed, or takes it from --confirm.",
-        ),
-    ] = False,
-    confirm: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY_ID",
-            help="The id of a key once more, for --force and --destroyed in scripts.",
-            show_default=False,
-        ),
-    ] = None,
-    destroyed: Annotated[
-        bool,
-        typer.Option(
-            "--destroyed",
-            help="The keys are destroyed on purpose: a note of them stays in the ring, by which audits, gates and "
-            "re-encryption know their rows. Implies --force and --no-previous. Takes keys that were removed earlier, "
-            "too.",
-        ),
-    ] = False,
-    no_previous: Annotated[
-        bool,
-        typer.Option(
-            "--no-previous",
-            help="Do not keep the version before, which holds the keys still, and delete one that was kept earlier.",
-        ),
-    ] = False,
-    as_json: JsonOption = False,
+    force: bool = flag(
+        "--force",
+        "Remove the keys although rows are under them, or no database was given to look. What is under them can then "
+        "never be read again. Asks for each id to be typed, or takes it from --confirm.",
+    ),
+    confirm: list[str] = values(
+        "--confirm KEY_ID", "The id of a key once more, for --force and --destroyed in scripts."
+    ),
+    destroyed: bool = flag(
+        "--destroyed",
+        "The keys are destroyed on purpose: a note of them stays in the ring, by which audits, gates and "
+        "re-encryption know their rows. Implies --force and --no-previous. Takes keys that were removed earlier, too.",
+    ),
+    no_previous: bool = flag(
+        "--no-previous",
+        "Do not keep the version before, which holds the keys still, and delete one that was kept earlier.",
+    ),
+    as_json: bool = JSON,
 ) -> None:
     """Remove keys; see :mod:`jwt_column.cli.keys` for the help text."""
     ring = open_wrapped(file, "note that a key was destroyed") if destroyed else open_ring(file)
@@ -93,7 +82,7 @@ def remove(
     rows = count_rows(which, history)
     in_use = {key_id: rows[key_id] for key_id in key_ids if rows is not None and rows.get(key_id)}
     if force:
-        _confirm(key_ids, in_use, confirm or [], "--destroyed" if destroyed else "--force")
+        _confirm(key_ids, in_use, confirm, "--destroyed" if destroyed else "--force")
     elif rows is None:
         raise ConfigurationError(
             "are there rows under this key? Give --model MODULE:CLASS.ATTR (or --table and --column) for every "
@@ -139,6 +128,27 @@ def _refuse_forgotten(path: Path, columns: Sequence[ChosenColumn]) -> None:
         )
 
 
+def forgotten_columns(path: Path, named: Collection[Column[Any]]) -> Iterator[AuditedColumn]:
+    """Yield the columns of the same MetaData that are under the ring in a file, and are not among those named."""
+    for metadata in {column.table.metadata for column in named}:
+        for column in columns_of(metadata):
+            if not any(column.column is one for one in named) and is_of(path, _uri_of(column)):
+                yield column
+
+
+def is_of(path: Path, uri: str | None) -> bool:
+    """Return True if a URI is that of the ring in a file."""
+    scheme, _, rest = (uri or "").partition(":")
+    return scheme == "file" and path_of(rest).resolve() == path
+
+
+def _uri_of(column: AuditedColumn) -> str | None:
+    """Return the URI of a column's ring; None if it has none, or cannot be loaded here."""
+    with suppress(JWTColumnError):
+        return column.type_.ring().uri
+    return None
+
+
 def held_keys(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
     """Return the keys of a ring that unwrap."""
     return ring.keys if isinstance(ring, PlainFile) else try_unwrap(ring.file).keys.values()
@@ -179,11 +189,7 @@ def _write(ring: StoredRing, changed: RingFile, *, force: bool, keep_previous: b
 def _confirm(
     key_ids: Sequence[str], in_use: Mapping[str, int], confirmed: Sequence[str], option: str
 ) -> None:
-    """Ask for each key id to be typed.
-
-    Raises:
-        ConfigurationError: One was not.
-    """
+    """Ask for each key id to be typed."""
     for key_id in key_ids:
         if key_id in confirmed:
             continue

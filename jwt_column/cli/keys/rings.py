@@ -51,11 +51,7 @@ def now() -> datetime:
 
 
 def ring_path(file: Path | None) -> Path:
-    """Return where the ring is.
-
-    Raises:
-        ConfigurationError: Neither ``--file`` nor ``JWT_COLUMN_KEYRING`` names a file.
-    """
+    """Return where the ring is."""
     if file is not None:
         return file.absolute()
     scheme, _, rest = os.environ.get("JWT_COLUMN_KEYRING", "").partition(":")
@@ -83,11 +79,7 @@ def open_ring(file: Path | None) -> StoredRing | PlainFile:
 
 
 def open_wrapped(file: Path | None, doing: str) -> StoredRing:
-    """Return the key-ring file that a command works on.
-
-    Raises:
-        ConfigurationError: It is a file of plain keys, which cannot do this; else as :func:`open_ring`.
-    """
+    """Return the key-ring file that a command works on."""
     ring = open_ring(file)
     if isinstance(ring, PlainFile):
         raise ConfigurationError(
@@ -104,14 +96,6 @@ class PlainFile:
         self.path = path
         self._data = data
         self.keys: list[DataKey] = list(keys)
-
-    @property
-    def views(self) -> list[KeyView]:
-        """The keys, the active one first."""
-        return [
-            KeyView(key.id, KeyState.ACTIVE if number == 0 else "decrypts only")
-            for number, key in enumerate(self.keys)
-        ]
 
     def key(self, key_id: str) -> DataKey:
         """Return the key of this id."""
@@ -150,20 +134,18 @@ class PlainFile:
 def views_of(ring: StoredRing | PlainFile) -> list[KeyView]:
     """Return the keys of a ring, the active one first."""
     if isinstance(ring, PlainFile):
-        return ring.views
-    file = ring.file
+        states = [KeyState.ACTIVE, *["decrypts only"] * len(ring.keys)]
+        return [KeyView(key.id, state) for key, state in zip(ring.keys, states, strict=False)]
+    times = ("created", "activated", "deactivated", "compromised")
     return [
         KeyView(
             entry.id,
             entry.state.value,
             entry.tenant,
-            entry.created,
-            entry.activated,
-            entry.deactivated,
-            entry.compromised,
             wrapped_by=entry.wrapped_by,
+            **{name: getattr(entry, name) for name in times},
         )
-        for entry in sorted(file.keys, key=lambda entry: entry is not file.active)
+        for entry in sorted(ring.file.keys, key=lambda entry: entry is not ring.file.active)
     ]
 
 

@@ -18,8 +18,6 @@ from ...errors import JWTColumnError, KeyUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["attempt_within"]
-
 Result = TypeVar("Result")
 
 #: The first attempt and three more. A server that needs longer is not back within seconds.
@@ -30,7 +28,14 @@ _LONGEST_PAUSE: Final = 2.0
 
 
 def attempt_within(
-    seconds: float, call: Callable[[float], Result], *, late: str, attempts: int = _ATTEMPTS
+    seconds: float,
+    call: Callable[[float], Result],
+    *,
+    late: str,
+    attempts: int = _ATTEMPTS,
+    sleep: Callable[[float], object] = time.sleep,
+    uniform: Callable[[float, float], float] = random.uniform,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Return the result of *call*, retried while its errors are retryable and the deadline allows.
 
@@ -43,32 +48,14 @@ def attempt_within(
         call: Makes one attempt. Its argument is the number of seconds left, for time-outs of its own.
         late: Message of the error at the deadline.
         attempts: The largest number of attempts.
+        sleep: Pauses; this and the others are parameters for tests.
+        uniform: Chooses a pause. It spreads load; no secret depends on it.
+        clock: Returns the time.
 
     Raises:
         KeyUnavailableError: The error of the last attempt, or *late* with ``retryable=True``.
         Exception: Any other error of *call*, at once.
     """
-    return _attempt_within(
-        seconds,
-        call,
-        late=late,
-        attempts=attempts,
-        sleep=time.sleep,
-        uniform=random.uniform,  # It spreads load; no secret depends on it.
-        clock=time.monotonic,
-    )
-
-
-def _attempt_within(
-    seconds: float,
-    call: Callable[[float], Result],
-    *,
-    late: str,
-    attempts: int,
-    sleep: Callable[[float], object],
-    uniform: Callable[[float, float], float],
-    clock: Callable[[], float],
-) -> Result:
     deadline = clock() + seconds
     limit = _FIRST_PAUSE
     while True:

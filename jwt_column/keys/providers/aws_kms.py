@@ -7,9 +7,9 @@ it. boto3 finds credentials, proxies and endpoints by itself.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from ...errors import ConfigurationError, KeyUnavailableError
 from ..process import PerProcess
 from .cloud import CloudWrapper
 from .parameters import split_parameters
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ...errors import JWTColumnError
     from ..wrapping import AssociatedData, WrappedKey
 
-__all__ = ["AWSKMSWrapper", "open_wrapper"]
-
 _ALGORITHM: Final = "SYMMETRIC_DEFAULT"
 
 _ARN: Final = re.compile(
@@ -33,21 +31,12 @@ _KEY_ID: Final = re.compile(r"[A-Za-z0-9-]+|alias/[A-Za-z0-9/_-]+")
 _REGION: Final = re.compile(r"[a-z0-9-]+")
 
 #: Transient error codes, of KMS and of AWS in general.
-_PASSING: Final = frozenset(
-    {
-        "DependencyTimeoutException",
-        "InternalFailure",
-        "KMSInternalException",
-        "KeyUnavailableException",
-        "LimitExceededException",
-        "RequestLimitExceeded",
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
+_PASSING: Final = (
+    "DependencyTimeoutException", "InternalFailure", "KMSInternalException", "KeyUnavailableException",
+    "LimitExceededException", "RequestLimitExceeded", "RequestTimeout", "ServiceUnavailable", "Throttling",
+    "ThrottlingException", "TooManyRequestsException",
+)  # fmt: skip
+
 #: Error codes for a KEK that is not a symmetric encryption key.
 _WRONG_KEY: Final = frozenset({"InvalidArnException", "InvalidKeyUsageException", "ValidationException"})
 #: Error codes of Decrypt and ReEncrypt about the wrapped key itself.
@@ -64,16 +53,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
 }
 
 
-class _Client(Protocol):
-    """The methods that this module uses of boto3's KMS client, which has no types."""
-
-    def encrypt(self, **parameters: Any) -> dict[str, Any]: ...
-    def decrypt(self, **parameters: Any) -> dict[str, Any]: ...
-    def re_encrypt(self, **parameters: Any) -> dict[str, Any]: ...
-    def close(self) -> None: ...
-
-
-class AWSKMSWrapper(CloudWrapper[_Client]):
+class AWSKMSWrapper(CloudWrapper):
     """One symmetric key of AWS KMS.
 
     Args:
@@ -108,19 +88,11 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         self._region = region if arn is None else arn["region"]
         self._session: PerProcess[Any] = PerProcess(self._open_session)
 
-    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
-        """Return the data key under the KEK, by Encrypt."""
-        return self._each(self._encrypt, [(key, associated_data)])[0]
-
-    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
-        """Return the data keys, by one Decrypt each."""
-        return self._each(self._decrypt, wrapped)
-
     def rewrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
         """Return the keys under the newest key material of the KEK, by one ReEncrypt each."""
         return self._each(self._re_encrypt, wrapped)
 
-    def _encrypt(self, client: _Client, key: bytes, associated_data: AssociatedData) -> bytes:
+    def _encrypt(self, client: Any, key: bytes, associated_data: AssociatedData) -> bytes:
         answer = client.encrypt(
             KeyId=self._key,
             Plaintext=key,
@@ -129,7 +101,7 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         )
         return bytes(answer["CiphertextBlob"])
 
-    def _decrypt(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+    def _decrypt(self, client: Any, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
         answer = client.decrypt(
             # Without it KMS takes any key that the ciphertext names, also one of another account.
             KeyId=self._key,
@@ -139,7 +111,7 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         )
         return bytes(answer["Plaintext"])
 
-    def _re_encrypt(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+    def _re_encrypt(self, client: Any, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
         context = associated_data.to_mapping()
         answer = client.re_encrypt(
             CiphertextBlob=ciphertext,
@@ -156,14 +128,14 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         # Kept for later calls: it takes longer to make than a call. It holds credentials, locks and no connections.
         return import_sdk("boto3.session", self.scheme).Session(region_name=self._region)
 
-    def _open_client(self, stack: ExitStack) -> _Client:
+    def _open_client(self, stack: ExitStack) -> Any:
         config = import_sdk("botocore.config", self.scheme).Config(
             connect_timeout=self._patience,
             read_timeout=self._patience,
             # attempt_within() retries; boto3's retries would multiply that.
             retries={"total_max_attempts": 1, "mode": "standard"},
         )
-        client: _Client = self._session.get().client("kms", config=config)
+        client = self._session.get().client("kms", config=config)
         stack.callback(client.close)
         return client
 
@@ -177,12 +149,10 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
                 f"{self.uri}: boto3 finds no AWS credentials; give this process a role, a profile or access keys"
             )
         misconfigured = (
-            exceptions.NoRegionError,
-            exceptions.InvalidRegionError,
-            exceptions.ProfileNotFound,
-            exceptions.ConfigNotFound,
-            exceptions.ConfigParseError,
-        )
+            exceptions.NoRegionError, exceptions.InvalidRegionError, exceptions.ProfileNotFound,
+            exceptions.ConfigNotFound, exceptions.ConfigParseError,
+        )  # fmt: skip
+
         if isinstance(error, misconfigured):
             return ConfigurationError(
                 f"{self.uri}: boto3 is misconfigured ({name}); put the key's ARN, or ?region=, into the URI, and check "
@@ -191,11 +161,10 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         if isinstance(error, exceptions.SSLError):
             return self._untrusted("AWS_CA_BUNDLE")
         unreached = (
-            exceptions.ConnectionError,
-            exceptions.HTTPClientError,
-            exceptions.CredentialRetrievalError,
+            exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.CredentialRetrievalError,
             exceptions.MetadataRetrievalError,
-        )
+        )  # fmt: skip
+
         if isinstance(error, unreached):
             return self._unreached(name)
         return KeyUnavailableError(f"{self.uri}: boto3 could not call AWS KMS ({name})")
@@ -204,16 +173,10 @@ class AWSKMSWrapper(CloudWrapper[_Client]):
         """Translate an error response of KMS."""
         code = str(response.get("Error", {}).get("Code", ""))
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in _WRONG_CIPHERTEXT:
-            return KeyRingError(
-                f"{self.uri}: AWS KMS answers that this KEK did not wrap key {key_id} for this key ring ({code}); the "
-                "key-ring file was changed, or the alias now leads to another KEK",
-                key_id=key_id,
-            )
+        if code in _WRONG_CIPHERTEXT and key_id is not None:
+            return self._not_wrapped(key_id, code, "the alias now leads to another KEK")
         if code in _WRONG_KEY:
-            return ConfigurationError(
-                f"{self.uri}: AWS KMS answers that this is not a symmetric encryption key ({code})"
-            )
+            return self._not_symmetric(code)
         if code in _PASSING or status >= 500:
             return self._busy(code)
         return self._refused(code, _REMEDIES.get(code))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
 from ...format import base64url
@@ -25,13 +25,11 @@ from .parameters import split_parameters
 from .sdk import import_sdk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from contextlib import ExitStack
 
     from ...errors import JWTColumnError
-    from ..wrapping import AssociatedData, WrappedKey
-
-__all__ = ["AzureKeyVaultWrapper", "open_wrapper"]
+    from ..wrapping import AssociatedData
 
 _KEY: Final = re.compile(
     r"(?P<vault>https://[A-Za-z0-9.-]+(:[0-9]{1,5})?)/keys/(?P<name>[A-Za-z0-9-]{1,127})(/(?P<version>[A-Za-z0-9]{1,64}))?"
@@ -52,19 +50,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
 }
 
 
-class _Client(Protocol):
-    """The methods that this module uses of azure-keyvault-keys."""
-
-    def get_key(self, name: str) -> Any: ...
-    def send_request(self, request: Any) -> Any: ...
-
-
-class _Wrapped(NamedTuple):
-    version: str
-    payload: bytes
-
-
-class AzureKeyVaultWrapper(CloudWrapper[_Client]):
+class AzureKeyVaultWrapper(CloudWrapper):
     """One key of Azure Key Vault, or of a Managed HSM.
 
     Args:
@@ -95,55 +81,34 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
             raise ConfigurationError(f"algorithm= is {_RSA}, or {_AES} for an AES key of a Managed HSM")
         self._vault, self._name, self._version = match["vault"], match["name"], match["version"]
 
-    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
-        """Return the data key under the KEK."""
-        wrap = self._wrap_by_rsa if self._algorithm == _RSA else self._wrap_by_aes
-        return self._each(wrap, [(key, associated_data)])[0]
+    def _encrypt(self, client: Any, key: bytes, associated_data: AssociatedData) -> bytes:
+        # A wrapped key must name the version that unwraps it; without one in the URI, the newest wraps.
+        version = self._version or str(client.get_key(self._name).properties.version)
+        bound = associated_data.to_bytes()
+        if self._algorithm == _RSA:
+            digest = hashlib.sha256(bound).digest()
+            payload = self._post(client, version, "wrapkey", value=key + digest)["value"]
+        else:
+            # The HSM chooses the nonce.
+            answer = self._post(client, version, "encrypt", value=key, aad=bound)
+            payload = answer["iv"] + answer["value"] + answer["tag"]
+        return bytes([len(version)]) + version.encode() + payload
 
-    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
-        """Return the data keys, by one call each."""
-        return self._each(self._unwrap_by_rsa if self._algorithm == _RSA else self._unwrap_by_aes, wrapped)
-
-    def _wrap_by_rsa(self, client: _Client, key: bytes, associated_data: AssociatedData) -> bytes:
-        version = self._version or self._newest_version(client)
-        digest = hashlib.sha256(associated_data.to_bytes()).digest()
-        answer = self._post(client, version, "wrapkey", value=key + digest)
-        return _pack(version, answer["value"])
-
-    def _unwrap_by_rsa(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+    def _decrypt(self, client: Any, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
         version, payload = self._unpack(ciphertext, associated_data)
-        content = self._post(client, version, "unwrapkey", value=payload)["value"]
-        digest = hashlib.sha256(associated_data.to_bytes()).digest()
-        # The digest is no secret. The comparison also checks the length.
-        if not compare_digest(content[KEY_LENGTH:], digest):
-            raise self._not_wrapped_here(associated_data)
-        return content[:KEY_LENGTH]
-
-    def _wrap_by_aes(self, client: _Client, key: bytes, associated_data: AssociatedData) -> bytes:
-        version = self._version or self._newest_version(client)
-        # The HSM chooses the nonce.
-        answer = self._post(client, version, "encrypt", value=key, aad=associated_data.to_bytes())
-        return _pack(version, answer["iv"] + answer["value"] + answer["tag"])
-
-    def _unwrap_by_aes(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
-        version, payload = self._unpack(ciphertext, associated_data)
+        bound = associated_data.to_bytes()
+        if self._algorithm == _RSA:
+            content = self._post(client, version, "unwrapkey", value=payload)["value"]
+            # The digest is no secret. The comparison also checks the length.
+            if not compare_digest(content[KEY_LENGTH:], hashlib.sha256(bound).digest()):
+                raise self._not_wrapped_here(associated_data)
+            return content[:KEY_LENGTH]
         if len(payload) != _NONCE_LENGTH + KEY_LENGTH + _TAG_LENGTH:
             raise self._not_wrapped_here(associated_data)
-        return self._post(
-            client,
-            version,
-            "decrypt",
-            value=payload[_NONCE_LENGTH:-_TAG_LENGTH],
-            iv=payload[:_NONCE_LENGTH],
-            tag=payload[-_TAG_LENGTH:],
-            aad=associated_data.to_bytes(),
-        )["value"]
+        iv, key, tag = payload[:_NONCE_LENGTH], payload[_NONCE_LENGTH:-_TAG_LENGTH], payload[-_TAG_LENGTH:]
+        return self._post(client, version, "decrypt", value=key, iv=iv, tag=tag, aad=bound)["value"]
 
-    def _newest_version(self, client: _Client) -> str:
-        """Return the newest version of the KEK: a wrapped key must name the version that unwraps it."""
-        return str(client.get_key(self._name).properties.version)
-
-    def _post(self, client: _Client, version: str, operation: str, **parts: bytes) -> dict[str, bytes]:
+    def _post(self, client: Any, version: str, operation: str, **parts: bytes) -> dict[str, bytes]:
         """Return the parts of the response to one operation with the key.
 
         It uses the client's own pipeline. CryptographyClient would fetch the key first, which costs a second call and
@@ -161,14 +126,14 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
             name: _bytes_of(answer[name]) for name in ("value", "iv", "tag") if answer.get(name) is not None
         }
 
-    def _unpack(self, ciphertext: bytes, associated_data: AssociatedData) -> _Wrapped:
-        """Return the parts of a wrapped key, the inverse of :func:`_pack`."""
+    def _unpack(self, ciphertext: bytes, associated_data: AssociatedData) -> tuple[str, bytes]:
+        """Return the parts of a wrapped key: the version of the KEK, and the payload."""
         end = 1 + ciphertext[0] if ciphertext else 1
         version = ciphertext[1:end].decode("latin-1")
         # The version becomes part of a path; and if the URI names one, no other may unwrap.
         if not _VERSION.fullmatch(version) or self._version not in (None, version):
             raise self._not_wrapped_here(associated_data)
-        return _Wrapped(version, ciphertext[end:])
+        return version, ciphertext[end:]
 
     def _not_wrapped_here(self, associated_data: AssociatedData) -> KeyRingError:
         key_id = associated_data.key_id
@@ -177,7 +142,7 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
             key_id=key_id,
         )
 
-    def _open_client(self, stack: ExitStack) -> _Client:
+    def _open_client(self, stack: ExitStack) -> Any:
         credential = import_sdk("azure.identity", self.scheme).DefaultAzureCredential()
         stack.callback(credential.close)
         client = import_sdk("azure.keyvault.keys", self.scheme).KeyClient(
@@ -190,8 +155,7 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
             logging_enable=False,
         )
         stack.callback(client.close)
-        opened: _Client = client
-        return opened
+        return client
 
     def _error_of(self, error: Exception, key_id: str | None) -> JWTColumnError:
         answers = import_sdk("azure.core.exceptions", self.scheme)
@@ -214,11 +178,7 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
     def _refusal(self, status: int, key_id: str | None) -> JWTColumnError:
         """Translate an error response."""
         if status == 400 and key_id is not None:
-            return KeyRingError(
-                f"{self.uri}: Key Vault answers that this KEK did not wrap key {key_id} (400); the key-ring file was "
-                "changed, or the KEK is not a key for this algorithm",
-                key_id=key_id,
-            )
+            return self._not_wrapped(key_id, "400", "the KEK is not a key for this algorithm")
         if status == 400:
             return ConfigurationError(
                 f"{self.uri}: Key Vault cannot wrap with this key by {self._algorithm} (400); check its type and its "
@@ -230,11 +190,6 @@ class AzureKeyVaultWrapper(CloudWrapper[_Client]):
 
 
 open_wrapper = AzureKeyVaultWrapper
-
-
-def _pack(version: str, payload: bytes) -> bytes:
-    """Return a wrapped key: the version of the KEK, then the payload."""
-    return bytes([len(version)]) + version.encode() + payload
 
 
 def _bytes_of(text: str) -> bytes:

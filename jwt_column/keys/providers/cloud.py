@@ -6,9 +6,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from ...errors import JWTColumnError, KeyUnavailableError
+from ...errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
 from ..wrapping import WrappedKey
 from .attempts import attempt_within
 from .parameters import seconds_of
@@ -19,22 +19,14 @@ if TYPE_CHECKING:
 
     from ..wrapping import AssociatedData
 
-__all__ = ["CloudWrapper"]
-
 #: Parallel calls. An SDK keeps ten connections open, and a thousand keys at 10 ms each take 1.3 s this way.
 _LANES: Final = 8
 
-Client = TypeVar("Client")
 Answer = TypeVar("Answer")
 
 
-class CloudWrapper(ABC, Generic[Client]):
-    """A KEK behind an SDK that takes one data key per call.
-
-    Args:
-        rest: The URI without its scheme and colon.
-        parameters: The parameters of the URI.
-    """
+class CloudWrapper(ABC):
+    """A KEK behind an SDK without types that takes one data key per call; *rest* is its URI without the scheme."""
 
     #: The URI's scheme, which is also the name of the extra.
     scheme: ClassVar[str]
@@ -44,32 +36,50 @@ class CloudWrapper(ABC, Generic[Client]):
     loggers: ClassVar[tuple[str, ...]]
 
     def __init__(self, rest: str, parameters: dict[str, str]) -> None:
-        self._rest = rest
+        #: The URI of the KEK. It holds no secret.
+        self.uri: str = f"{self.scheme}:{rest}"
         self._timeout = seconds_of(parameters)
         #: Time limit of one request, in seconds: a request that hangs leaves time for a second attempt.
         self._patience = self._timeout / 2
 
-    @property
-    def uri(self) -> str:
-        """The URI of the KEK. It holds no secret."""
-        return f"{self.scheme}:{self._rest}"
+    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
+        """Return the data key under the KEK."""
+        return self._each(self._encrypt, [(key, associated_data)])[0]
+
+    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
+        """Return the data keys, by one call each."""
+        return self._each(self._decrypt, wrapped)
 
     @abstractmethod
-    def _open_client(self, stack: ExitStack) -> Client:
-        """Make a client for one attempt. A cached client would share its connections with forked children.
+    def _encrypt(self, client: Any, key: bytes, associated_data: AssociatedData) -> bytes:
+        """Wrap one data key."""
 
-        Args:
-            stack: For the clean-up after the attempt.
+    @abstractmethod
+    def _decrypt(self, client: Any, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+        """Unwrap one data key."""
+
+    @abstractmethod
+    def _open_client(self, stack: ExitStack) -> Any:
+        """Make a client for one attempt, and have *stack* close it.
+
+        A cached client would share its connections with forked children.
         """
 
     @abstractmethod
     def _error_of(self, error: Exception, key_id: str | None) -> JWTColumnError:
-        """Translate an error of the SDK.
+        """Translate an error of the SDK in a call with the wrapped key *key_id*, or without any."""
 
-        Args:
-            error: The exception that the SDK raised.
-            key_id: Key id of the wrapped key of the call; None if the call had none.
-        """
+    def _not_wrapped(self, key_id: str, answer: str, otherwise: str) -> KeyRingError:
+        return KeyRingError(
+            f"{self.uri}: {self.system} answers that this KEK did not wrap key {key_id} for this key ring ({answer}); "
+            f"the key-ring file was changed, or {otherwise}",
+            key_id=key_id,
+        )
+
+    def _not_symmetric(self, answer: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.uri}: {self.system} answers that this is not a symmetric encryption key ({answer})"
+        )
 
     def _unreached(self, name: str) -> KeyUnavailableError:
         return KeyUnavailableError(f"{self.uri}: {self.system} was not reached ({name})", retryable=True)
@@ -88,16 +98,12 @@ class CloudWrapper(ABC, Generic[Client]):
 
     def _each(
         self,
-        operation: Callable[[Client, bytes, AssociatedData], bytes],
+        operation: Callable[[Any, bytes, AssociatedData], bytes],
         items: Sequence[tuple[bytes, AssociatedData]],
     ) -> list[bytes]:
-        """Return the results of an operation for each item, in order.
+        """Return the result of an operation, one call, for each key or wrapped key with its associated data.
 
         A retry (:func:`attempt_within`) repeats only the items without a result.
-
-        Args:
-            operation: One call of the system, with a key or wrapped key and its associated data.
-            items: Wrapped keys, or keys, each with its associated data.
         """
         done: dict[int, bytes] = {}
 

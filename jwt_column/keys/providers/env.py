@@ -9,23 +9,18 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
-from ..data_key import DataKey
-from ..ring_file.plain import refuse_swallowed_key
+from ...errors import ConfigurationError, KeyUnavailableError
+from ..ring_file.plain import key_of, refuse_swallowed_key
 from .local import LocalWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ..data_key import DataKey
     from ..wrapping import KeyWrapper
 
 
 _SEPARATORS: Final = re.compile(r"[,\s]+")
-
-
-def open_source(rest: str) -> EnvironmentSource:
-    """Return the source of an ``env:`` URI, given without its scheme."""
-    return EnvironmentSource(rest)
 
 
 def open_wrapper(rest: str) -> KeyWrapper:
@@ -42,11 +37,8 @@ class EnvironmentSource:
                 "env: is followed by the name of an environment variable, as in env:JWT_COLUMN_KEYS"
             )
         self._variable = variable
-
-    @property
-    def name(self) -> str:
-        """The URI. It holds no secret."""
-        return f"env:{self._variable}"
+        #: The URI. It holds no secret.
+        self.name: str = f"env:{variable}"
 
     def load(self) -> tuple[DataKey, ...]:
         """Return the keys, the active one first."""
@@ -62,6 +54,9 @@ class EnvironmentSource:
         return keys_of(parts, self._variable)
 
 
+open_source = EnvironmentSource
+
+
 def split(text: str) -> list[str]:
     """Split a text at commas and white space. Lines that begin with ``#`` do not count, as in a key file."""
     lines = (line.strip() for line in text.removeprefix("\ufeff").splitlines())
@@ -74,10 +69,4 @@ def keys_of(parts: Iterable[str], where: str) -> tuple[DataKey, ...]:
     Raises:
         KeyRingError: One of them is malformed; the message gives its number.
     """
-    keys = []
-    for number, part in enumerate(parts, 1):
-        try:
-            keys.append(DataKey(part))
-        except KeyRingError as error:
-            raise KeyRingError(f"{where}, key {number}: {error}") from None
-    return tuple(keys)
+    return tuple(key_of(part, f"{where}, key {number}") for number, part in enumerate(parts, 1))

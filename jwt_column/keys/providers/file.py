@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..data_key import DataKey
     from ..wrapping import KeyWrapper
 
-__all__ = ["FileSource", "open_source", "open_wrapper", "path_of", "uri_of"]
-
 #: KEKs that need no other system.
 _LOCAL_KEKS: Final = ("file:", "env:")
 
@@ -63,17 +61,14 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        #: The URI. It holds no secret.
+        self.name: str = uri_of(path)
         self.keks: Sequence[str] | None = None
         self.revision: int = 0
         #: The times at which keys became active, by key id, as of the last load.
         self.activated: Mapping[str, datetime] = {}
         #: The times at which keys were marked as destroyed, by key id, as of the last load.
         self.destroyed: Mapping[str, datetime] = {}
-
-    @property
-    def name(self) -> str:
-        """The URI. It holds no secret."""
-        return uri_of(self._path)
 
     def stamp(self) -> tuple[int, ...] | None:
         """Return the file's identity, size and times; None if it is not there."""

@@ -9,21 +9,19 @@ The transport is REST, not gRPC, whose threads do not survive ``fork``: rings ar
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ...errors import ConfigurationError, KeyRingError, KeyUnavailableError
+from ...errors import ConfigurationError, KeyUnavailableError
 from .cloud import CloudWrapper
 from .parameters import split_parameters
 from .sdk import import_sdk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from contextlib import ExitStack
 
     from ...errors import JWTColumnError
-    from ..wrapping import AssociatedData, WrappedKey
-
-__all__ = ["GCPKMSWrapper", "open_wrapper"]
+    from ..wrapping import AssociatedData
 
 _NAME: Final = re.compile(
     r"projects/[A-Za-z0-9:._-]+/locations/[a-z0-9-]+/keyRings/[A-Za-z0-9_-]+/cryptoKeys/[A-Za-z0-9_-]+"
@@ -39,16 +37,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
 }
 
 
-class _Client(Protocol):
-    """The methods that this module uses of Google's client of Cloud KMS."""
-
-    transport: Any
-
-    def encrypt(self, *, request: dict[str, Any], retry: None, timeout: float) -> Any: ...
-    def decrypt(self, *, request: dict[str, Any], retry: None, timeout: float) -> Any: ...
-
-
-class GCPKMSWrapper(CloudWrapper[_Client]):
+class GCPKMSWrapper(CloudWrapper):
     """One symmetric key of Google Cloud KMS.
 
     Args:
@@ -84,23 +73,8 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
         self._name = name
         self._options = {} if endpoint is None else {"api_endpoint": endpoint}
 
-    def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
-        """Return the data key under the KEK, by Encrypt."""
-        return self._each(self._encrypt, [(key, associated_data)])[0]
-
-    def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
-        """Return the data keys, by one Decrypt each."""
-        return self._each(self._decrypt, wrapped)
-
-    def _encrypt(self, client: _Client, key: bytes, associated_data: AssociatedData) -> bytes:
-        bound = associated_data.to_bytes()
-        request = {
-            "name": self._name,
-            "plaintext": key,
-            "plaintext_crc32c": self._checksum(key),
-            "additional_authenticated_data": bound,
-            "additional_authenticated_data_crc32c": self._checksum(bound),
-        }
+    def _encrypt(self, client: Any, key: bytes, associated_data: AssociatedData) -> bytes:
+        request = self._request(associated_data, plaintext=key)
         answer = client.encrypt(request=request, retry=None, timeout=self._patience)
         ciphertext = bytes(answer.ciphertext)
         self._check_transport(
@@ -111,19 +85,18 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
         )
         return ciphertext
 
-    def _decrypt(self, client: _Client, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
-        bound = associated_data.to_bytes()
-        request = {
-            "name": self._name,
-            "ciphertext": ciphertext,
-            "ciphertext_crc32c": self._checksum(ciphertext),
-            "additional_authenticated_data": bound,
-            "additional_authenticated_data_crc32c": self._checksum(bound),
-        }
+    def _decrypt(self, client: Any, ciphertext: bytes, associated_data: AssociatedData) -> bytes:
+        request = self._request(associated_data, ciphertext=ciphertext)
         answer = client.decrypt(request=request, retry=None, timeout=self._patience)
         key = bytes(answer.plaintext)
         self._check_transport(answer.plaintext_crc32c == self._checksum(key))
         return key
+
+    def _request(self, associated_data: AssociatedData, **parts: bytes) -> dict[str, Any]:
+        """Return a request of these parts and the associated data, each with its checksum."""
+        parts["additional_authenticated_data"] = associated_data.to_bytes()
+        checksums = {f"{name}_crc32c": self._checksum(data) for name, data in parts.items()}
+        return {"name": self._name, **parts, **checksums}
 
     def _checksum(self, data: bytes) -> int:
         """Return the CRC-32C (RFC 3720) of some bytes."""
@@ -137,9 +110,9 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
                 retryable=True,
             )
 
-    def _open_client(self, stack: ExitStack) -> _Client:
+    def _open_client(self, stack: ExitStack) -> Any:
         kms = import_sdk("google.cloud.kms_v1", self.scheme)
-        client: _Client = kms.KeyManagementServiceClient(transport="rest", client_options=self._options)
+        client = kms.KeyManagementServiceClient(transport="rest", client_options=self._options)
         stack.callback(client.transport.close)
         return client
 
@@ -172,15 +145,9 @@ class GCPKMSWrapper(CloudWrapper[_Client]):
                 "destroyed; enable it, or restore it while there is time"
             )
         if code == 400 and key_id is not None:
-            return KeyRingError(
-                f"{self.uri}: Cloud KMS answers that this KEK did not wrap key {key_id} for this key ring ({answer}); "
-                "the key-ring file was changed, or the KEK is not a symmetric key",
-                key_id=key_id,
-            )
+            return self._not_wrapped(key_id, answer, "the KEK is not a symmetric key")
         if code == 400:
-            return ConfigurationError(
-                f"{self.uri}: Cloud KMS answers that this is not a symmetric encryption key ({answer})"
-            )
+            return self._not_symmetric(answer)
         if code in (408, 409, 429) or code >= 500:
             return self._busy(answer)
         return self._refused(answer, _REMEDIES.get(code))

@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from ..data_key import DataKey
     from ..wrapping import KeyWrapper
 
-__all__ = ["KeyringSource", "open_source", "open_wrapper"]
-
-
-def open_source(rest: str) -> KeyringSource:
-    """Return the source of a ``keyring:`` URI, given without its scheme."""
-    return KeyringSource(rest)
-
 
 def open_wrapper(rest: str) -> KeyWrapper:
     """Return the wrapper whose KEK is the first key of an entry."""
@@ -42,11 +35,8 @@ class KeyringSource:
                 "keyring: is followed by a service and a user of the operating system's key store, as in "
                 "keyring:jwt-column/app"
             )
-
-    @property
-    def name(self) -> str:
-        """The URI. It holds no secret."""
-        return f"keyring:{quote(self._service, safe='')}/{quote(self._user, safe='')}"
+        #: The URI. It holds no secret.
+        self.name: str = f"keyring:{quote(self._service, safe='')}/{quote(self._user, safe='')}"
 
     def load(self) -> tuple[DataKey, ...]:
         """Return the keys, the active one first."""
@@ -72,3 +62,6 @@ class KeyringSource:
             "| keyring set SERVICE USER' stores one",
             retryable=retryable,
         )
+
+
+open_source = KeyringSource

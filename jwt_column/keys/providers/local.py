@@ -24,27 +24,17 @@ if TYPE_CHECKING:
     from ..source import KeySource
     from ..wrapping import AssociatedData, WrappedKey
 
-__all__ = ["LocalWrapper"]
-
 _VERSION: Final = b"\x01"
 _INFO: Final = b"jwt-column/key-ring/v1/local-kek"
 _HEADER_LENGTH: Final = 5
 
 
 class LocalWrapper:
-    """Wraps under the first key of a source, and unwraps under any of its keys.
-
-    Args:
-        source: The source of the KEKs. Each call loads it, so a KEK stays in memory only during a call.
-    """
+    """Wraps under the first key of a source, and unwraps under any. Each call loads it, so no KEK stays in memory."""
 
     def __init__(self, source: KeySource) -> None:
         self._source = source
-
-    @property
-    def uri(self) -> str:
-        """The URI of the source."""
-        return self._source.name
+        self.uri: str = source.name
 
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
         """Return the data key under the first KEK."""

@@ -8,8 +8,6 @@ from urllib.parse import parse_qsl
 
 from ...errors import ConfigurationError
 
-__all__ = ["DEFAULT_TIMEOUT", "seconds_of", "split_parameters"]
-
 #: Default time limit of a call in seconds, retries included.
 DEFAULT_TIMEOUT: Final = 10.0
 _LONGEST_TIMEOUT: Final = 300.0

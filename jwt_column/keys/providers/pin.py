@@ -10,8 +10,6 @@ from typing import Final
 from ...errors import ConfigurationError
 from ..regular_file import read_regular
 
-__all__ = ["read_pin"]
-
 #: The size limit of a PIN file.
 _MAX_BYTES: Final = 1024
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..wrapping import AssociatedData, WrappedKey
     from .pkcs11_kek import KEK
 
-__all__ = ["PKCS11Wrapper", "open_wrapper"]
-
 Result = TypeVar("Result")
 
 #: Module and PIN source for a URI that names none. The URI can then be the same on every host.
@@ -55,12 +53,8 @@ class PKCS11Wrapper:
 
     def __init__(self, rest: str) -> None:
         self._name = _pkcs11_uri.parse(rest)
-        self._rest = rest
-
-    @property
-    def uri(self) -> str:
-        """The URI. It holds no PIN."""
-        return f"pkcs11:{self._rest}"
+        #: The URI. It holds no PIN.
+        self.uri: str = f"pkcs11:{rest}"
 
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
         """Return the data key under the KEK: 61 bytes by AES-GCM, or 73 bytes by AES key wrap."""

@@ -23,8 +23,6 @@ from ...errors import ConfigurationError, KeyRingError
 if TYPE_CHECKING:
     from ..wrapping import AssociatedData, WrappedKey
 
-__all__ = ["IV_LENGTH", "KEK", "find"]
-
 IV_LENGTH: Final = 12  # SP 800-38D section 8.2.2: random, 96 bits.
 
 _GCM: Final = b"\x01"

@@ -17,8 +17,6 @@ from ..process import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["initialize_again", "load", "turn"]
-
 _lock: Final = PerProcess(threading.Lock)
 
 #: The process that initialized each module, by path; None after an error.

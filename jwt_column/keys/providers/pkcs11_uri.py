@@ -13,8 +13,6 @@ from urllib.parse import unquote_to_bytes
 from ...errors import ConfigurationError
 from .parameters import seconds_of
 
-__all__ = ["KEKName", "parse", "pin_source"]
-
 # RFC 7512 section 2.3: pk11-pchar of the path, and of the query.
 _CHARACTER: Final = r"[A-Za-z0-9\-._~:\[\]@!$'()*+,=%s]|%%[0-9A-Fa-f]{2}"
 _PATH_VALUE: Final = re.compile(rf"(?:{_CHARACTER % '&'})*")
@@ -31,11 +29,7 @@ class KEKName:
     """A parsed URI. None stands for an absent attribute, which matches anything.
 
     Attributes:
-        token: Label of the token.
-        manufacturer: Manufacturer of the token.
-        model: Model of the token.
-        serial: Serial number of the token.
-        slot_id: Number of the token's slot.
+        token: Label of the token, which the next four describe too.
         label: Label of the key, its CKA_LABEL.
         id: Identifier of the key, its CKA_ID.
         module_path: The PKCS#11 module: a path, or a name that the dynamic linker finds.

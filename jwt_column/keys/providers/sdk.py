@@ -13,8 +13,6 @@ from ...errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["import_sdk", "unlogged"]
-
 _in_a_call: Final[ContextVar[bool]] = ContextVar("jwt_column_in_a_call", default=False)
 
 

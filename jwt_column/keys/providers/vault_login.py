@@ -12,8 +12,6 @@ from ..regular_file import read_regular
 if TYPE_CHECKING:
     from .vault_uri import KEKName
 
-__all__ = ["log_in"]
-
 # A batch token of Vault is a few hundred characters long.
 _MAX_BYTES: Final = 64 * 1024
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from ..wrapping import AssociatedData, WrappedKey
 
-__all__ = ["DerivedTransitWrapper", "TransitWrapper", "open_wrapper"]
-
 Result = TypeVar("Result")
 
 _KEY_LENGTH: Final = 32
@@ -44,39 +42,26 @@ def open_wrapper(rest: str) -> TransitWrapper:
         ConfigurationError: The URI names no key.
     """
     name = parse(rest)
-    return DerivedTransitWrapper(name, rest) if name.is_derived else TransitWrapper(name, rest)
+    return DerivedTransitWrapper(name, rest) if name.derived == "true" else TransitWrapper(name, rest)
 
 
 class TransitWrapper:
-    """A key of transit that was made without ``derived=true``.
-
-    Args:
-        name: The parsed URI.
-        rest: The URI without its scheme.
-    """
+    """A key of transit that was made without ``derived=true``."""
 
     #: The parameter of transit that binds a wrapped key.
     _binding = "associated_data"
 
     def __init__(self, name: KEKName, rest: str) -> None:
         self._name = name
-        self._rest = rest
+        #: The URI. It holds no secret.
+        self.uri: str = f"{SCHEME}:{rest}"
         self._token: str | None = None
-
-    @property
-    def uri(self) -> str:
-        """The URI. It holds no secret."""
-        return f"{SCHEME}:{self._rest}"
 
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
         """Return the data key under the newest version of the KEK: about 90 bytes."""
         body = {"plaintext": b64encode(key).decode(), self._binding: _encoded(associated_data)}
 
-        def encrypt(server: _Server) -> bytes:
-            ciphertext = server.data("encrypt", body).get("ciphertext")
-            return server.ciphertext(ciphertext)
-
-        return self._ask(encrypt)
+        return self._ask(lambda server: server.ciphertext(server.data("encrypt", body).get("ciphertext")))
 
     def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
         """Return the data keys, with one request per hundred."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 from urllib.parse import urlsplit
 
 from ...errors import ConfigurationError
 from .parameters import seconds_of, split_parameters
-
-__all__ = ["SCHEME", "KEKName", "parse"]
 
 SCHEME: Final = "vault-transit"
 
@@ -27,18 +25,6 @@ _PATH: Final = re.compile(
     rf"(?P<mount>{_MOUNT.pattern})/keys/(?P<key>[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 )
 _DEFAULT_PORT: Final = 8200
-_PARAMETERS: Final = (
-    "auth",
-    "auth_mount",
-    "ca",
-    "derived",
-    "namespace",
-    "role_id_file",
-    "secret_id_file",
-    "timeout",
-    "tls",
-    "token_file",
-)
 _CHOICES: Final = {"auth": ("token", "approle"), "derived": ("true", "false"), "tls": ("on", "off")}
 
 
@@ -49,9 +35,9 @@ class KEKName:
     Attributes:
         host: Host and port of the server, or None for ``VAULT_ADDR``.
         mount: Mount point of transit.
-        key: Name of the key.
-        is_derived: True if the key was made with ``derived=true``.
-        allows_http: True if plain HTTP is allowed, also to another machine.
+        timeout: Time limit of a call in seconds, retries included.
+        derived: ``"false"`` if the key was made without ``derived=true``.
+        tls: ``"off"`` if plain HTTP is allowed, also to another machine.
         ca: File of trusted certificates, or None for ``VAULT_CACERT``, else those of the system.
         namespace: Vault's namespace, or None for ``VAULT_NAMESPACE``.
         auth: ``token`` or ``approle``, or None for the one that has credentials.
@@ -59,22 +45,21 @@ class KEKName:
         token_file: File of the token, or None for ``VAULT_TOKEN``.
         role_id_file: File of the role id, or None for ``VAULT_ROLE_ID``.
         secret_id_file: File of the secret id, or None for ``VAULT_SECRET_ID``.
-        timeout: Time limit of a call in seconds, retries included.
     """
 
     host: str | None
     mount: str
     key: str
-    is_derived: bool
-    allows_http: bool
-    ca: str | None
-    namespace: str | None
-    auth: str | None
-    auth_mount: str
-    token_file: str | None
-    role_id_file: str | None
-    secret_id_file: str | None
     timeout: float
+    derived: str = "true"
+    tls: str = "on"
+    ca: str | None = None
+    namespace: str | None = None
+    auth: str | None = None
+    auth_mount: str = "approle"
+    token_file: str | None = None
+    role_id_file: str | None = None
+    secret_id_file: str | None = None
 
     def address(self) -> str:
         """Return the server's URL.
@@ -86,7 +71,8 @@ class KEKName:
                 would be unencrypted over a network.
         """
         given = os.environ.get("VAULT_ADDR", "").rstrip("/")
-        named = f"{'http' if self.allows_http else 'https'}://{self.host}" if self.host else None
+        allows_http = self.tls == "off"
+        named = f"{'http' if allows_http else 'https'}://{self.host}" if self.host else None
         if given and named not in (None, given):
             raise ConfigurationError(
                 f"the URI names the server {named}, and VAULT_ADDR names another; correct one of them, or remove the "
@@ -100,7 +86,7 @@ class KEKName:
         url = urlsplit(address)
         if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
             raise ConfigurationError("VAULT_ADDR is a URL such as https://vault.example:8200")
-        if url.scheme == "http" and not self.allows_http and not _is_loopback(url.hostname):
+        if url.scheme == "http" and not allows_http and not _is_loopback(url.hostname):
             raise ConfigurationError(
                 f"the connection to {address} is not encrypted and would show data keys and tokens; use https, or add "
                 "tls=off behind the ? of the URI if the network is safe"
@@ -114,7 +100,8 @@ def parse(rest: str) -> KEKName:
     Raises:
         ConfigurationError: It names no key, or has unknown parameters.
     """
-    path, given = split_parameters(rest, SCHEME, *_PARAMETERS)
+    _, _, _, *parameters = (field.name for field in fields(KEKName))
+    path, given = split_parameters(rest, SCHEME, *sorted(parameters))
     found = _PATH.fullmatch(path)
     if found is None:
         raise ConfigurationError(
@@ -124,27 +111,15 @@ def parse(rest: str) -> KEKName:
     for name, choices in _CHOICES.items():
         if given.get(name, choices[0]) not in choices:
             raise ConfigurationError(f"{name}= of a {SCHEME}: URI is {' or '.join(choices)}")
-    auth_mount = given.get("auth_mount", "approle")
-    if not _MOUNT.fullmatch(auth_mount):
+    if not _MOUNT.fullmatch(given.get("auth_mount", "approle")):
         raise ConfigurationError(
             f"auth_mount= of a {SCHEME}: URI is the mount point of AppRole, as in approle"
         )
     host = found["host"]
-    return KEKName(
-        host=None if host is None else f"{host}:{found['port'] or _DEFAULT_PORT}",
-        mount=found["mount"],
-        key=found["key"],
-        is_derived=given.get("derived") != "false",
-        allows_http=given.get("tls") == "off",
-        ca=given.get("ca"),
-        namespace=given.get("namespace"),
-        auth=given.get("auth"),
-        auth_mount=auth_mount,
-        token_file=given.get("token_file"),
-        role_id_file=given.get("role_id_file"),
-        secret_id_file=given.get("secret_id_file"),
-        timeout=seconds_of(given),
-    )
+    server = None if host is None else f"{host}:{found['port'] or _DEFAULT_PORT}"
+    timeout = seconds_of(given)
+    given.pop("timeout", None)
+    return KEKName(server, found["mount"], found["key"], timeout, **given)
 
 
 def _is_loopback(host: str) -> bool:

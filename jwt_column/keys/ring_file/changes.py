@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-__all__ = ["activated", "added", "compromised", "created", "destroyed", "removed", "rewrapped"]
-
 
 def created(
     name: str,

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["PREVIOUS", "create", "previous_of", "read", "replace", "update"]
-
 #: The suffix of the previous version.
 PREVIOUS: Final = ".previous"
 
@@ -91,14 +89,8 @@ def replace(path: Path, data: bytes, mode: int) -> None:
 def update(path: Path, old: bytes, new: bytes, *, keep_previous: bool = True) -> None:
     """Replace a file if it still holds the bytes that were read, and keep or delete the previous version.
 
-    Owner and mode are kept as far as this process may set them. A lock covers comparison and write: of two changes
-    that began with the same version one is refused, and none is lost.
-
-    Args:
-        path: The file.
-        old: The bytes that were read.
-        new: The bytes to write.
-        keep_previous: Keep *old* beside it, as ``NAME.previous``; if False, an older ``NAME.previous`` is deleted too.
+    The previous version is ``NAME.previous``. Owner and mode are kept as far as this process may set them. A lock
+    covers comparison and write: of two changes that began with the same version one is refused, and none is lost.
 
     Raises:
         ConfigurationError: The file was changed meanwhile, or cannot be written; nothing was changed.

@@ -9,7 +9,6 @@ import json
 import re
 from codecs import BOM_UTF8
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Final
@@ -20,23 +19,13 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from ...errors import KeyRingError
 from ...format import base64url
 from ..wrapping import AssociatedData, WrappedKey
+from .members import TIME, Members, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from ..data_key import DataKey
-
-__all__ = [
-    "MAX_BYTES",
-    "MAX_DESTROYED",
-    "MAX_KEYS",
-    "MAX_WRAPPED",
-    "DestroyedKey",
-    "KeyEntry",
-    "KeyState",
-    "RingFile",
-    "is_ring_file",
-]
 
 #: The size limit of a file.
 MAX_BYTES: Final = 1024 * 1024
@@ -53,14 +42,12 @@ _VERSION: Final = 1
 _WITH_DESTROYED: Final = 2
 #: The size limit of one wrapped key, in bytes.
 MAX_WRAPPED: Final = 4_096
-_MAX_REVISION: Final = (
-    2**53 - 1
-)  # the largest integer that every JSON library reads exactly (RFC 7493 section 2.2)
+# The largest integer that every JSON library reads exactly (RFC 7493 section 2.2).
+_MAX_REVISION: Final = 2**53 - 1
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}\Z")
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]{0,2000}\Z")
-_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class KeyState(StrEnum):
@@ -82,17 +69,12 @@ _TIMES: Final = ("created", "activated", "deactivated", "compromised")
 
 @dataclass(frozen=True)
 class KeyEntry:
-    """One key of a key-ring file.
+    """One key of a key-ring file. Its times are in UTC, to the second; all but the first may be None.
 
     Attributes:
-        id: Key id, 8 lower-case hex digits.
-        state: The state, which decides whether the key encrypts.
+        state: Decides whether the key encrypts.
         wrapped_by: The URI of the KEK. Holds no secret.
         wrapped: The key under the KEK, 1 to 4,096 bytes.
-        created: Time of creation. All times are in UTC, to the second; the others may be None.
-        activated: Time at which it became active.
-        deactivated: Time at which another key took its place.
-        compromised: Time at which it was marked as compromised.
         tenant: The only tenant whose rows it encrypts, or None.
         mac: The mac of the whole file under this key, 32 bytes; empty before the file is sealed.
     """
@@ -111,13 +93,7 @@ class KeyEntry:
 
 @dataclass(frozen=True)
 class DestroyedKey:
-    """A key that was destroyed on purpose: nothing that is under it will ever be read again.
-
-    Attributes:
-        id: Key id, 8 lower-case hex digits.
-        destroyed: The time at which it was marked.
-        tenant: The tenant whose key it was, or None.
-    """
+    """A key that was destroyed on purpose, and when it was marked: nothing under it will ever be read again."""
 
     id: str
     destroyed: datetime
@@ -147,7 +123,7 @@ class RingFile:
         Raises:
             KeyRingError: It is not a key-ring file of version 1 or 2; the message names the place and shows no content.
         """
-        top = _Members(_parse(data), "")
+        top = Members(parse(data), "")
         if top.take("format", str) != _FORMAT:
             raise KeyRingError(f'it is not a key-ring file: its "format" is not "{_FORMAT}"')
         version = top.take("version", int)
@@ -281,7 +257,7 @@ def _entry_to_json(entry: KeyEntry, *, with_mac: bool) -> dict[str, str]:
     for name in _TIMES:
         time = getattr(entry, name)
         if time is not None:
-            members[name] = time.strftime(_TIME)
+            members[name] = time.strftime(TIME)
     members["wrapped_by"] = entry.wrapped_by
     members["wrapped"] = base64url.encode(entry.wrapped)
     if with_mac:
@@ -291,19 +267,19 @@ def _entry_to_json(entry: KeyEntry, *, with_mac: bool) -> dict[str, str]:
 
 def _destroyed_to_json(key: DestroyedKey) -> dict[str, str]:
     tenant = {} if key.tenant is None else {"tenant": key.tenant}
-    return {"id": key.id, **tenant, "destroyed": key.destroyed.strftime(_TIME)}
+    return {"id": key.id, **tenant, "destroyed": key.destroyed.strftime(TIME)}
 
 
 def _destroyed_of(value: object, number: int) -> DestroyedKey:
     """Parse the *number*-th destroyed key of the file."""
-    members = _Members(value, f"destroyed key {number}: ")
+    members = Members(value, f"destroyed key {number}: ")
     key_id, tenant = _id_of(members), _tenant_of(members)
     time = members.take_time("destroyed")
     members.refuse_others()
     return DestroyedKey(key_id, time, tenant)
 
 
-def _id_of(members: _Members) -> str:
+def _id_of(members: Members) -> str:
     key_id: str = members.take("id", str)
     if not _KEY_ID.match(key_id):
         raise members.error("id", "is not 8 lower-case hex digits")
@@ -311,7 +287,7 @@ def _id_of(members: _Members) -> str:
     return key_id
 
 
-def _tenant_of(members: _Members) -> str | None:
+def _tenant_of(members: Members) -> str | None:
     tenant: str | None = members.take("tenant", str) if "tenant" in members else None
     if tenant is not None and not _NAME.match(tenant):
         raise members.error("tenant", "is not 1 to 64 of the characters A-Z a-z 0-9 . _ -")
@@ -320,7 +296,7 @@ def _tenant_of(members: _Members) -> str | None:
 
 def _entry_of(value: object, number: int) -> KeyEntry:
     """Parse the *number*-th key of the file."""
-    members = _Members(value, f"key {number}: ")
+    members = Members(value, f"key {number}: ")
     key_id = _id_of(members)
     state = members.take("state", str)
     if state not in set(KeyState):
@@ -355,84 +331,3 @@ def check_name(name: str, kind: str) -> str:
     if not _NAME.match(name):
         raise KeyRingError(f"the name of a {kind} is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
     return name
-
-
-class _Members:
-    """The members of a JSON object. Each is taken once; leftovers are refused."""
-
-    def __init__(self, value: object, where: str) -> None:
-        self.where = where
-        if not isinstance(value, dict):
-            raise KeyRingError(f"{where or 'the file '}is not a JSON object")
-        self._left = dict(value)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._left
-
-    def error(self, name: str, problem: str) -> KeyRingError:
-        """Return an error that names a member and does not show its value."""
-        return KeyRingError(f'{self.where}"{name}" {problem}')
-
-    def take(self, name: str, kind: type[Any]) -> Any:
-        """Return a member of exactly this type: a ``bool`` is not taken for an ``int``."""
-        if name not in self._left:
-            raise self.error(name, "is missing")
-        value = self._left.pop(name)
-        if type(value) is not kind:
-            raise self.error(name, f"is a {type(value).__name__}, not a {kind.__name__}")
-        return value
-
-    def take_time(self, name: str) -> datetime:
-        """Return a time. Only the spelling of :meth:`RingFile.to_bytes` is accepted."""
-        text: str = self.take(name, str)
-        try:
-            time = datetime.strptime(text, _TIME).replace(tzinfo=UTC)
-        except ValueError:
-            time = None
-        # strptime also accepts digits of other scripts, and single digits.
-        if time is None or time.strftime(_TIME) != text:
-            raise self.error(name, "is not a time as in 2026-11-23T19:57:00Z")
-        return time
-
-    def take_bytes(self, name: str, most: int) -> bytes:
-        """Return the bytes of a base64url text."""
-        data = base64url.decode_canonical(self.take(name, str))
-        if data is None or not 1 <= len(data) <= most:
-            raise self.error(name, f"is not 1 to {most} bytes in base64url")
-        return data
-
-    def refuse_others(self) -> None:
-        """Refuse unknown members: this release would lose their meaning when it writes the file."""
-        if self._left:
-            raise KeyRingError(f"{self.where}there are members that this version of the format does not have")
-
-
-def _parse(data: bytes) -> object:
-    """Return the JSON value of a file. Errors of the JSON library are dropped: they hold the file's text."""
-    try:
-        return json.loads(
-            data.removeprefix(BOM_UTF8).decode(),
-            object_pairs_hook=_unique,
-            parse_float=_refuse,
-            parse_constant=_refuse,
-        )
-    except _RepeatedNameError:
-        problem = "it has a JSON object with one name twice"
-    except (ValueError, RecursionError):
-        problem = "it is not JSON in UTF-8, or it has numbers that are not integers"
-    raise KeyRingError(problem)
-
-
-class _RepeatedNameError(Exception):
-    """Two members of an object have one name; JSON libraries disagree about the one that counts."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise _RepeatedNameError
-    return members
-
-
-def _refuse(_text: str) -> Any:
-    raise ValueError

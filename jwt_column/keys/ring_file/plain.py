@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["key_file_bytes", "read_plain_keys", "refuse_swallowed_key", "write_key_file"]
-
 _KEY_CHARACTERS: Final = 43
 
 # A larger file is not a file of keys.
@@ -26,12 +24,7 @@ _MAX_BYTES: Final = 64 * 1024
 
 
 def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
-    """Return the keys of a file of plain keys.
-
-    Args:
-        path: Its path, for errors.
-        data: Its bytes. Secret.
-        mode: Its permissions.
+    """Return the keys of a file of plain keys with this path, these bytes, which are secret, and these permissions.
 
     Raises:
         KeyRingError: Others may read or write the file, a line is not a key, or there is no key.
@@ -55,21 +48,26 @@ def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
         refuse_swallowed_key(line, f"{path}, line {number}")
         if not line or line.startswith("#"):
             continue
-        try:
-            keys.append(DataKey(line))
-        except KeyRingError as error:
-            raise KeyRingError(f"{path}, line {number}: {error}") from None
+        keys.append(key_of(line, f"{path}, line {number}"))
     if not keys:
         raise KeyRingError(f"{path} holds no key; 'jwt-column keys generate --file {path}' makes one")
     return tuple(keys)
 
 
-def refuse_swallowed_key(line: str, where: str) -> None:
-    """Raise for a line of comment that a key follows.
+def key_of(text: str, where: str) -> DataKey:
+    """Return the key of a text.
 
     Raises:
-        KeyRingError: It is one; the message says where.
+        KeyRingError: It is malformed; the message says where.
     """
+    try:
+        return DataKey(text)
+    except KeyRingError as error:
+        raise KeyRingError(f"{where}: {error}") from None
+
+
+def refuse_swallowed_key(line: str, where: str) -> None:
+    """Raise a KeyRingError that says where for a line of comment that a key follows."""
     if line.startswith("#") and _ends_with_key(line):
         raise KeyRingError(
             f"{where}: a key follows a comment, as after an append to a file without a line feed at its end; put the "

@@ -18,21 +18,13 @@ if TYPE_CHECKING:
 
     from ..data_key import DataKey
 
-__all__ = ["StoredRing", "create_ring_file"]
-
 # Its keys are wrapped, so anyone may read it. Only its owner may write it.
 _MODE = 0o644
 
 
 @dataclass(frozen=True)
 class StoredRing:
-    """A key-ring file as it was read.
-
-    Attributes:
-        path: Its path.
-        data: Its bytes.
-        file: Its parsed form.
-    """
+    """A key-ring file as it was read: its path, its bytes and its parsed form."""
 
     path: Path
     data: bytes

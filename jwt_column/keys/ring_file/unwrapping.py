@@ -18,33 +18,16 @@ if TYPE_CHECKING:
     from ..wrapping import KeyWrapper
     from .format import KeyEntry, RingFile
 
-__all__ = ["Unwrapped", "rewrap", "try_unwrap", "unwrap", "wrap"]
-
 
 class Unwrapped(NamedTuple):
-    """The keys of a key-ring file that unwrapped, and the errors of the others.
-
-    Attributes:
-        keys: The keys that unwrapped and have the key id of their entry, by key id.
-        failures: The errors of the others, by key id.
-    """
+    """The keys of a key-ring file that unwrapped and have the key id of their entry, and the errors of the others."""
 
     keys: dict[str, DataKey]
     failures: dict[str, JWTColumnError]
 
 
 def unwrap(file: RingFile, keks: Sequence[str] | None = None) -> dict[str, DataKey]:
-    """Return all keys of a file by key id, after they have authenticated it.
-
-    Args:
-        file: The file.
-        keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
-
-    Raises:
-        KeyRingError: A wrapped key has another key id, or the file was changed without its keys.
-        KeyUnavailableError: A KEK is unavailable.
-        ConfigurationError: A KEK is not allowed, or its URI, or a file or variable that it names, is wrong.
-    """
+    """Return all keys of a file by key id, after they have authenticated it; see :meth:`StoredRing.unwrap`."""
     check_allowed((entry.wrapped_by for entry in file.keys), keks)
     keys = {}
     for uri, entries in _by_kek(file.keys).items():
@@ -56,33 +39,32 @@ def unwrap(file: RingFile, keks: Sequence[str] | None = None) -> dict[str, DataK
 def try_unwrap(file: RingFile, keks: Sequence[str] | None = None) -> Unwrapped:
     """Return the keys that unwrap, and the errors of the others. Does not authenticate the file."""
     unwrapped = Unwrapped({}, {})
-    for uri, entries in _by_kek(file.keys).items():
+    waiting = list(_by_kek(file.keys).values())
+    while waiting:
+        entries = waiting.pop(0)
+        uri = entries[0].wrapped_by
         try:
             check_allowed([uri], keks)
             unwrapped.keys.update(_unwrap_by(open_wrapper(uri), file, entries))
             continue
         except JWTColumnError as error:
             failure = _bare(error)
-        is_one_key = isinstance(failure, KeyRingError) and not isinstance(failure, KeyUnavailableError)
-        for entry in entries:
-            if is_one_key and len(entries) > 1:
-                # One bad key fails the call for all of them. Single calls find it.
-                try:
-                    unwrapped.keys.update(_unwrap_by(open_wrapper(uri), file, [entry]))
-                    continue
-                except JWTColumnError as error:
-                    failure = _bare(error)
-            unwrapped.failures[entry.id] = failure
+        if (
+            len(entries) > 1
+            and isinstance(failure, KeyRingError)
+            and not isinstance(failure, KeyUnavailableError)
+        ):
+            # One bad key fails the call for all of them. Single calls find it.
+            waiting[:0] = [[entry] for entry in entries]
+        else:
+            unwrapped.failures.update({entry.id: failure for entry in entries})
     return unwrapped
 
 
 def wrap(wrapper: KeyWrapper, ring: str, keys: Sequence[DataKey]) -> list[bytes]:
-    """Return data keys under a KEK, each unwrapped again and compared: they may become the only copies.
+    """Return data keys under a KEK, bound to the ring of this name.
 
-    Args:
-        wrapper: The KEK.
-        ring: The name of the ring that they are bound to.
-        keys: The data keys.
+    Each is unwrapped again and compared: they may become the only copies.
 
     Raises:
         KeyRingError: A wrapped key does not unwrap to the same key.
@@ -122,8 +104,7 @@ def _unwrap_by(wrapper: KeyWrapper, file: RingFile, entries: Sequence[KeyEntry])
         key = DataKey(secret, tenant=entry.tenant)
         if key.id != entry.id:
             raise KeyRingError(
-                f"the entry of key {entry.id} holds another key, {key.id}; restore the file",
-                key_id=entry.id,
+                f"the entry of key {entry.id} holds another key, {key.id}; restore the file", key_id=entry.id
             )
         keys[entry.id] = key
     return keys

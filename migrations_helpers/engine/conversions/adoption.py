@@ -17,6 +17,7 @@ from jwt_column.errors import (
     MalformedEnvelopeError,
 )
 from jwt_column.format import envelope
+from jwt_column.option_values import FUNCTION
 
 from .base import Rows, limited
 
@@ -40,11 +41,7 @@ _CUT_ENVELOPE: Final = re.compile(r"jc(?:[0-9a-f]{2}){6}")
 class Adoption:
     """Plaintext, or the ciphertext of another library, becomes envelopes.
 
-    Args:
-        type_: The column's type.
-        value: The column, with its raw type.
-        decrypt_with: Reads a stored value of another format and returns the token; None reads plaintext.
-        capacity: Bytes that the column holds; a row that would need more is left as it is. None for no limit.
+    *decrypt_with* reads a stored value of another format and returns the token; None reads plaintext.
 
     Raises:
         ConfigurationError: The column is bound to values of its row, which a run over one column does not read.
@@ -60,6 +57,7 @@ class Adoption:
         *,
         capacity: int | None = None,
     ) -> None:
+        FUNCTION.or_none.check(decrypt_with=decrypt_with)
         if type_.bound_to:
             raise ConfigurationError(
                 f"{type_.context} is bound to {', '.join(type_.bound_to)} of its row, and envelopes made here would "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import and_, not_, or_
 
+from jwt_column.column.binding import open_bound
 from jwt_column.column.cipher import OTHER_TYPE
 from jwt_column.column.header_sql import HeaderSQL
 from jwt_column.errors import InvalidTokenError, JWTColumnError
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnClause, ColumnElement
 
     from jwt_column.column.types import EncryptedJWT
+    from jwt_column.format.token import JWT
 
     from ..expired import Expired
     from ..layouts import Allowed
 
-__all__ = ["Conversion", "Rows", "Stored", "count_key_ids", "limited", "was_read"]
+__all__ = ["Conversion", "OfEnvelopes", "Rows", "Stored", "limited", "was_read"]
 
 #: A value as the database has it.
 Stored = bytes | str
@@ -102,7 +104,10 @@ class Rows:
 
 
 class Conversion(Protocol):
-    """From one stored form to another, row by row; done when no row is pending."""
+    """From one stored form to another, row by row; done when no row is pending.
+
+    It is made of the column's type, the raw column, and ``capacity=``: a row that would need more bytes is left.
+    """
 
     #: The key id that rows are written under; None if they become plaintext.
     key_id: str | None
@@ -131,6 +136,37 @@ class Conversion(Protocol):
         """
 
 
+class OfEnvelopes:
+    """The part of a conversion that reads envelopes."""
+
+    calls_out = False
+
+    def __init__(self, type_: EncryptedJWT) -> None:
+        self.type_ = type_
+        self._cipher = type_.cipher()
+        self._ring = type_.ring()
+
+    @staticmethod
+    def origins(old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:  # noqa: ARG004
+        """Count envelopes by their key id."""
+        # Of many values few begin differently, and only those are written in hex.
+        counted = Counter([value[_KEY_ID] if type(value) is bytes else value[_TEXT_KEY_ID] for value in old])
+        key_ids: Counter[str] = Counter()
+        for key_id, rows in counted.items():
+            key_ids[key_id.hex() if isinstance(key_id, bytes) else key_id] += rows
+        return key_ids
+
+    def open(self, stored: Stored, *bound: Any) -> JWT:
+        """Return the token of an envelope."""
+        return open_bound(
+            lambda binding: self._cipher.decrypt(stored, self._ring, binding), self.type_.bound_to, bound
+        )
+
+    def token(self, stored: Stored, *bound: Any) -> Stored:
+        """Return the token of an envelope; plaintext is one."""
+        return self.open(stored, *bound) if envelope.looks_like_envelope(stored) else stored
+
+
 def was_read(error: JWTColumnError) -> bool:
     """Return True if the row decrypted but its token does not fit the column."""
     return isinstance(error, InvalidTokenError) and error.reason in _REFUSED_BY_THE_COLUMN
@@ -157,13 +193,3 @@ def limited(capacity: int | None, convert: Callable[..., Stored], context: str) 
         return new
 
     return convert_within
-
-
-def count_key_ids(stored: Sequence[Stored]) -> Counter[str]:
-    """Count envelopes by their key id."""
-    # Of many values few begin differently, and only those are written in hex.
-    counted = Counter([value[_KEY_ID] if type(value) is bytes else value[_TEXT_KEY_ID] for value in stored])
-    key_ids: Counter[str] = Counter()
-    for key_id, rows in counted.items():
-        key_ids[key_id.hex() if isinstance(key_id, bytes) else key_id] += rows
-    return key_ids

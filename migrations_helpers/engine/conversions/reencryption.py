@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,20 +10,17 @@ from sqlalchemy import and_, not_
 
 from jwt_column.column.binding import open_bound
 from jwt_column.database.key_order import KeyRange
-from jwt_column.format import envelope
 
 from ..layouts import Allowed, FoundFields
-from .base import Rows, count_key_ids, limited
+from .base import OfEnvelopes, Rows, limited
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from sqlalchemy import ColumnClause, ColumnElement, Row, Select
 
     from jwt_column.column.header_sql import HeaderSQL
     from jwt_column.column.types import EncryptedJWT
-    from jwt_column.format.token import JWT
 
     from ..expired import Expired
     from ..table import RunTable
@@ -30,22 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Recomputation", "Reencryption", "find_lost_fields"]
 
+logger: logging.Logger = logging.getLogger("migrations_helpers")
+
 # Rows that are opened to find the names of their fingerprints. A claim that one row lacks, another one may have.
 _SAMPLED: Final = 20
 
 
-class Reencryption:
+class Reencryption(OfEnvelopes):
     """Stale envelopes become current ones.
 
-    Args:
-        type_: The column's type.
-        value: The column, with its raw type.
-        capacity: Bytes that the column holds; a row that would need more is left as it is. None for no limit.
-        expired: The treatment of expired rows; None re-encrypts them too.
-        drop: Index fields that rows may lose; see :class:`~migrations_helpers.engine.layouts.Allowed`.
+    *drop* names index fields that rows may lose; see :class:`~migrations_helpers.engine.layouts.Allowed`.
     """
 
-    calls_out = False
     leaves_plaintext = True
 
     def __init__(
@@ -57,9 +51,7 @@ class Reencryption:
         expired: Expired | None = None,
         drop: tuple[str, ...] = (),
     ) -> None:
-        self.type_ = type_
-        self._cipher = type_.cipher()
-        self._ring = type_.ring()
+        super().__init__(type_)
         self.key_id: str | None = self._ring.active
         self._stamps = [self._cipher.stamp(key_id) for key_id in self._ring.current_key_ids]
         self.allowed: Allowed = Allowed(type_, drop)
@@ -79,32 +71,12 @@ class Reencryption:
     def _convert_bound(self, stored: Stored, *bound: Any) -> Stored:
         return open_bound(lambda binding: self._reseal(stored, binding), self.type_.bound_to, bound)
 
-    @staticmethod
-    def origins(old: Sequence[Stored], new: Sequence[Stored]) -> Counter[str]:  # noqa: ARG004
-        """Count the key ids of the old envelopes."""
-        return count_key_ids(old)
-
-    def open(self, stored: Stored, *bound: Any) -> JWT:
-        """Return the token of an envelope."""
-        return open_bound(
-            lambda binding: self._cipher.decrypt(stored, self._ring, binding), self.type_.bound_to, bound
-        )
-
-    def token(self, stored: Stored, *bound: Any) -> Stored:
-        """Return the token of an envelope; plaintext, which a re-encryption leaves alone, is one."""
-        return self.open(stored, *bound) if envelope.looks_like_envelope(stored) else stored
-
 
 class Recomputation(Reencryption):
     """Current envelopes whose index fields are not those of their token get a new envelope; others stay as they are.
 
     An older release may have made other fingerprints or another expiry of a token. No condition of SQL tells such rows,
     so every current one is opened.
-
-    Args:
-        type_: The column's type.
-        value: The column, with its raw type.
-        capacity: Bytes that the column holds; a row that would need more is left as it is. None for no limit.
     """
 
     def __init__(self, type_: EncryptedJWT, value: ColumnClause[Any], *, capacity: int | None = None) -> None:
@@ -131,11 +103,7 @@ def find_lost_fields(
 ) -> str | None:
     """Return a sentence on the index fields that a run would drop, with the type that keeps them, or None.
 
-    Args:
-        read: Executes a statement.
-        table: The table.
-        conversion: The conversion of the run.
-        is_any_protected: Whether rows hold more fields than the conversion may drop. If not, names are compared.
+    If no row is protected, which is one with more fields than the conversion may drop, names are compared.
     """
     found = FoundFields(conversion.type_, conversion.open)
     conditions = [conversion.rows.pending]
@@ -144,10 +112,19 @@ def find_lost_fields(
     for condition in conditions:
         for row in read(table.rows(condition, KeyRange(), _SAMPLED)):
             found.add(row[-1], table.bound_of(row))
+    name = f"{table.name}.{table.value.name}"
     lost = found.lost(conversion.allowed)
     if not lost:
+        absent = found.absent(conversion.allowed.drop)
+        if absent:
+            # No error: of rows that are done, or that never had the field, the same migration has nothing to drop.
+            logger.warning(
+                "%s: drop names %s, which none of the first rows has; is it misspelt?",
+                name,
+                ", ".join(map(repr, absent)),
+            )
         return None
     return (
-        f"{table.name}.{table.value.name}: rows have {' and '.join(lost)}, which type_ does not make and a run would "
+        f"{name}: rows have {' and '.join(lost)}, which type_ does not make and a run would "
         f"drop. Write type_={found.rendered()}"
     )

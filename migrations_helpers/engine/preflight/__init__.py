@@ -17,9 +17,10 @@ from jwt_column.database.reading import connected, rolled_back
 from jwt_column.errors import JWTColumnError, ReencryptionError
 
 from ..conversions import Adoption, Reencryption
+from ..reflection import Subject
 from ..schemas import effective_schema
-from .examination import Examination, Subject, examine
-from .kinds import finding
+from .examination import Examination, examine
+from .kinds import Fact, finding
 from .server import time_outs
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from jwt_column.auditing import Finding
-    from jwt_column.auditing.columns import AuditedColumn
     from jwt_column.column.types import EncryptedJWT
 
     from ..conversions import Conversion
@@ -62,24 +62,16 @@ def preflight(bind: Engine | Connection, target: Any) -> list[Finding]:
     try:
         with connected(bind, "preflight") as connection:
             for column in columns:
-                findings += _of_mapped(connection, column)
+                name, schema, type_ = column.column.name, column.table.schema, column.type_
+                subject = Subject(
+                    column.table.name, name, type_, schema=schema, conversions=_conversions(type_)
+                )
+                findings += preflight_column(connection, subject)
     except (SQLAlchemyError, OSError) as error:
         raise ReencryptionError(
             f"the database cannot be reached ({explained(error)}); nothing was done", reason="database"
         ) from None
     return sorted(findings, key=lambda one: (-one.severity.rank, one.column, one.code))
-
-
-def _of_mapped(connection: Connection, column: AuditedColumn) -> list[Finding]:
-    table = column.table
-    subject = Subject(
-        table.name,
-        column.column.name,
-        column.type_,
-        schema=table.schema,
-        conversions=_conversions(column.type_),
-    )
-    return preflight_column(connection, subject)
 
 
 def preflight_column(connection: Connection, subject: Subject) -> list[Finding]:
@@ -103,12 +95,8 @@ def preflight_column(connection: Connection, subject: Subject) -> list[Finding]:
     except SQLAlchemyError as error:
         if connection.invalidated:
             raise
-        name = f"{shown}.{subject.column}"
-        return [
-            finding(
-                "refused", name, f"the database refused ({explained(error)})", "mend that, and look again"
-            )
-        ]
+        fact = Fact("refused", f"the database refused ({explained(error)})", "mend that, and look again")
+        return [finding(f"{shown}.{subject.column}", fact)]
 
 
 def _conversions(type_: EncryptedJWT) -> Sequence[Callable[..., Conversion]]:

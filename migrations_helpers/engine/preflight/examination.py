@@ -10,80 +10,45 @@ from sqlalchemy import table as table_clause
 
 from jwt_column.auditing import Finding, Severity
 from jwt_column.auditing.declaration import longest_value
+from jwt_column.database.key_order import UNREADABLE, unreadable_key
 from jwt_column.errors import ReencryptionError
 
 from ..reflection import find_table
-from .keys import key_findings
-from .kinds import KINDS, finding
-from .relation import kind_finding, relation_findings, rows_hidden_finding
-from .rights import rights_findings
-from .room import column_findings, disk_findings
-from .server import server_findings
+from .kinds import KINDS, Fact, finding
+from .relation import hidden_facts, kind_facts, relation_facts
+from .rights import rights_facts
+from .room import column_facts, disk_facts
+from .server import bytes_facts, server_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy import Connection
 
-    from jwt_column.column.types import EncryptedJWT
-
-    from ..conversions import Conversion
+    from ..reflection import Subject
     from ..table import RunTable
 
-__all__ = ["Examination", "Subject", "examine"]
+__all__ = ["Examination", "examine"]
 
 logger: logging.Logger = logging.getLogger("migrations_helpers")
 
 _UNDONE = "nothing was done"
 # With one of these, rows are not read.
-_UNREADABLE: Final = frozenset({"rows-hidden", "rights-read"})
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The column that is examined.
-
-    Attributes:
-        table: The table's name.
-        column: The column's name.
-        type_: Its type.
-        schema: The table's schema, or None for the default.
-        shown: The table's name in messages; None for the name with the schema.
-        key_columns: A unique NOT NULL key to page by; None takes the primary key, else finds one.
-        preserve: Columns that a rewrite must leave alone although the database updates them by itself.
-        conversions: Make the conversions of the run; the column must have room for what they make.
-    """
-
-    table: str
-    column: str
-    type_: EncryptedJWT
-    schema: str | None = None
-    shown: str | None = None
-    key_columns: Sequence[str] | None = None
-    preserve: Sequence[str] = ()
-    conversions: Sequence[Callable[..., Conversion]] = ()
+_UNREADABLE: Final = ("rows-hidden", "rights-read")
 
 
 @dataclass(slots=True)
 class Examination:
-    """The findings of an examination.
+    """The findings of an examination, and the table, if there is one that a run could work on."""
 
-    Attributes:
-        findings: All of it.
-        is_empty: Whether the column holds no value.
-        table: The table; None if there is none that a run could work on.
-    """
-
+    column: str
     findings: list[Finding] = field(default_factory=list)
     is_empty: bool = False
     table: RunTable | None = None
     _failure: ReencryptionError | None = None
 
     def fit_table(self, *, writes: bool = True) -> RunTable:
-        """Return the table, if a run on it would be right.
-
-        Args:
-            writes: Whether rows are written. What forbids only that does not stop a reader.
+        """Return the table, if a run on it would be right; what forbids only to write does not stop a reader.
 
         Raises:
             ReencryptionError: A finding stands in the way; the message has every one, each with its cure.
@@ -102,11 +67,15 @@ class Examination:
             logger.info("%s: %s %s", one.column, one.message, one.action)
         return self.table
 
-    def found(self, code: str) -> bool:
-        """Return True if there is a finding of a kind."""
-        return any(one.code == code for one in self.findings)
+    def found(self, *codes: str) -> bool:
+        """Return True if there is a finding of one of these kinds."""
+        return any(one.code in codes for one in self.findings)
 
-    def fail(self, code: str, column: str, error: ReencryptionError) -> None:
+    def add(self, facts: Iterable[Fact]) -> None:
+        """Add facts as findings about the column."""
+        self.findings += [finding(self.column, fact) for fact in facts]
+
+    def fail(self, error: ReencryptionError) -> None:
         """Note why the table cannot be worked on."""
         self._failure = error
         text = str(error).rstrip(".")
@@ -116,66 +85,51 @@ class Examination:
         message, separator, action = text.partition(". ")
         if not separator:
             message, _, action = text.partition("; ")
-        self.findings.append(finding(code, column, message, action or "apply the migration that creates it"))
+        code = "table" if message.startswith("there is no") else "key"
+        self.add([Fact(code, message, action or "apply the migration that creates it")])
 
 
 def examine(connection: Connection, subject: Subject, limits: Mapping[str, str]) -> Examination:
     """Examine a column: everything that would stop a run, falsify it or make it slow, as far as can be known before.
 
-    Args:
-        connection: To the database, in a transaction or in autocommit mode.
-        subject: The column.
-        limits: The time-outs of its session, from :func:`~.server.time_outs`.
-
-    Raises:
-        sqlalchemy.exc.DBAPIError: The database refused.
+    *limits* are the time-outs of the session, from :func:`~.server.time_outs`.
     """
-    examination = Examination()
     clause = table_clause(subject.table, schema=subject.schema)
     shown = subject.shown or clause.fullname
-    name = f"{shown}.{subject.column}"
-    longest = longest_value(subject.type_)
-    found = examination.findings
-    found += server_findings(connection, name, longest, dict(limits))
-    kind = kind_finding(connection, name, shown, clause)
-    hidden = rows_hidden_finding(connection, name, clause)
-    found += [one for one in (kind, hidden) if one is not None]
-    if kind is not None:
+    examination = Examination(f"{shown}.{subject.column}")
+    add = examination.add
+    add(server_facts(connection, examination.column, longest_value(subject.type_), limits))
+    add(kind_facts(connection, shown, clause))
+    add(hidden_facts(connection, clause))
+    if examination.found("relation", "foreign-part"):
         return examination
     try:
-        table = find_table(
-            connection,
-            subject.table,
-            subject.column,
-            subject.type_,
-            schema=subject.schema,
-            shown=subject.shown,
-            key_columns=subject.key_columns,
-            preserve=subject.preserve,
-        )
+        examination.table = table = find_table(connection, subject)
     except ReencryptionError as error:
-        examination.fail("table" if str(error).startswith("there is no") else "key", name, error)
+        examination.fail(error)
         return examination
-    examination.table = table
-    found += rights_findings(connection, name, table)
-    found += relation_findings(connection, name, shown, table.clause, table.triggers)
-    if table.is_generated:
-        found.append(
-            finding(
-                "column-generated",
-                name,
-                f"{name} is generated by the database from other columns, and takes no other value",
-                "encrypt the column that it is made of",
-            )
-        )
-    can_read = not any(one.code in _UNREADABLE for one in found)
+    add(bytes_facts(connection, table))
+    add(rights_facts(connection, table))
+    add(relation_facts(connection, table))
+    can_read = not examination.found(*_UNREADABLE)
     if can_read:
         examination.is_empty = connection.execute(table.any_row()).first() is None
     if can_read and not examination.is_empty:
-        found += key_findings(connection, name, table)
-        found += column_findings(connection, name, table, subject.type_, subject.conversions)
-    found += disk_findings(connection, name, table)
+        add(_key_facts(connection, table))
+        add(column_facts(connection, table, subject.type_, subject.conversions))
+    add(disk_facts(connection, table))
     return examination
+
+
+def _key_facts(connection: Connection, table: RunTable) -> Iterator[Fact]:
+    """Yield the fact that a key has values that drivers cannot read, or read as others."""
+    key = unreadable_key(connection, table.order)
+    if key is not None:
+        yield Fact(
+            "key",
+            f"{table.name} cannot be paged by {key.name}: {UNREADABLE}",
+            "name a unique key of other types with key_columns= (--key-columns), after adding one if there is none",
+        )
 
 
 def _told(one: Finding) -> str:

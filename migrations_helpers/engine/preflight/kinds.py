@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from jwt_column.auditing import Finding, Severity
 
-__all__ = ["KINDS", "finding"]
+__all__ = ["KINDS", "Fact", "finding"]
 
 
 class _Kind(NamedTuple):
@@ -30,6 +30,7 @@ KINDS: Final = {
     "table": _STOPS,
     "relation": _STOPS,
     "key": _STOPS,
+    "bytes-altered": _STOPS,
     "rows-hidden": _STOPS,
     "rights-read": _STOPS,
     "rights-write": _STOPS_WRITERS,
@@ -55,8 +56,16 @@ KINDS: Final = {
 }
 
 
-def finding(code: str, column: str, message: str, action: str) -> Finding:
-    """Return a finding of one of these kinds."""
-    return Finding(
-        code, KINDS[code].severity, column, f"{message}.", 0, (), f"{action[:1].upper()}{action[1:]}."
-    )
+class Fact(NamedTuple):
+    """A finding without its column: the code of a kind, a clause that says what is the case, and the cure."""
+
+    code: str
+    message: str
+    action: str
+
+
+def finding(column: str, fact: Fact) -> Finding:
+    """Return a fact as a finding about a column."""
+    code, message, action = fact
+    severity = KINDS[code].severity
+    return Finding(code, severity, column, f"{message}.", 0, (), f"{action[:1].upper()}{action[1:]}.")

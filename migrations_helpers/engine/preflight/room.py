@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select, text
 
-from jwt_column.database.catalogue import IS_NAMED
+from jwt_column.database.catalogue import IS_NAMED, named
 from jwt_column.database.column_size import capacity_of, storage_of
 from jwt_column.errors import JWTColumnError, KeyUnavailableError
 
-from .kinds import finding
+from .kinds import Fact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
-    from jwt_column.auditing import Finding
     from jwt_column.column.types import EncryptedJWT
 
     from ..conversions import Conversion
     from ..table import RunTable
 
-__all__ = ["column_findings", "disk_findings"]
+__all__ = ["column_facts", "disk_facts"]
 
 # A token that does not fit into this many bytes is rare, and to look for one takes a scan of the table.
 _AMPLE: Final = 2**16 - 1
@@ -34,7 +33,7 @@ _PROBES: Final = 20
 _MIB: Final = 1024 * 1024
 # Shares of the table's size: bloat of a tenth and the log between two checkpoints; undo and row images of a binary
 # log; the journal of a batch.
-_GROWTH: Final = {"postgresql": 0.5, "mysql": 1.0, "mariadb": 1.0, "sqlite": 0.1}
+_GROWTH: Final = {"postgresql": 0.5, "mysql": 1.0, "sqlite": 0.1}
 _SIZES: Final = {
     # The directory is shown to a role that may see all settings.
     "postgresql": "SELECT pg_catalog.pg_total_relation_size(t.oid), (SELECT setting FROM pg_catalog.pg_settings "  # noqa: S608
@@ -45,24 +44,23 @@ _SIZES: Final = {
 _LOCAL: Final = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
-def column_findings(
+def column_facts(
     connection: Connection,
-    name: str,
     table: RunTable,
     type_: EncryptedJWT,
     conversions: Sequence[Callable[..., Conversion]],
-) -> Iterator[Finding]:
-    """Yield the findings about a column of the other storage form, or too short for the longest new values.
+) -> Iterator[Fact]:
+    """Yield the facts about a column of the other storage form, or too short for the longest new values.
 
     A database that is given too much may cut it off: outside strict mode, and MariaDB in a multi-table UPDATE always.
     The rest of an envelope opens nothing.
     """
+    name = f"{table.name}.{table.value.name}"
     storage = storage_of(table.type_in_database, table.dialect)
     if storage is not None and storage != type_.storage:
         holds = "text" if storage == "text" else "bytes"
-        yield finding(
+        yield Fact(
             "column-type",
-            name,
             f"{name} is a column of {holds}, which goes with storage={storage!r} and not with {type_.storage!r}",
             "change the column's type, or the storage of its EncryptedJWT",
         )
@@ -73,9 +71,8 @@ def column_findings(
     needed = max((_longest(connection, table, make(type_, table.value)) for make in conversions), default=0)
     if needed > capacity:
         unit, better = ("characters", "TEXT") if type_.storage == "text" else ("bytes", "BLOB")
-        yield finding(
+        yield Fact(
             "column-short",
-            name,
             f"{name} holds {capacity} {unit}, and the longest new value needs {needed}",
             f"change the column to {better} first",
         )
@@ -101,8 +98,8 @@ def _longest(connection: Connection, table: RunTable, conversion: Conversion) ->
     return longest
 
 
-def disk_findings(connection: Connection, name: str, table: RunTable) -> Iterator[Finding]:
-    """Yield the finding about a disk that the run may fill, where the disk is one of this machine."""
+def disk_facts(connection: Connection, table: RunTable) -> Iterator[Fact]:
+    """Yield the fact about a disk that the run may fill, where the disk is one of this machine."""
     found = _size_and_place(connection, table)
     if found is None:
         return
@@ -112,11 +109,10 @@ def disk_findings(connection: Connection, name: str, table: RunTable) -> Iterato
     except OSError:
         # The server's directories are closed to this program, or on another machine.
         return
-    needed = round(size * _GROWTH[connection.dialect.name])
+    needed = round(size * _GROWTH[table.dialect])
     if needed > free:
-        yield finding(
+        yield Fact(
             "disk-short",
-            name,
             f"the disk has {free // _MIB:,} MiB free, and a rewrite of {table.name}, of {size // _MIB:,} MiB, may need "
             f"{needed // _MIB:,} MiB until old rows and log are reused",
             "make room, or run with nice=1 and look at the disk",
@@ -125,15 +121,13 @@ def disk_findings(connection: Connection, name: str, table: RunTable) -> Iterato
 
 def _size_and_place(connection: Connection, table: RunTable) -> tuple[int, Path] | None:
     """Return the size of a table in bytes, and a directory of its server on this machine; None if not known."""
-    dialect, place = connection.dialect.name, ""
-    if dialect == "sqlite":
+    if table.dialect == "sqlite":
         schema = table.clause.schema or "main"
         statement = text("SELECT file FROM pragma_database_list WHERE name = :schema")
         place = connection.execute(statement, {"schema": schema}).scalar() or ""
         return (Path(place).stat().st_size, Path(place).parent) if place and Path(place).exists() else None
-    found = _SIZES.get("mysql" if dialect == "mariadb" else dialect)
+    found = _SIZES.get(table.dialect)
     if found is None or connection.engine.url.host not in _LOCAL:
         return None
-    named = {"name": table.clause.name, "schema": table.clause.schema}
-    size, place = connection.execute(text(found), named).one()
+    size, place = connection.execute(text(found), named(table.clause)).one()
     return (int(size), Path(place)) if size and place else None

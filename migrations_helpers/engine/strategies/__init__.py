@@ -8,13 +8,11 @@ Python function does both under the write lock.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from jwt_column.errors import ConfigurationError
-
-from .base import AlteredError, Batch, Strategy, read_batch
+from .base import AlteredError, Batch, Strategy, Task, read_batch
 from .compare_and_swap import CompareAndSwap
-from .mysql import MySQLExpiredRemoval, MySQLSkipLocked, locks_rows
+from .mysql import MySQLExpiredRemoval, MySQLSkipLocked
 from .postgresql import PostgreSQLSkipLocked
 from .removal import ExpiredRemoval
 from .sqlite import SQLiteFunction
@@ -30,46 +28,25 @@ __all__ = [
     "Batch",
     "CompareAndSwap",
     "Strategy",
+    "Task",
     "choose_removal",
     "choose_strategy",
     "read_batch",
 ]
 
-_AUTO: Final = "auto"
-_CAS: Final = "cas"
-
 
 def choose_strategy(connection: Connection, table: RunTable, name: str) -> Strategy:
-    """Return the fastest safe strategy of a table, or the one asked for.
-
-    Args:
-        connection: To the database.
-        table: The table.
-        name: ``"auto"``; ``"cas"`` for compare-and-swap, which every database has.
-
-    Raises:
-        ConfigurationError: Another name.
-    """
-    if name == _CAS:
-        return _compare_and_swap(connection, table)
-    if name != _AUTO:
-        raise ConfigurationError(f"strategy is {_AUTO!r} or {_CAS!r}")
+    """Return the fastest safe strategy of a table, or with ``"cas"`` compare-and-swap, which every database has."""
     dialect = connection.dialect
-    if dialect.name == "postgresql":
-        return PostgreSQLSkipLocked(dialect)
-    if dialect.name in ("mysql", "mariadb") and MySQLSkipLocked.is_supported(connection, table):
-        return MySQLSkipLocked(dialect)
-    if dialect.name == "sqlite":
-        return SQLiteFunction()
-    return _compare_and_swap(connection, table)
-
-
-def _compare_and_swap(connection: Connection, table: RunTable) -> CompareAndSwap:
+    if name == "auto":
+        if dialect.name == "postgresql":
+            return PostgreSQLSkipLocked(dialect)
+        if table.dialect == "mysql" and MySQLSkipLocked.is_supported(dialect, table):
+            return MySQLSkipLocked(dialect)
+        if dialect.name == "sqlite":
+            return SQLiteFunction()
     # A transaction of SQLite's that writes keeps all others from writing.
-    can_lock = table.dialect in ("postgresql", "sqlite")
-    if table.dialect == "mysql":
-        can_lock = locks_rows(connection, table)
-    return CompareAndSwap(can_lock=can_lock)
+    return CompareAndSwap(can_lock=table.dialect in ("postgresql", "sqlite") or table.engine == "InnoDB")
 
 
 def choose_removal(connection: Connection, strategy: Strategy, expired: Expired) -> Strategy:

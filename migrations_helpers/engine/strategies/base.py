@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import select
 
@@ -17,7 +17,7 @@ from ..conversions import was_read
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Row, Select
 
     from jwt_column.database.key_order import KeyRange
 
@@ -25,17 +25,7 @@ if TYPE_CHECKING:
     from ..conversions import Conversion, Stored
     from ..table import Key, RunTable
 
-__all__ = [
-    "KEPT",
-    "AlteredError",
-    "Batch",
-    "Changes",
-    "Strategy",
-    "convert_rows",
-    "count_written",
-    "in_chunks",
-    "read_batch",
-]
+__all__ = ["KEPT", "AlteredError", "Batch", "Changes", "Strategy", "Task", "in_chunks", "read_batch"]
 
 #: Why a row was not written that the database took without an error.
 KEPT: Final = "the database kept the old value, as a trigger can"
@@ -45,11 +35,7 @@ _ROW_BYTES: Final = 256
 
 
 class AlteredError(Exception):
-    """The database stored other values than it was given, as a trigger can; the batch is undone.
-
-    Attributes:
-        keys: The keys of these rows.
-    """
+    """The database stored other values than it was given, as a trigger can; the batch is undone."""
 
     def __init__(self, keys: list[Key]) -> None:
         super().__init__()
@@ -75,12 +61,6 @@ class Batch:
     #: Rows rewritten, by their form before: a key id, ``plaintext`` or ``foreign``.
     origins: Counter[str] = field(default_factory=Counter)
 
-    @classmethod
-    def of(cls, table: RunTable, rows: Sequence[Sequence[Any]], limit: int) -> Batch:
-        """Return the batch of rows that were read and not converted yet; *limit* were asked for."""
-        last_key = table.key_of(rows[-1]) if rows else None
-        return cls(read=len(rows), last_key=last_key, at_end=len(rows) < limit)
-
     def leave(self, key: Key, error: JWTColumnError) -> None:
         """Note a row that is left as it is, and why.
 
@@ -105,147 +85,124 @@ class Changes:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def add(self, more: Changes) -> None:
-        """Add changes to these."""
-        self.rows += more.rows
-        self.new += more.new
+    def add(self, row: Sequence[Any], new: Stored) -> None:
+        """Add the change of one row."""
+        self.rows.append(row)
+        self.new.append(new)
 
     @property
     def old(self) -> list[Stored]:
         """The values that the rows had when they were read."""
         return [row[-1] for row in self.rows]
 
-    def keys(self, table: RunTable) -> list[Key]:
-        """Return the keys of the rows."""
-        return [table.key_of(row) for row in self.rows]
+
+class Task(NamedTuple):
+    """One batch to do: the next *limit* rows of a key range that need work.
+
+    Attributes:
+        keys: The key range.
+        confirm: Whether to look, after the rows were written, for those that the database left as they were.
+    """
+
+    connection: RunConnection
+    table: RunTable
+    conversion: Conversion
+    keys: KeyRange
+    limit: int
+    confirm: bool = False
+
+    @property
+    def rows(self) -> Select[Any]:
+        """The statement that reads them: key, place, bound columns, value."""
+        return self.table.rows(self.conversion.rows.pending, self.keys, self.limit)
+
+    def batch_of(self, rows: Sequence[Sequence[Any]]) -> Batch:
+        """Return the batch of rows that were read and not converted yet."""
+        last_key = self.table.key_of(rows[-1]) if rows else None
+        return Batch(read=len(rows), last_key=last_key, at_end=len(rows) < self.limit)
+
+    def convert(self, rows: Sequence[Sequence[Any]], batch: Batch) -> Changes:
+        """Convert rows; return the changes, and note them in the batch."""
+        changes, table = Changes(), self.table
+        convert, bound_of, is_bound = self.conversion.convert, table.bound_of, bool(table.bound)
+        for row in rows:
+            try:
+                new = convert(row[-1], *bound_of(row)) if is_bound else convert(row[-1])
+            except JWTColumnError as error:
+                batch.leave(table.key_of(row), error)
+            else:
+                if new is not row[-1]:
+                    changes.rows.append(row)
+                    changes.new.append(new)
+        batch.origins += self.conversion.origins(changes.old, changes.new)
+        return changes
+
+    def count_written(self, changes: Changes, batch: Batch, rowcount: int) -> None:
+        """Count the rows that were written, and note those that the database left as they were.
+
+        A trigger may skip a row, which the row count tells, or write the old value back, which it does not. The rows
+        are locked until the transaction ends.
+
+        Raises:
+            AlteredError: A value that is read back holds another token.
+        """
+        table, conversion = self.table, self.conversion
+        batch.written += len(changes)
+        if not changes or (rowcount == len(changes) and not self.confirm and not table.reads_back):
+            return
+        origin_of = {
+            table.identity_of(row): (row, new) for row, new in zip(changes.rows, changes.new, strict=True)
+        }
+        kept, altered = Changes(), []
+        conditions = [] if table.reads_back else [conversion.rows.pending]
+        columns = (*table.keys, *table.place[1:], table.value)
+        for found in self.read_again(changes, select(*columns).where(*conditions)):
+            row, new = origin_of.get(tuple(found[:-1]), (None, None))
+            if row is None or new is None or found[-1] == new:
+                continue
+            if not table.reads_back or found[-1] == row[-1]:
+                kept.add(row, new)
+            elif not self._is_same_token(row, found[-1], new):
+                altered.append(table.key_of(row))
+        if altered:
+            raise AlteredError(altered)
+        if kept:
+            batch.written -= len(kept)
+            batch.origins -= conversion.origins(kept.old, kept.new)
+            batch.refused += [(table.key_of(row), KEPT) for row in kept.rows]
+
+    def read_again(self, changes: Changes, statement: Select[Any]) -> Iterator[Row[Any]]:
+        """Read the rows of changes once more, in the same transaction."""
+        order = self.table.order
+        for part in order.portions([self.table.key_of(row) for row in changes.rows]):
+            yield from self.connection.sqlalchemy.execute(statement.where(order.among(part)))
+
+    def _is_same_token(self, row: Sequence[Any], held: Stored | None, new: Stored) -> bool:
+        """Return True if two values of a row hold one token: the database may pad a text."""
+        token, bound = self.conversion.token, self.table.bound_of(row)
+        try:
+            return held is not None and token(held, *bound) == token(new, *bound)
+        except JWTColumnError:
+            return False
 
 
 class Strategy(Protocol):
     """Reads, converts and writes one batch, in transactions of its own."""
 
-    def run_batch(
-        self,
-        connection: RunConnection,
-        table: RunTable,
-        conversion: Conversion,
-        keys: KeyRange,
-        limit: int,
-        confirm: bool = False,
-    ) -> Batch:
-        """Work on the next *limit* rows of a key range that need it.
-
-        Args:
-            connection: The connection of the run.
-            table: The table.
-            conversion: The conversion.
-            keys: The key range.
-            limit: Rows.
-            confirm: Whether to look, after the rows were written, for those that the database left as they were.
+    def run_batch(self, task: Task) -> Batch:
+        """Do one batch.
 
         Raises:
             sqlalchemy.exc.DBAPIError: The database refused; nothing of the batch was kept.
         """
 
 
-def read_batch(
-    connection: RunConnection,
-    table: RunTable,
-    conversion: Conversion,
-    keys: KeyRange,
-    limit: int,
-    confirm: bool = False,  # noqa: ARG001
-) -> Batch:
+def read_batch(task: Task) -> Batch:
     """Read and convert a batch without writing: a dry run."""
-    rows = connection.read(table.rows(conversion.rows.pending, keys, limit))
-    batch = Batch.of(table, rows, limit)
-    batch.written = len(convert_rows(table, conversion, rows, batch))
+    rows = task.connection.read(task.rows)
+    batch = task.batch_of(rows)
+    batch.written = len(task.convert(rows, batch))
     return batch
-
-
-def convert_rows(
-    table: RunTable, conversion: Conversion, rows: Sequence[Sequence[Any]], batch: Batch
-) -> Changes:
-    """Convert rows of key, bound columns and value; return the changes, and note them in the batch.
-
-    Raises:
-        KeyUnavailableError: A key server did not answer; this is no fault of the row.
-    """
-    changes = Changes()
-    convert, bound_of, is_bound = conversion.convert, table.bound_of, bool(table.bound)
-    for row in rows:
-        try:
-            new = convert(row[-1], *bound_of(row)) if is_bound else convert(row[-1])
-        except JWTColumnError as error:
-            batch.leave(table.key_of(row), error)
-        else:
-            if new is row[-1]:
-                continue
-            changes.rows.append(row)
-            changes.new.append(new)
-    batch.origins += conversion.origins(changes.old, changes.new)
-    return changes
-
-
-def count_written(
-    transaction: Connection,
-    table: RunTable,
-    conversion: Conversion,
-    changes: Changes,
-    batch: Batch,
-    rowcount: int,
-    *,
-    confirm: bool,
-) -> None:
-    """Count the rows that were written, and note those that the database left as they were.
-
-    A trigger may skip a row, which the row count tells, or write the old value back, which it does not. The rows are
-    locked until the transaction ends.
-
-    Raises:
-        AlteredError: A value that is read back holds another token.
-    """
-    batch.written += len(changes)
-    if not changes or (rowcount == len(changes) and not confirm and not table.reads_back):
-        return
-    origin_of = {
-        (*table.key_of(row), *table.place_of(row)[1:]): (row, new)
-        for row, new in zip(changes.rows, changes.new, strict=True)
-    }
-    keys = changes.keys(table)
-    kept, altered = Changes(), []
-    at_once = table.order.rows_at_once(len(keys))
-    conditions = [] if table.reads_back else [conversion.rows.pending]
-    for start in range(0, len(keys), at_once):
-        statement = select(*table.keys, *table.place[1:], table.value).where(
-            *conditions, table.order.among(keys[start : start + at_once])
-        )
-        for found in transaction.execute(statement):
-            row, new = origin_of.get(tuple(found[:-1]), (None, None))
-            if row is None or new is None or found[-1] == new:
-                continue
-            if table.reads_back and found[-1] != row[-1]:
-                if not _is_same_token(table, conversion, row, found[-1], new):
-                    altered.append(table.key_of(row))
-                continue
-            kept.rows.append(row)
-            kept.new.append(new)
-    if altered:
-        raise AlteredError(altered)
-    if kept:
-        batch.written -= len(kept)
-        batch.origins -= conversion.origins(kept.old, kept.new)
-        batch.refused += [(key, KEPT) for key in kept.keys(table)]
-
-
-def _is_same_token(
-    table: RunTable, conversion: Conversion, row: Sequence[Any], held: Stored | None, new: Stored
-) -> bool:
-    """Return True if two values of a row hold one token: the database may pad a text."""
-    try:
-        bound = table.bound_of(row)
-        return held is not None and conversion.token(held, *bound) == conversion.token(new, *bound)
-    except JWTColumnError:
-        return False
 
 
 def in_chunks(changes: Changes, most: int, *, with_old: bool) -> Iterator[Changes]:

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import LargeBinary, Text, bindparam, cast, func, literal_column, select, text, update
 
-from .base import KEPT, Batch, Changes, convert_rows, count_written, in_chunks
+from .base import KEPT, Changes, in_chunks
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, TextClause, Update
+    from sqlalchemy import ColumnElement, TextClause, Update
 
-    from jwt_column.database.key_order import KeyRange
-
-    from ..connection import RunConnection
-    from ..conversions import Conversion, Stored
-    from ..table import Key, RunTable
+    from ..conversions import Stored
+    from ..table import RunTable
+    from .base import Batch, Task
 
 __all__ = ["CompareAndSwap"]
 
@@ -35,41 +33,26 @@ class CompareAndSwap:
     def __init__(self, *, can_lock: bool) -> None:
         self._can_lock = can_lock
 
-    def run_batch(
-        self,
-        connection: RunConnection,
-        table: RunTable,
-        conversion: Conversion,
-        keys: KeyRange,
-        limit: int,
-        confirm: bool = False,
-    ) -> Batch:
+    def run_batch(self, task: Task) -> Batch:
         """Read without locks, convert, and write the rows that are unchanged."""
-        rows = connection.read(table.rows(conversion.rows.pending, keys, limit))
-        batch = Batch.of(table, rows, limit)
-        changes = convert_rows(table, conversion, rows, batch)
+        connection = task.connection
+        rows = connection.read(task.rows)
+        batch = task.batch_of(rows)
+        changes = task.convert(rows, batch)
         if not changes:
             return batch
         write = self._write_locked if self._can_lock else self._write_compared
-        with connection.transaction() as transaction:
+        with connection.transaction():
             for chunk in in_chunks(changes, connection.statement_bytes, with_old=True):
-                write(transaction, table, conversion, chunk, batch, confirm=confirm)
+                write(task, chunk, batch)
         return batch
 
     # -- where rows can be locked ----------------------------------------------------------------------------
 
-    def _write_locked(
-        self,
-        transaction: Connection,
-        table: RunTable,
-        conversion: Conversion,
-        chunk: Changes,
-        batch: Batch,
-        *,
-        confirm: bool,
-    ) -> None:
-        unchanged, lost = self._lock(transaction, table, chunk)
-        batch.origins -= conversion.origins(lost.old, lost.new)
+    def _write_locked(self, task: Task, chunk: Changes, batch: Batch) -> None:
+        table = task.table
+        unchanged, lost = self._lock(task, chunk)
+        batch.origins -= task.conversion.origins(lost.old, lost.new)
         if not unchanged:
             return
         parameters = [
@@ -79,85 +62,63 @@ class CompareAndSwap:
             for row, new in zip(unchanged.rows, unchanged.new, strict=True)
         ]
         conditions = [_IS_AT_PLACE] if table.place else []
-        result = transaction.execute(_update(table, *conditions), parameters)
+        result = task.connection.sqlalchemy.execute(_update(table, *conditions), parameters)
         rowcount = result.rowcount if result.supports_sane_multi_rowcount() else -1
-        count_written(transaction, table, conversion, unchanged, batch, rowcount, confirm=confirm)
+        task.count_written(unchanged, batch, rowcount)
 
     @staticmethod
-    def _lock(transaction: Connection, table: RunTable, chunk: Changes) -> tuple[Changes, Changes]:
+    def _lock(task: Task, chunk: Changes) -> tuple[Changes, Changes]:
         """Lock rows; return the changes of those that hold the old value, and of those that the application wrote."""
-        keys = chunk.keys(table)
-        held: dict[tuple[Any, ...], Any] = {}
-        at_once = table.order.rows_at_once(len(keys))
-        for start in range(0, len(keys), at_once):
-            statement = (
-                select(*table.keys, *table.place, *table.bound, table.value)
-                .where(table.order.among(keys[start : start + at_once]))
-                .order_by(*table.keys)
-                .with_for_update(key_share=True)
-            )
-            if table.dialect == "mysql" and table.key_index:
-                # Of a small table the server would rather read every row, and wait for those that are locked.
-                quote = transaction.dialect.identifier_preparer.quote
-                statement = statement.with_hint(table.clause, f"FORCE INDEX ({quote(table.key_index)})", "*")
-            for found in transaction.execute(statement):
-                held[(*table.key_of(found), *table.place_of(found)[1:])] = found
+        table = task.table
+        statement = (
+            select(*table.keys, *table.place, *table.bound, table.value)
+            .order_by(*table.keys)
+            .with_for_update(key_share=True)
+        )
+        if table.dialect == "mysql" and table.key_index:
+            # Of a small table the server would rather read every row, and wait for those that are locked.
+            quote = task.connection.sqlalchemy.dialect.identifier_preparer.quote
+            statement = statement.with_hint(table.clause, f"FORCE INDEX ({quote(table.key_index)})", "*")
+        held = {table.identity_of(found): found for found in task.read_again(chunk, statement)}
         unchanged, lost = Changes(), Changes()
         for row, new in zip(chunk.rows, chunk.new, strict=True):
-            now = held.get((*table.key_of(row), *table.place_of(row)[1:]))
+            now = held.get(table.identity_of(row))
             if now is not None and now[-1] == row[-1]:
-                unchanged.rows.append(now)
-                unchanged.new.append(new)
+                unchanged.add(now, new)
             else:
-                lost.rows.append(row)
-                lost.new.append(new)
+                lost.add(row, new)
         return unchanged, lost
 
     # -- where they cannot -----------------------------------------------------------------------------------
 
-    def _write_compared(
-        self,
-        transaction: Connection,
-        table: RunTable,
-        conversion: Conversion,
-        chunk: Changes,
-        batch: Batch,
-        *,
-        confirm: bool,
-    ) -> None:
+    def _write_compared(self, task: Task, chunk: Changes, batch: Batch) -> None:
+        table = task.table
         digests = table.dialect == "mysql"
         parameters = [
             _key_parameters(table, row)
             | {"old_value": _digest(row[-1]) if digests else row[-1], "new_value": new}
             for row, new in zip(chunk.rows, chunk.new, strict=True)
         ]
-        result = transaction.execute(_update(table, _is_unchanged(table)), parameters)
+        result = task.connection.sqlalchemy.execute(_update(table, _is_unchanged(table)), parameters)
         batch.written += len(chunk)
         # Not every driver counts the rows of an executemany, and none says which row was not written.
         is_sane = result.supports_sane_multi_rowcount() and result.rowcount == len(chunk)
-        if confirm or not is_sane:
-            lost, kept = self._superseded(transaction, table, chunk)
-            batch.written -= len(lost)
-            batch.origins -= conversion.origins(lost.old, lost.new)
-            batch.refused += [(key, KEPT) for key in kept]
-
-    @staticmethod
-    def _superseded(transaction: Connection, table: RunTable, chunk: Changes) -> tuple[Changes, list[Key]]:
-        """Return the changes that were not written, and the keys of those where the old value is still there.
-
-        The application was quicker to replace or delete the others.
-        """
-        is_one_of = table.order.among(chunk.keys(table))
-        held = transaction.execute(select(*table.keys, table.value).where(is_one_of))
-        now = {(table.key_of(row), row[-1]) for row in held}
-        lost, kept = Changes(), []
+        if is_sane and not task.confirm:
+            return
+        now = {
+            (table.key_of(row), row[-1]) for row in task.read_again(chunk, select(*table.keys, table.value))
+        }
+        lost = Changes()
         for row, new in zip(chunk.rows, chunk.new, strict=True):
-            if (table.key_of(row), new) not in now:
-                lost.rows.append(row)
-                lost.new.append(new)
-                if (table.key_of(row), row[-1]) in now:
-                    kept.append(table.key_of(row))
-        return lost, kept
+            key = table.key_of(row)
+            if (key, new) in now:
+                continue
+            lost.add(row, new)
+            # The application was quicker to replace or delete the others.
+            if (key, row[-1]) in now:
+                batch.refused.append((key, KEPT))
+        batch.written -= len(lost)
+        batch.origins -= task.conversion.origins(lost.old, lost.new)
 
 
 _PLACE = ("place", "origin")

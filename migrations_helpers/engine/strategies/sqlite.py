@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError
 from jwt_column.database.key_order import KeyRange
 from jwt_column.errors import JWTColumnError
 
-from .base import Batch, Changes, count_written
+from .base import Batch, Changes
 
 if TYPE_CHECKING:
-    from ..connection import RunConnection
-    from ..conversions import Conversion, Stored
-    from ..table import Key, RunTable
+    from ..conversions import Stored
+    from ..table import Key
+    from .base import Task
 
 __all__ = ["SQLiteFunction"]
 
@@ -32,36 +32,28 @@ class SQLiteFunction:
     every page that it changes, to be able to undo it alone.
     """
 
-    def run_batch(
-        self,
-        connection: RunConnection,
-        table: RunTable,
-        conversion: Conversion,
-        keys: KeyRange,
-        limit: int,
-        confirm: bool = False,
-    ) -> Batch:
+    def run_batch(self, task: Task) -> Batch:
         """Find the window, then convert its rows inside the database."""
-        end = self._find_end(connection, table, conversion, keys, limit)
+        end = self._find_end(task)
         if end is None:
             return Batch(at_end=True)
-        window = KeyRange(keys.after, end)
-        batch = Batch(last_key=end, at_end=end == keys.up_to)
+        connection, table, conversion = task.connection, task.table, task.conversion
+        window = KeyRange(task.keys.after, end)
+        batch = Batch(last_key=end, at_end=end == task.keys.up_to)
         fatal: list[JWTColumnError] = []
         new_value = conversion.convert
         changes = Changes()
-        arguments = (table.value, *table.keys, *table.bound)
-        key_length, is_bound = len(table.keys), bool(table.bound)
+        arguments = (*table.keys, *table.bound, table.value)
+        is_bound, unchanged = bool(table.bound), 0
 
-        unchanged = 0
-
-        def convert(stored: Stored, *row: Any) -> Stored:
+        def convert(*row: Any) -> Stored:
             nonlocal unchanged
+            stored: Stored = row[-1]
             try:
-                new = new_value(stored, *row[key_length:]) if is_bound else new_value(stored)
+                new = new_value(stored, *table.bound_of(row)) if is_bound else new_value(stored)
             except JWTColumnError as error:
                 try:
-                    batch.leave(row[:key_length], error)
+                    batch.leave(table.key_of(row), error)
                 except JWTColumnError as failure:
                     # Undoes the batch, and reaches us as a text of SQLite's, so it is kept here.
                     fatal.append(failure)
@@ -70,7 +62,7 @@ class SQLiteFunction:
             if new is stored:
                 unchanged += 1
                 return stored
-            changes.rows.append((*row, stored))
+            changes.rows.append(row)
             changes.new.append(new)
             return new
 
@@ -80,7 +72,7 @@ class SQLiteFunction:
         values[table.value] = getattr(func, _FUNCTION)(*arguments)
         try:
             # The look at the written rows may find the file locked; with the rows, it is undone and done again.
-            with connection.transaction() if confirm or table.reads_back else nullcontext():
+            with connection.transaction() if task.confirm or table.reads_back else nullcontext():
                 result = connection.sqlalchemy.execute(
                     update(table.clause)
                     .values(values)
@@ -88,10 +80,7 @@ class SQLiteFunction:
                 )
                 batch.origins = conversion.origins(changes.old, changes.new)
                 # The statement has written the others too, as they were.
-                rowcount = result.rowcount - unchanged
-                count_written(
-                    connection.sqlalchemy, table, conversion, changes, batch, rowcount, confirm=confirm
-                )
+                task.count_written(changes, batch, result.rowcount - unchanged)
         except DBAPIError:
             if fatal:
                 raise fatal[0] from None
@@ -99,25 +88,23 @@ class SQLiteFunction:
         finally:
             driver_connection.create_function(_FUNCTION, len(arguments), None)
         # Every row of the window was looked at, and took its time, also where few of them needed work.
-        batch.read = (
-            limit if not batch.at_end else batch.written + len(batch.undecryptable) + len(batch.unwritable)
-        )
+        left = len(batch.undecryptable) + len(batch.unwritable)
+        batch.read = batch.written + left if batch.at_end else task.limit
         return batch
 
     @staticmethod
-    def _find_end(
-        connection: RunConnection, table: RunTable, conversion: Conversion, keys: KeyRange, limit: int
-    ) -> Key | None:
+    def _find_end(task: Task) -> Key | None:
         """Return the key that ends a window of *limit* rows, the first of which needs work; None if none does.
 
         Rows in it that need none are left alone by the UPDATE; to count only those that do would read each twice.
         """
-        first = connection.sqlalchemy.execute(table.keys_of(conversion.rows.pending, keys, 1)).first()
+        execute, table, limit = task.connection.sqlalchemy.execute, task.table, task.limit
+        first = execute(table.keys_of(task.conversion.rows.pending, task.keys, 1)).first()
         if first is None:
             return None
         if limit == 1:
             return tuple(first)
-        rest = replace(keys, after=tuple(first))
-        last = connection.sqlalchemy.execute(table.order.row_after(rest, limit - 2)).first()
-        end = keys.up_to if last is None else last
+        rest = replace(task.keys, after=tuple(first))
+        last = execute(table.order.row_after(rest, limit - 2)).first()
+        end = task.keys.up_to if last is None else last
         return None if end is None else tuple(end)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.benchmarks.reencryption.contents import RING_VARIABLES, count_opened
-from tests.benchmarks.reencryption.server_cpu import server_clock
+from tests.benchmarks.reencryption.server_cpu import ServerClock
 from tests.benchmarks.reencryption.stores import SMALL, SMALL_ROWS, TABLE, open_engine
 from tests.benchmarks.reencryption.subjects import SUBJECTS
 
@@ -69,25 +69,28 @@ class Sample:
         return self.cpu_seconds + (self.server_cpu_seconds or 0.0)
 
 
-def _measure(subject: str, bind: sa.Engine | sa.Connection, rows: int, batches: Sequence[int]) -> Sample:
+def _measure(
+    subject: str, bind: sa.Engine | sa.Connection, server: ServerClock, rows: int, batches: Sequence[int]
+) -> Sample:
     rewrite = SUBJECTS[subject]
     # The first use of everything is a matter of the program's start, not of the table.
     rewrite(bind, SMALL, [SMALL_ROWS])
-    read_server_clock = server_clock(bind)
-    server_start = read_server_clock() if read_server_clock else 0.0
+    server_start = server.read()
     start, cpu_start = time.perf_counter(), time.process_time()
     made = rewrite(bind, TABLE, batches)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    server_seconds = read_server_clock() - server_start if read_server_clock else None
+    server_end = server.read()
+    server_seconds = None if server_start is None or server_end is None else server_end - server_start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
     return Sample(rows, seconds, cpu_seconds, server_seconds, peak, made)
 
 
 async def _measure_async(subject: str, url: sa.URL, rows: int, batches: Sequence[int]) -> Sample:
     engine = create_async_engine(url)
+    server = ServerClock(engine.sync_engine)
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(lambda bind: _measure(subject, bind, rows, batches))
+            return await connection.run_sync(lambda bind: _measure(subject, bind, server, rows, batches))
     finally:
         await engine.dispose()
 
@@ -98,7 +101,7 @@ def _in_child(subject: str, url: sa.URL, rows: int, batches: Sequence[int]) -> S
         return asyncio.run(_measure_async(subject, url, rows, batches))
     engine = open_engine(url)
     try:
-        return _measure(subject, engine, rows, batches)
+        return _measure(subject, engine, ServerClock(engine), rows, batches)
     finally:
         engine.dispose()
 
