@@ -79,7 +79,7 @@ class XAES256GCM:
         ValueError: A key has another length.
     """
 
-    __slots__ = ("__weakref__", "_block", "_mask", "_new_mac", "_random", "_subkeys", "_writer")
+    __slots__ = ("__weakref__", "_ecb", "_mask", "_new_mac", "_random", "_subkeys", "_writer")
 
     def __init__(self, key: bytes, nonce_key: bytes, *, random: Callable[[int], bytes] = os.urandom) -> None:
         for one in (key, nonce_key):
@@ -88,10 +88,11 @@ class XAES256GCM:
         self._random = random
         # A copy of the keyed state for each message: that costs half of a new HMAC.
         self._new_mac = HMAC(nonce_key, SHA256()).copy
-        # Single blocks only, as CMAC is made of: no message is ever encrypted in this mode.
-        self._block = Cipher(AES(key), ECB()).encryptor().update  # noqa: S305
+        # Single blocks only, as CMAC is made of: no message is ever encrypted in this mode. An encryptor for each use:
+        # before cryptography 50, one that two threads share raises in the second of them.
+        self._ecb = Cipher(AES(key), ECB())  # noqa: S305
         # NIST SP 800-38B section 6.1: the CMAC subkey K1 is the encrypted zero block, doubled in GF(2**128).
-        doubled = int.from_bytes(self._block(bytes(16)), "big") << 1
+        doubled = int.from_bytes(self._encrypt_blocks(bytes(16)), "big") << 1
         k1 = (doubled ^ (0x87 if doubled >> 128 else 0)) & (2**128 - 1)
         # Both CMAC inputs are one whole block, so the KDF is two block encryptions. The constants in them,
         # counter || "X" || 0x00 and K1, are folded into one number, to be xored with the nonce half twice over.
@@ -169,7 +170,10 @@ class XAES256GCM:
     def _derive(self, prefix: bytes) -> bytes:
         """Return the 32-byte AES-GCM key of a nonce half (C2SP XAES-256-GCM, steps 1 to 6)."""
         blocks = int.from_bytes(prefix, "big") * (2**128 + 1) ^ self._mask
-        return self._block(blocks.to_bytes(32, "big"))
+        return self._encrypt_blocks(blocks.to_bytes(32, "big"))
+
+    def _encrypt_blocks(self, blocks: bytes) -> bytes:
+        return self._ecb.encryptor().update(blocks)
 
     def _renew_writer(self) -> _Writer:
         """Start a new random prefix. Two threads may do so at once; both prefixes are then good."""

@@ -9,12 +9,14 @@ import collections
 import hashlib
 import json
 import os
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import cryptography
 import hypothesis.strategies as st
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -27,6 +29,11 @@ from hypothesis import given
 from jwt_column.format.aead import XAES256GCM
 from tests.support import independent_envelope as independent
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
 VECTORS = Path(__file__).parent.parent / "vectors"
 XAES: dict[str, Any] = json.loads((VECTORS / "xaes_256_gcm.json").read_text(encoding="utf-8"))
 WYCHEPROOF: dict[str, Any] = json.loads((VECTORS / "wycheproof_aes_gcm.json").read_text(encoding="utf-8"))
@@ -34,6 +41,8 @@ WYCHEPROOF: dict[str, Any] = json.loads((VECTORS / "wycheproof_aes_gcm.json").re
 KEY = bytes(range(32))
 NONCE_KEY = bytes(range(32, 64))
 NONCE = bytes(range(100, 124))
+
+CRYPTOGRAPHY = int(cryptography.__version__.partition(".")[0])
 
 #: What one nonce prefix may serve at most, says the format.
 MESSAGES_PER_PREFIX = 2**16
@@ -114,6 +123,23 @@ def accumulated(iterations: int) -> str:
         digest.update(encrypt(XAES256GCM(key, NONCE_KEY), nonce, plaintext, aad))
     assert position <= len(stream)
     return digest.hexdigest(32)
+
+
+def in_four_threads(work: Callable[[int], T]) -> list[T]:
+    """Call *work* with 0 to 3, in threads that take turns as often as they can, and return the results."""
+    start = threading.Barrier(4)
+
+    def begin(place: int) -> T:
+        start.wait()
+        return work(place)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(begin, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class TestAccumulated:
@@ -335,33 +361,37 @@ class TestNonces:
 
     def test_threads_share_a_cipher_without_sharing_a_nonce(self) -> None:
         xaes = XAES256GCM(KEY, NONCE_KEY)
-        start = threading.Barrier(4)
-
-        def work(_: int) -> list[bytes]:
-            start.wait()
-            return drawn_nonces(xaes, 20_000)
-
-        with ThreadPoolExecutor(4) as pool:
-            drawn = [nonce for part in pool.map(work, range(4)) for nonce in part]
+        drawn = [nonce for part in in_four_threads(lambda _: drawn_nonces(xaes, 20_000)) for nonce in part]
         assert len(set(drawn)) == 80_000
         by_prefix = collections.Counter(nonce[:12] for nonce in drawn)
         assert max(by_prefix.values()) <= MESSAGES_PER_PREFIX
 
     def test_threads_that_derive_keys_at_once_read_what_was_written(self) -> None:
+        """Each thread opens messages of its own prefixes, so that every one of them is a derivation."""
         xaes = XAES256GCM(KEY, NONCE_KEY)
-        start = threading.Barrier(4)
-        sealed = []
-        for number in range(1_000):
-            nonce = number.to_bytes(12, "little") + NONCE[12:]
-            sealed.append(nonce + independent.xaes_encrypt(KEY, nonce, nonce, b""))
+        prefixes = [number.to_bytes(12, "little") for number in range(4 * 2_000)]
+        sealed = [
+            prefix + NONCE[12:] + independent.xaes_encrypt(KEY, prefix + NONCE[12:], prefix, b"")
+            for prefix in prefixes
+        ]
 
-        def work(_: int) -> list[bytes]:
-            start.wait()
-            return [xaes.open(one, b"") for one in sealed]
+        def work(place: int) -> list[bytes]:
+            return [xaes.open(one, b"") for one in sealed[place::4]]
 
-        with ThreadPoolExecutor(4) as pool:
-            for opened in pool.map(work, range(4)):
-                assert [one[:24] for one in sealed] == opened
+        for place, opened in enumerate(in_four_threads(work)):
+            assert prefixes[place::4] == opened
+
+    @pytest.mark.skipif(CRYPTOGRAPHY >= 50, reason="cryptography 50 locks its contexts.")
+    def test_control_threads_that_share_an_encryptor_fail(self) -> None:
+        """The danger is real: cryptography's contexts are for one thread, and the one for CMAC was shared."""
+        update = Cipher(AES(KEY), ECB()).encryptor().update
+
+        def work(_: int) -> None:
+            for _ in range(50_000):
+                update(KEY)
+
+        with pytest.raises(RuntimeError, match="Already borrowed"):
+            in_four_threads(work)
 
 
 def test_derived_keys_are_kept_up_to_a_limit() -> None:
