@@ -197,7 +197,6 @@ class JSONCipher(TokenCipher):
             InvalidTokenError: It does not; the message names the column and the fault.
         """
         text, fault = _compact(value)
-        value = None
         if fault:
             raise self._refuse("not JSON", _NO_OBJECT.format(fault))
         self._check_length(text)

@@ -25,6 +25,7 @@ from jwt_column import (
     generate_key,
     set_default_keyring,
 )
+from jwt_column.column.header_sql import generated_columns
 from jwt_column.database.indexes import existing_indexes
 from tests.support.models import table_of
 from tests.support.tokens import compact, signed_token
@@ -220,6 +221,12 @@ def test_an_index_is_created_and_dropped_by_itself_and_in_a_copy(engine: sa.Engi
         }
         index.create(connection)
         assert "ix_token" in existing_indexes(connection, copied)
+
+
+def test_generated_columns_are_numbered_from_the_second_on_and_have_names_that_mariadb_takes() -> None:
+    endings = ["_value", "_value_2", "_value_3", "_value_4", "_value_5", "_value_6", "_value_7"]
+    assert generated_columns("ix") == [f"ix{ending}" for ending in endings]
+    assert generated_columns("i" * 64) == [f"{'i' * (64 - len(ending))}{ending}" for ending in endings]
 
 
 def test_other_indexes_are_what_they_were(engine: sa.Engine) -> None:

@@ -574,13 +574,19 @@ def test_bound_values_are_read_from_the_database_of_their_mapper(engine: sa.Engi
         assert routing.scalars(statement).one().token == TOKEN
 
 
-def test_rows_that_were_loaded_whole_need_no_further_statement(engine: sa.Engine, session: Session) -> None:
+def test_rows_of_which_the_bound_values_are_known_need_no_further_statement(
+    engine: sa.Engine, session: Session
+) -> None:
     session.close()
     statements: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     with Session(engine) as fresh:
-        assert [grant.token for grant in fresh.scalars(sa.select(Grant).order_by(Grant.id))] == [TOKEN, OTHER]
-    assert len(statements) == 1
+        grants = fresh.scalars(sa.select(Grant).order_by(Grant.id)).all()
+        assert [grant.token for grant in grants] == [TOKEN, OTHER]
+        assert len(statements) == 1
+        fresh.refresh(grants[0], ["token"])
+        assert grants[0].token == TOKEN
+    assert len(statements) == 2
 
 
 def test_a_name_means_the_column_before_the_attribute(memory: sa.Engine) -> None:

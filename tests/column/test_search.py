@@ -20,6 +20,7 @@ from jwt_column import (
     set_default_keyring,
 )
 from jwt_column.format import envelope
+from tests.support.models import table_of
 from tests.support.raw import raw_table
 from tests.support.tokens import locals_shown_by, revealed_by, signed_token
 
@@ -185,6 +186,25 @@ def test_rows_of_another_layout_or_in_the_clear_are_neither_equal_nor_different(
         ):
             found = connection.scalars(sa.select(table.c.id).where(condition).order_by(table.c.id)).all()
             assert found == expected, condition
+
+
+@pytest.mark.parametrize("storage", ["text", "binary"])
+def test_any_printable_text_but_an_envelope_can_be_an_opaque_token_in_the_clear(
+    engine: sa.Engine, storage: Storage
+) -> None:
+    """One that begins with a space too, which is the first printable character and pads texts of MariaDB."""
+    type_ = EncryptedJWT(BOTH, storage=storage, allow_opaque=True, plaintext="read")
+    table = table_of(type_)
+    clear = [" a space", " ", "~", "opaque", ALICE, "é"]
+    envelopes = [encrypt_token(ALICE, BOTH, context="sessions.token", storage=storage), ""]
+    values: list[Any] = [*clear, *envelopes]
+    raw = [value.encode() if storage == "binary" and isinstance(value, str) else value for value in values]
+    with engine.begin() as connection:
+        table.create(connection)
+        rows = [{"id": number, "token": value} for number, value in enumerate(raw)]
+        connection.execute(raw_table(table).insert(), rows)
+        found = sa.select(table.c.id).where(table.c.token.is_plaintext).order_by(table.c.id)
+        assert connection.scalars(found).all() == list(range(len(clear)))
 
 
 def test_joins_subqueries_and_exists(session: Session) -> None:

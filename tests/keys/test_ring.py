@@ -46,6 +46,7 @@ from jwt_column.keys.process import PerProcess
 from jwt_column.keys.ring import RingStatus
 from jwt_column.keys.snapshot import parse_key_id
 from tests.support import independent_envelope as independent
+from tests.support.clock import Clock
 from tests.support.forks import raw_fork
 from tests.support.tokens import locals_shown_by, revealed_by, signed_token
 
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jwt_column.keys.source import KeySource
-    from tests.support.clock import Clock
 
 FIRST, SECOND, THIRD, FOURTH = KEYS = tuple(bytes([number]) * 32 for number in (1, 2, 3, 4))
 IDS = FIRST_ID, SECOND_ID, THIRD_ID, FOURTH_ID = tuple(independent.key_id(key) for key in KEYS)
@@ -697,6 +697,32 @@ class TestRefresh:
         ring = KeyRing.from_uri("test:")
         encrypt_token(signed_token(), ring, context=CONTEXT)
         assert refreshing_threads() == []
+
+    def test_first_wait_is_an_interval_and_that_of_a_forked_child_a_fifth_at_most(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The keys of a child are as old as its parent's; a fleet that starts together must not ask in step."""
+        clock, process, waits = Clock(), [1], []
+
+        class Thread(threading.Thread):
+            def start(self) -> None:
+                waits.append(self._args[1])  # type: ignore[attr-defined]
+
+        monkeypatch.setattr(refreshing, "monotonic", clock)
+        monkeypatch.setattr(threading, "Thread", Thread)
+        monkeypatch.setattr(os, "getpid", lambda: process[0])
+        ring = KeyRing([FIRST])
+        refresher = refreshing.Refresher(ring, 100.0)
+        for _ in range(19):
+            process[0] += 1
+            clock.now += 1_000.0
+            refresher.keep_running()
+            refresher.keep_running()
+        first, *others = waits
+        assert len(waits) == 19
+        assert 80 <= first <= 120
+        assert all(0 <= seconds <= 20 for seconds in others)
+        assert len(set(others)) > 15
 
     @needs_fork
     def test_child_of_a_fork_goes_on_refreshing(self, source: Source) -> None:

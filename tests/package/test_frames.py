@@ -22,7 +22,7 @@ from jwt_column import (
     generate_key,
     set_default_keyring,
 )
-from tests.support.models import table_of
+from tests.support.models import mapped, table_of
 from tests.support.raw import raw_table
 from tests.support.tokens import signed_token
 
@@ -38,6 +38,10 @@ TABLE = table_of(EncryptedJWT(RING, fingerprints=["jti"]), name="t")
 COLUMN: Any = TABLE.c.token
 JSON = EncryptedJSON(RING, context="t.json")
 DIALECT = sa.create_engine("sqlite://").dialect
+Document = mapped("documents", json=EncryptedJSON(RING), kind=sa.String)
+
+#: A class that inherits the column.
+Letter: Any = type("Letter", (Document,), {"__tablename__": None})
 
 
 def execute(statement: Any, *parameters: Any, stored: Any = None) -> Callable[[], object]:
@@ -103,6 +107,8 @@ FAILURES: dict[str, list[Callable[[], object]] | None] = {
         lambda: JSON.process_bind_param({"access_token": TOKEN, "n": float("nan")}, DIALECT),
         lambda: JSON.process_result_value(TOKEN.encode(), DIALECT),
         lambda: JSON.process_result_value(encrypt_token(TOKEN, RING, context="t.json"), DIALECT),
+        lambda: Document(json={"access_token": TOKEN, "n": float("nan")}),
+        lambda: Letter(json={"access_token": TOKEN, "n": float("nan")}),
     ],
     "set_default_keyring": [lambda: set_default_keyring(KEY)],  # type: ignore[arg-type]
     "SealedJWT": [
