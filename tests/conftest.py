@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 import hypothesis
@@ -54,6 +55,12 @@ Component = TypeVar("Component", bound="HSM | OpenBao")
 # Thousands of tests and the modules under them are made now and stay: to look through them again and again for garbage
 # was a quarter of the suite's time.
 gc.disable()
+
+# Images of containers set both. Without compiled modules, each worker writes the assertions of all test files anew, and
+# each process that a test starts compiles our modules; and streams without a buffer hide that one is not flushed.
+os.environ.pop("PYTHONUNBUFFERED", None)
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
 
 # PyMySQL reads this file for each of the thousands of connections to servers without TLS (30 ms each), and so does
 # every client of the servers on the loopback interface, which bring their own certificate.
