@@ -43,6 +43,7 @@ from tests.support.workload import (
     every_storage,
     every_strategy,
     fill,
+    record_updates,
     run,
     seal,
     sync_url,
@@ -265,6 +266,16 @@ def test_columns_that_mariadb_updates_by_itself_stay_as_they_are(mariadb_databas
             (4,),
             (5,),
         ]
+
+
+def test_columns_that_are_to_be_kept_are_named_where_a_token_is_cleared(memory: sa.Engine) -> None:
+    """Set to themselves, as a rewrite sets them; see test_columns_that_a_trigger_fills_can_be_kept()."""
+    touched = sa.Column("touched", sa.Integer, server_default="0")
+    sessions = create_expiring(memory, 6, columns=(touched,))
+    updates = record_updates(memory)
+    sessions.reencrypt(memory, expired="null", preserve=["touched"])
+    assert [one for one in updates if "NULL" in one.upper()]
+    assert all("touched" in one for one in updates)
 
 
 # -- never a token that has not expired ----------------------------------------------------------------------------

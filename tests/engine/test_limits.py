@@ -63,6 +63,24 @@ def test_postgresql_waits_for_a_lock_no_longer_than_it_was_told(postgresql: sa.E
         connection.close()
 
 
+def test_mariadb_waits_for_a_lock_no_longer_than_it_was_told(mariadb: sa.Engine) -> None:
+    """And takes its time where the application's own limits would end a batch, or the wait for a key server."""
+    show = (
+        "SELECT @@innodb_lock_wait_timeout, @@max_statement_time, @@idle_transaction_timeout, "
+        "@@idle_write_transaction_timeout, @@tx_isolation, FIND_IN_SET('STRICT_ALL_TABLES', @@sql_mode) > 0"
+    )
+    with mariadb.connect() as application:
+        for setting in ("max_statement_time = 7", "idle_transaction_timeout = 7", "sql_mode = ''"):
+            application.exec_driver_sql(f"SET SESSION {setting}")
+        before = application.exec_driver_sql(show).one()
+        application.rollback()
+        connection = RunConnection(application, lock_name=None, lock_timeout=2)
+        within = connection.sqlalchemy.exec_driver_sql(show).one()
+        connection.close()
+        assert application.exec_driver_sql(show).one() == before
+    assert before != within == (2, 0, 600, 0, "READ-COMMITTED", 1)
+
+
 @pytest.mark.parametrize(("with_old", "statements"), [(False, [4]), (True, [2, 2])])
 def test_old_values_count_towards_the_bytes_of_a_statement(with_old: bool, statements: list[int]) -> None:
     changes = Changes(rows=[(number, b"o" * (10 + _ROW_BYTES)) for number in range(4)], new=[b"n" * 10] * 4)

@@ -525,7 +525,7 @@ def test_tokens_of_the_greatest_length_go_in_several_statements(
     assert (1 if driver_engine.dialect.name == "sqlite" else 2) <= len(updates)
 
 
-@pytest.mark.each_server
+@pytest.mark.matrix
 def test_a_batch_goes_in_parts_where_a_statement_can_be_sent_before_the_one_before_it_has_ended(
     driver_engine: sa.Engine,
 ) -> None:

@@ -163,6 +163,7 @@ class Asking(Interrupted):
         self.answers.append(self._connection.sqlalchemy.exec_driver_sql("SELECT 42").scalar())
 
 
+@pytest.mark.matrix
 @every_strategy
 @every_server_driver
 def test_a_conversion_may_use_the_connection_of_its_run(driver_engine: sa.Engine, strategy: str) -> None:

@@ -649,6 +649,7 @@ def test_timestamps_that_mariadb_updates_by_itself_stay_as_they_are(
         assert run(engine, lambda connection: connection.execute(moments).scalar()) == 29
 
 
+@pytest.mark.matrix
 @every_strategy
 def test_columns_that_a_trigger_fills_can_be_kept(engine: sa.Engine, strategy: str) -> None:
     """The rewrite sets them to themselves, which a trigger may look for; all else goes its way."""
