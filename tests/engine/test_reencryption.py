@@ -674,6 +674,7 @@ def test_a_second_run_is_refused_while_the_first_works_and_served_afterwards(
         assert sessions.reencrypt(second).already_current == 50
 
 
+@pytest.mark.each_server
 def test_the_lock_is_free_after_a_run_that_failed(engine: sa.Engine) -> None:
     """Whether the connection is given or taken from a pool, where it lives on."""
     sessions = create_sessions(engine, 5)
