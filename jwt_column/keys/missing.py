@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from sqlalchemy import Engine, select
 
 from ..errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
 
 def encrypted_columns(columns: Any) -> tuple[Any, ...]:
-    """Return one encrypted column, or several, as a tuple.
-
-    Raises:
-        ConfigurationError: One is not an encrypted column.
-    """
+    """Return one encrypted column, or several, as a tuple; refuse anything else."""
     if hasattr(columns, "key_id"):
         return (columns,)
     given = tuple(columns) if isinstance(columns, Iterable) else (columns,)
@@ -31,9 +26,6 @@ def stored_key_ids(engine: Engine, columns: Iterable[Any]) -> set[str]:
     Raises:
         ConfigurationError: The engine is asynchronous: the query runs in the thread of the refresh, without a loop.
     """
-    # Imported here: a ring that watches no column needs no SQLAlchemy.
-    from sqlalchemy import Engine, select
-
     if not isinstance(engine, Engine):
         raise ConfigurationError(
             "the key ids of rows are read on a synchronous engine; give one to is_ready()"

@@ -9,7 +9,9 @@ A module is imported when a URI first names it: most need an extra, and a proces
 
 from __future__ import annotations
 
+import sys
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
@@ -23,19 +25,20 @@ if TYPE_CHECKING:
     from .source import KeySource
     from .wrapping import KeyWrapper
 
-_SCHEMES: Final = (
-    "aws-kms",
-    "azure-keyvault",
-    "env",
-    "file",
-    "gcp-kms",
-    "keyring",
-    "pkcs11",
-    "vault-transit",
-)
-
 #: The providers of this distribution, by scheme.
-MODULE_OF_SCHEME: Final[Mapping[str, str]] = {scheme: scheme.replace("-", "_") for scheme in _SCHEMES}
+MODULE_OF_SCHEME: Final[Mapping[str, str]] = {
+    scheme: scheme.replace("-", "_")
+    for scheme in [
+        "aws-kms",
+        "azure-keyvault",
+        "env",
+        "file",
+        "gcp-kms",
+        "keyring",
+        "pkcs11",
+        "vault-transit",
+    ]
+}
 
 #: The group of entry points for providers of other distributions.
 PROVIDER_GROUP: Final = "jwt_column.providers"
@@ -98,11 +101,14 @@ def _split(uri: str, kind: str) -> tuple[str, str]:
 
 def _provider(scheme: str, kind: str) -> Any:
     """Return the module or object that serves a scheme. An entry point cannot replace a scheme of the table."""
-    module = MODULE_OF_SCHEME.get(scheme)
-    if module is not None:
-        return import_module(f".providers.{module}", __package__)
-    if scheme in TEMPORARY:
-        return TEMPORARY[scheme]
+    if scheme in MODULE_OF_SCHEME:
+        return import_module(f".providers.{MODULE_OF_SCHEME[scheme]}", __package__)
+    return TEMPORARY[scheme] if scheme in TEMPORARY else _installed(scheme, kind, tuple(sys.path))
+
+
+@cache
+def _installed(scheme: str, kind: str, _path: tuple[str, ...]) -> Any:
+    """Return the provider of another distribution on the path; to read all entry points takes milliseconds."""
     found = list(entry_points(group=PROVIDER_GROUP, name=scheme))
     if not found:
         question = "".join(

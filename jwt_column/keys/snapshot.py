@@ -88,11 +88,7 @@ def index_keys(keys: Iterable[DataKey], active: str | None) -> Keys:
 
 
 def parse_key_id(key_id: str) -> bytes:
-    """Return the 4 bytes of a key id.
-
-    Raises:
-        KeyRingError: Not 8 lower-case hex digits.
-    """
+    """Return the 4 bytes of a key id; raise a KeyRingError for anything but 8 lower-case hex digits."""
     if not isinstance(key_id, str) or not _KEY_ID.match(key_id):
         raise KeyRingError("a key id is 8 lower-case hex digits, as in KeyRing.key_ids")
     return bytes.fromhex(key_id)

@@ -270,7 +270,7 @@ def test_a_destroyed_key_does_not_come_back(path: Path, ring: KeyRing) -> None:
     file = StoredRing.read(path).file
     active = file.active.id
     with pytest.raises(KeyRingError, match=f"{active} is there, and marked as destroyed"):
-        RingFile(file.name, 2, file.keys, (DestroyedKey(active, file.active.created),)).check()
+        RingFile(file.name, 2, file.keys, (DestroyedKey(active, datetime.now(UTC)),)).check()
     key_id = destroy(ring)
     assert f"key {key_id} is marked as destroyed already" in keys(
         "remove", key_id, "--destroyed", "--confirm", key_id, code=2

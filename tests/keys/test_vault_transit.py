@@ -562,11 +562,11 @@ class TestTrouble:
         with server.frozen():
             thawed = threading.Event()
 
-            def use(transit: Any) -> bytes:
+            def use(client: Any) -> bytes:
                 attempts.append(1)
                 if len(attempts) == 2:
                     thawed.set()
-                data = transit.data("encrypt", {"plaintext": "AAAA", "context": BOUND_TEXT})
+                data = wrapper._post(client, "encrypt", {"plaintext": "AAAA", "context": BOUND_TEXT})
                 return str(data["ciphertext"]).encode()
 
             with ThreadPoolExecutor(1) as threads:

@@ -59,9 +59,6 @@ class AWSKMSWrapper(CloudWrapper):
     Args:
         rest: The ARN of a key or alias, or a key id or ``alias/NAME``. ``region=`` is the region of the latter, by
             default boto3's. ``timeout=`` limits a call, in seconds, retries included.
-
-    Raises:
-        ConfigurationError: The URI names no key.
     """
 
     scheme = "aws-kms"

@@ -57,9 +57,6 @@ class AzureKeyVaultWrapper(CloudWrapper):
         rest: The key's identifier. With a version, only that version wraps and unwraps; without, the newest version
             wraps, and each key is unwrapped by the version that wrapped it. ``algorithm=`` is ``RSA-OAEP-256``, the
             default, or ``A256GCM``; ``timeout=`` limits a call, in seconds, retries included.
-
-    Raises:
-        ConfigurationError: The URI names no key.
     """
 
     scheme = "azure-keyvault"

@@ -64,9 +64,5 @@ def split(text: str) -> list[str]:
 
 
 def keys_of(parts: Iterable[str], where: str) -> tuple[DataKey, ...]:
-    """Return the keys of these texts.
-
-    Raises:
-        KeyRingError: One of them is malformed; the message gives its number.
-    """
+    """Return the keys of these texts."""
     return tuple(key_of(part, f"{where}, key {number}") for number, part in enumerate(parts, 1))

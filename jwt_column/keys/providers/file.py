@@ -41,9 +41,6 @@ def path_of(rest: str) -> Path:
     """Return the path of a ``file:`` URI, given without its scheme: ``///a/b``, ``/a/b`` or ``b``.
 
     A relative path is resolved now, not against the working directory of a later reload.
-
-    Raises:
-        ConfigurationError: It is not a path on this machine.
     """
     path = unquote(rest.removeprefix("//") if rest.startswith("///") else rest)
     if not path or path.startswith("//") or "\0" in path:

@@ -44,9 +44,6 @@ class GCPKMSWrapper(CloudWrapper):
         rest: The resource name of a key, without a version: Cloud KMS wraps with the primary version and finds the one
             that unwraps by itself. ``endpoint=`` is the host of a regional or private endpoint, ``timeout=`` limits
             a call, in seconds, retries included.
-
-    Raises:
-        ConfigurationError: The URI names no key.
     """
 
     scheme = "gcp-kms"

@@ -37,11 +37,7 @@ def split_parameters(rest: str, scheme: str, *allowed: str) -> tuple[str, dict[s
 
 
 def seconds_of(parameters: dict[str, str]) -> float:
-    """Return the ``timeout``, in seconds.
-
-    Raises:
-        ConfigurationError: It is not a number above 0 and at most 300.
-    """
+    """Return the ``timeout`` in seconds, a number above 0 and at most 300."""
     try:
         seconds = float(parameters.get("timeout", DEFAULT_TIMEOUT))
     except ValueError:

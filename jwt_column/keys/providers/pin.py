@@ -19,9 +19,6 @@ def read_pin(source: str) -> str:
 
     Args:
         source: ``file:/PATH`` of a file that only its owner may read, or ``env:NAME``.
-
-    Raises:
-        ConfigurationError: There is no PIN, or others may read its file.
     """
     kind, _, name = source.partition(":")
     pin = _read(Path(name)) if kind == "file" else os.environ.get(name, "")

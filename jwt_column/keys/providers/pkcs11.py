@@ -46,9 +46,6 @@ class PKCS11Wrapper:
         rest: The URI without its scheme: ``token=``, ``manufacturer=``, ``model=``, ``serial=`` and ``slot-id=`` name
             the token, ``object=`` and ``id=`` the key; ``module-path=``, ``pin-source=`` and ``timeout=`` may follow
             a ``?``.
-
-    Raises:
-        ConfigurationError: It is not a URI by RFC 7512, names no key, or holds a PIN.
     """
 
     def __init__(self, rest: str) -> None:

@@ -90,11 +90,7 @@ class KEK:
         return form + self._wrap(key + sha256(bound).digest())
 
     def unwrap(self, wrapped: WrappedKey) -> bytes:
-        """Return the data key of 32 bytes.
-
-        Raises:
-            KeyRingError: This KEK did not wrap it with this associated data.
-        """
+        """Return the data key of 32 bytes."""
         ciphertext, associated_data = wrapped
         form, rest = ciphertext[:1], ciphertext[1:]
         bound = form + associated_data.to_bytes()

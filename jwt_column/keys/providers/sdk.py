@@ -17,11 +17,7 @@ _in_a_call: Final[ContextVar[bool]] = ContextVar("jwt_column_in_a_call", default
 
 
 def import_sdk(module: str, extra: str) -> Any:
-    """Return a module of an SDK.
-
-    Raises:
-        MissingExtraError: The extra that brings it is not installed.
-    """
+    """Return a module of an SDK."""
     try:
         return import_module(module)
     except ImportError as error:

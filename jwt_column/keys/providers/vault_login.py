@@ -21,9 +21,6 @@ def log_in(name: KEKName, client: Any) -> str:
 
     A given token is read each time, because agents replace one that expires. Without one, AppRole exchanges a role id
     and a secret id for a token. One URI thus serves hosts that log in differently.
-
-    Raises:
-        ConfigurationError: There are no credentials.
     """
     has_token = name.token_file or os.environ.get("VAULT_TOKEN")
     has_role = name.role_id_file or os.environ.get("VAULT_ROLE_ID")

@@ -36,11 +36,7 @@ _BATCH: Final = 100
 
 
 def open_wrapper(rest: str) -> TransitWrapper:
-    """Return the wrapper of a ``vault-transit:`` URI, given without its scheme. Nothing is sent yet.
-
-    Raises:
-        ConfigurationError: The URI names no key.
-    """
+    """Return the wrapper of a ``vault-transit:`` URI, given without its scheme. Nothing is sent yet."""
     name = parse(rest)
     return DerivedTransitWrapper(name, rest) if name.derived == "true" else TransitWrapper(name, rest)
 
@@ -60,16 +56,15 @@ class TransitWrapper:
     def wrap(self, key: bytes, associated_data: AssociatedData) -> bytes:
         """Return the data key under the newest version of the KEK: about 90 bytes."""
         body = {"plaintext": b64encode(key).decode(), self._binding: _encoded(associated_data)}
-
-        return self._ask(lambda server: server.ciphertext(server.data("encrypt", body).get("ciphertext")))
+        return self._ask(
+            lambda client: self._ciphertext(self._post(client, "encrypt", body).get("ciphertext"))
+        )
 
     def unwrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
         """Return the data keys, with one request per hundred."""
-        return self._ask(
-            lambda server: [server.key(text) for text in self._batch(server, "decrypt", wrapped)]
-        )
+        return self._ask(lambda client: [self._key(text) for text in self._batch(client, "decrypt", wrapped)])
 
-    def _batch(self, server: _Server, what: str, wrapped: Sequence[WrappedKey]) -> list[Any]:
+    def _batch(self, client: Any, what: str, wrapped: Sequence[WrappedKey]) -> list[Any]:
         """Return the result of an operation for each wrapped key."""
         items = [
             {"ciphertext": self._text_of(one), self._binding: _encoded(one.associated_data)}
@@ -77,7 +72,7 @@ class TransitWrapper:
         ]
         results: list[Any] = []
         for start in range(0, len(items), _BATCH):
-            results += server.batch(what, items[start : start + _BATCH])
+            results += self._post_batch(client, what, items[start : start + _BATCH])
         for one, result in zip(wrapped, results, strict=True):
             if result.get("error"):
                 raise self._refused(one.associated_data.key_id, str(result["error"]))
@@ -116,61 +111,60 @@ class TransitWrapper:
             )
         return None
 
-    def _ask(self, use: Callable[[_Server], Result]) -> Result:
-        """Log in and return the result of *use*."""
+    @property
+    def _hvac(self) -> Any:
+        return import_sdk("hvac", "vault")
+
+    def _ask(self, use: Callable[[Any], Result]) -> Result:
+        """Log in and return the result of *use*, which is given an open client."""
         seconds = self._name.timeout
 
         def attempt(left: float) -> Result:
-            hvac = import_sdk("hvac", "vault")
             try:
                 # A request that hangs leaves time for a second attempt.
-                with self._client(hvac, left / 2) as client:
-                    return self._use(hvac, client, use)
+                with self._client(left / 2) as client:
+                    return self._use(client, use)
             except JWTColumnError:
                 raise
             except Exception as error:  # noqa: BLE001 - the text of a foreign error may show a key.
-                failure = self._error_of(hvac, error)
+                failure = self._error_of(error)
             raise failure
 
         return attempt_within(seconds, attempt, late=f"{self.uri}: Vault did not answer within {seconds:g} s")
 
-    def _use(self, hvac: Any, client: Any, use: Callable[[_Server], Result]) -> Result:
-        server = _Server(hvac, client, self._name, self.uri)
+    def _use(self, client: Any, use: Callable[[Any], Result]) -> Result:
         had_token = self._token is not None
         if self._token is None:
-            self._token = self._log_in(hvac, client)
+            self._token = self._log_in(client)
         client.token = self._token
         try:
-            return use(server)
-        except hvac.exceptions.Forbidden:
+            return use(client)
+        except self._hvac.exceptions.Forbidden:
             if not had_token:
                 raise
         # Vault refuses an expired token and one without permission with the same words. A new token tells them apart.
-        client.token = self._token = self._log_in(hvac, client)
-        return use(server)
+        client.token = self._token = self._log_in(client)
+        return use(client)
 
-    def _log_in(self, hvac: Any, client: Any) -> str:
+    def _log_in(self, client: Any) -> str:
+        answers = self._hvac.exceptions
         client.token = ""
         try:
             return log_in(self._name, client)
-        except (
-            hvac.exceptions.InvalidRequest,
-            hvac.exceptions.Forbidden,
-            hvac.exceptions.InvalidPath,
-        ) as error:
+        except (answers.InvalidRequest, answers.Forbidden, answers.InvalidPath) as error:
             reason = type(error).__name__
         raise KeyUnavailableError(
             f"{self.uri}: Vault refuses the login by AppRole ({reason}); check role id, secret id and auth_mount"
         )
 
     @contextmanager
-    def _client(self, hvac: Any, seconds: float) -> Iterator[Any]:
+    def _client(self, seconds: float) -> Iterator[Any]:
         """Open connections for one attempt."""
         name = self._name
         ca = name.ca or os.environ.get("VAULT_CACERT")
         if ca is not None and not Path(ca).is_file():
             raise ConfigurationError(f"{self.uri}: the file of trusted certificates {ca} does not exist")
-        client = hvac.Client(
+        client = self._hvac.Client(
             url=name.address(),
             token="",  # Otherwise hvac would search for a token by itself.
             verify=ca or True,
@@ -182,10 +176,10 @@ class TransitWrapper:
         finally:
             client.adapter.close()
 
-    def _error_of(self, hvac: Any, error: Exception) -> JWTColumnError:
+    def _error_of(self, error: Exception) -> JWTColumnError:
         """Translate an error of hvac or requests."""
         requests = import_sdk("requests", "vault").exceptions
-        answers = hvac.exceptions
+        answers = self._hvac.exceptions
         name = type(error).__name__
         if isinstance(error, requests.SSLError):
             return KeyUnavailableError(
@@ -213,6 +207,55 @@ class TransitWrapper:
             f"{self.uri}: Vault cannot answer now ({name})", retryable=isinstance(error, answers.VaultError)
         )
 
+    def _post(self, client: Any, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the data of a response."""
+        return self._data_of(
+            client.adapter.post(f"/v1/{self._name.mount}/{what}/{self._name.key}", json=body)
+        )
+
+    def _post_batch(self, client: Any, what: str, items: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """Return the server's result for each item; a failed item has an ``error``."""
+        try:
+            data = self._post(client, what, {"batch_input": items})
+        except self._hvac.exceptions.InvalidRequest as error:
+            # If some items fail the status may be 400, and the response holds the results nevertheless.
+            if not isinstance(error.json, dict) or error.json.get("data") is None:
+                raise
+            data = self._data_of(error.json)
+        results = data.get("batch_results")
+        if not isinstance(results, list) or len(results) != len(items):
+            raise self._strange()
+        if not all(isinstance(result, dict) for result in results):
+            raise self._strange()
+        return results
+
+    def _ciphertext(self, text: Any) -> bytes:
+        """Return a ciphertext as a key-ring file stores it."""
+        if not isinstance(text, str) or not text.startswith("vault:v") or not text.isascii():
+            raise self._strange()
+        return text.encode()
+
+    def _key(self, text: Any) -> bytes:
+        """Return the data key of a response."""
+        try:
+            key = b64decode(text, validate=True)
+        except (Base64Error, TypeError, ValueError):
+            key = b""
+        if len(key) != _KEY_LENGTH:
+            raise self._strange()
+        return key
+
+    def _data_of(self, answer: Any) -> dict[str, Any]:
+        data = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(data, dict):
+            raise self._strange()
+        return data
+
+    def _strange(self) -> KeyUnavailableError:
+        return KeyUnavailableError(
+            f"{self.uri}: the response is not one of Vault's or OpenBao's transit engine"
+        )
+
 
 class DerivedTransitWrapper(TransitWrapper):
     """A key of transit that was made with ``derived=true``; the server can rewrap keys under it."""
@@ -234,77 +277,18 @@ class DerivedTransitWrapper(TransitWrapper):
     def rewrap(self, wrapped: Sequence[WrappedKey]) -> list[bytes]:
         """Return the keys under the newest version of the KEK; no data key leaves the server."""
         return self._ask(
-            lambda server: [server.ciphertext(text) for text in self._batch(server, "rewrap", wrapped)]
+            lambda client: [self._ciphertext(text) for text in self._batch(client, "rewrap", wrapped)]
         )
 
-    def _check_derivation(self, server: _Server) -> None:
+    def _check_derivation(self, client: Any) -> None:
         """Refuse a key that does not derive: it would ignore the context and bind nothing."""
         try:
-            server.data("encrypt", {"plaintext": b64encode(bytes(_KEY_LENGTH)).decode()})
-        except server.hvac.exceptions.InvalidRequest:
+            self._post(client, "encrypt", {"plaintext": b64encode(bytes(_KEY_LENGTH)).decode()})
+        except self._hvac.exceptions.InvalidRequest:
             return
         raise ConfigurationError(
             f"{self.uri}: the key was not made with derived=true, so nothing would bind a wrapped key to its ring; "
             "create one that is, or add derived=false behind the ? to bind by associated data"
-        )
-
-
-class _Server:
-    """Requests to transit through an open client."""
-
-    def __init__(self, hvac: Any, client: Any, name: KEKName, uri: str) -> None:
-        self.hvac = hvac
-        self._client = client
-        self._name = name
-        self._uri = uri
-
-    def data(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the data of a response."""
-        return self._data_of(
-            self._client.adapter.post(f"/v1/{self._name.mount}/{what}/{self._name.key}", json=body)
-        )
-
-    def batch(self, what: str, items: list[dict[str, str]]) -> list[dict[str, Any]]:
-        """Return the server's result for each item; a failed item has an ``error``."""
-        try:
-            data = self.data(what, {"batch_input": items})
-        except self.hvac.exceptions.InvalidRequest as error:
-            # If some items fail the status may be 400, and the response holds the results nevertheless.
-            if not isinstance(error.json, dict) or error.json.get("data") is None:
-                raise
-            data = self._data_of(error.json)
-        results = data.get("batch_results")
-        if not isinstance(results, list) or len(results) != len(items):
-            raise self._strange()
-        if not all(isinstance(result, dict) for result in results):
-            raise self._strange()
-        return results
-
-    def ciphertext(self, text: Any) -> bytes:
-        """Return a ciphertext as a key-ring file stores it."""
-        if not isinstance(text, str) or not text.startswith("vault:v") or not text.isascii():
-            raise self._strange()
-        return text.encode()
-
-    def key(self, text: Any) -> bytes:
-        """Return the data key of a response."""
-        try:
-            key = b64decode(text, validate=True)
-        except (Base64Error, TypeError, ValueError):
-            key = b""
-        if len(key) != _KEY_LENGTH:
-            raise self._strange()
-        return key
-
-    def _data_of(self, answer: Any) -> dict[str, Any]:
-        data = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(data, dict):
-            raise self._strange()
-        return data
-
-    def _strange(self) -> KeyUnavailableError:
-        return KeyUnavailableError(
-            f"{self._uri}: the response is not one of Vault's or OpenBao's transit engine"
         )
 
 

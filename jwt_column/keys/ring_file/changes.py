@@ -1,6 +1,7 @@
 """The changes of a key-ring file. Each returns a new :class:`RingFile` with the next revision.
 
-Nothing is read, written or wrapped here: keys come wrapped, and :meth:`RingFile.sealed` authenticates the result.
+Nothing is read, written or wrapped here: keys come wrapped, and :meth:`RingFile.sealed` authenticates the result. A key
+that the file does not hold raises an UnknownKeyError, a change that its keys do not allow a KeyRingError.
 """
 
 from __future__ import annotations
@@ -51,12 +52,7 @@ def added(
 
 
 def activated(file: RingFile, key_id: str, now: datetime) -> RingFile:
-    """Return the file with this key active, in place of the ring's or its tenant's active key.
-
-    Raises:
-        UnknownKeyError: The file does not hold it.
-        KeyRingError: It is active already, or is marked as compromised.
-    """
+    """Return the file with this key active, in place of the ring's or its tenant's active key."""
     chosen = _entry(file, key_id)
     if chosen.state is KeyState.COMPROMISED:
         raise KeyRingError(
@@ -77,12 +73,7 @@ def activated(file: RingFile, key_id: str, now: datetime) -> RingFile:
 
 
 def compromised(file: RingFile, key_id: str, now: datetime) -> RingFile:
-    """Return the file with this key marked as compromised: it decrypts, and never becomes active again.
-
-    Raises:
-        UnknownKeyError: The file does not hold it.
-        KeyRingError: It is the active key, or is marked already.
-    """
+    """Return the file with this key marked as compromised: it decrypts, and never becomes active again."""
     chosen = _entry(file, key_id)
     if chosen.state is KeyState.ACTIVE:
         raise KeyRingError(
@@ -96,17 +87,12 @@ def compromised(file: RingFile, key_id: str, now: datetime) -> RingFile:
 
 
 def removed(file: RingFile, key_ids: Collection[str]) -> RingFile:
-    """Return the file without these keys.
-
-    Raises:
-        UnknownKeyError: The file does not hold one of them.
-        KeyRingError: The ring's active key is among them, or a tenant's active key while the tenant has others.
-    """
+    """Return the file without these keys."""
     for key_id in key_ids:
         entry = _entry(file, key_id)
         if entry is file.active:
             raise KeyRingError(
-                f"key {key_id} is the active key and cannot be removed; activate another key, and re-encrypt",
+                f"key {key_id} is the active key, which is not removed; activate another one, and re-encrypt",
                 key_id=key_id,
             )
         others = [key.id for key in file.keys if key.tenant == entry.tenant and key.id not in key_ids]
@@ -123,9 +109,6 @@ def destroyed(file: RingFile, key_ids: Collection[str], now: datetime) -> RingFi
     """Return the file without these keys, and with the note that they were destroyed on purpose.
 
     A key that was removed earlier gets the note, too.
-
-    Raises:
-        KeyRingError: One is noted already; or as :func:`removed`.
     """
     noted = {key.id for key in file.destroyed}
     marks = []

@@ -1,4 +1,8 @@
-"""Key files on disk: bounded reads, atomic writes, and updates by one command at a time."""
+"""Key files on disk: bounded reads, atomic writes, and updates by one command at a time.
+
+A file that is none of keys, or that others may replace, raises a KeyRingError, one that cannot be read a
+KeyUnavailableError. A write that fails raises a ConfigurationError and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,7 @@ _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 
 
 def read(path: Path, most: int) -> tuple[bytes, int]:
-    """Return the bytes and the mode of a file, read through one descriptor.
-
-    Raises:
-        KeyRingError: It is not a regular file, has more than *most* bytes, belongs to another user, or is in a
-            directory in which others may replace it.
-        KeyUnavailableError: It cannot be read.
-    """
+    """Return the bytes and the mode of a file, read through one descriptor."""
     try:
         data, status = read_regular(path, most + 1)
         _check_owner(path, status)
@@ -61,11 +59,7 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
 
 
 def create(path: Path, data: bytes, mode: int) -> None:
-    """Write a new file with this mode, independent of the umask.
-
-    Raises:
-        ConfigurationError: It exists already, or cannot be written; nothing was changed.
-    """
+    """Write a new file with this mode, independent of the umask."""
     with _explained(path), _beside(path, data, mode) as temporary:
         # A link fails if the name is taken; a rename would replace the file.
         os.link(temporary, path)
@@ -74,11 +68,7 @@ def create(path: Path, data: bytes, mode: int) -> None:
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
-    """Write a file with this mode, and replace an existing one. The target of a symbolic link is replaced.
-
-    Raises:
-        ConfigurationError: It cannot be written; nothing was changed.
-    """
+    """Write a file with this mode, and replace an existing one. The target of a symbolic link is replaced."""
     path = path.resolve()
     with _explained(path):
         with _beside(path, data, mode) as temporary:
@@ -91,9 +81,6 @@ def update(path: Path, old: bytes, new: bytes, *, keep_previous: bool = True) ->
 
     The previous version is ``NAME.previous``. Owner and mode are kept as far as this process may set them. A lock
     covers comparison and write: of two changes that began with the same version one is refused, and none is lost.
-
-    Raises:
-        ConfigurationError: The file was changed meanwhile, or cannot be written; nothing was changed.
     """
     path = path.resolve()
     previous = previous_of(path)

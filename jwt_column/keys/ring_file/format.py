@@ -69,7 +69,7 @@ _TIMES: Final = ("created", "activated", "deactivated", "compromised")
 
 @dataclass(frozen=True)
 class KeyEntry:
-    """One key of a key-ring file. Its times are in UTC, to the second; all but the first may be None.
+    """One key of a key-ring file. Its times are in UTC, to the second; None is one that it has not had, or not known.
 
     Attributes:
         state: Decides whether the key encrypts.
@@ -83,7 +83,7 @@ class KeyEntry:
     state: KeyState
     wrapped_by: str
     wrapped: bytes
-    created: datetime
+    created: datetime | None
     activated: datetime | None = None
     deactivated: datetime | None = None
     compromised: datetime | None = None
@@ -146,12 +146,7 @@ class RingFile:
         return file
 
     def check(self) -> None:
-        """Check the rules that concern the file as a whole.
-
-        Raises:
-            KeyRingError: A name or number out of range, no key or too many, a key id twice, or not exactly one
-                active key for the ring and for each tenant.
-        """
+        """Check the file as a whole: name and numbers, each id once, one active key for the ring and each tenant."""
         if not _NAME.match(self.name):
             raise KeyRingError("a ring's name is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
         if not 1 <= self.revision <= _MAX_REVISION:
@@ -207,11 +202,7 @@ class RingFile:
         )
 
     def check_macs(self, keys: Mapping[str, DataKey]) -> None:
-        """Check the macs of the file under the given keys, by key id.
-
-        Raises:
-            KeyRingError: The file was changed without one of these keys.
-        """
+        """Refuse a file that was changed without one of the given keys, which are given by key id."""
         text = self.canonical()
         for entry in self.keys:
             key = keys.get(entry.id)
@@ -312,22 +303,14 @@ def _entry_of(value: object, number: int) -> KeyEntry:
 
 
 def check_uri(uri: str) -> str:
-    """Return the URI of a KEK after a check of its characters.
-
-    Raises:
-        KeyRingError: A key-ring file cannot hold it.
-    """
+    """Return the URI of a KEK after a check of its characters."""
     if not _URI.match(uri):
         raise KeyRingError("a key-ring file holds KEK URIs of printable ASCII, at most 2000 characters long")
     return uri
 
 
 def check_name(name: str, kind: str) -> str:
-    """Return the name of a ring or tenant after a check of its characters.
-
-    Raises:
-        KeyRingError: A key-ring file cannot hold it.
-    """
+    """Return the name of a ring or tenant after a check of its characters."""
     if not _NAME.match(name):
         raise KeyRingError(f"the name of a {kind} is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
     return name

@@ -1,4 +1,7 @@
-"""Files of plain keys: one key to a line, the active one first; ``#`` begins a line of comment."""
+"""Files of plain keys: one key to a line, the active one first; ``#`` begins a line of comment.
+
+Keys that are malformed, and a file that others may read, raise a KeyRingError, which says where.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,7 @@ _MAX_BYTES: Final = 64 * 1024
 
 
 def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
-    """Return the keys of a file of plain keys with this path, these bytes, which are secret, and these permissions.
-
-    Raises:
-        KeyRingError: Others may read or write the file, a line is not a key, or there is no key.
-    """
+    """Return the keys of a file of plain keys with this path, these bytes, which are secret, and these permissions."""
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise KeyRingError(
             f"{path} is open to its group or to others (mode {mode:04o}); run: chmod 600 {path}"
@@ -55,11 +54,7 @@ def read_plain_keys(path: Path, data: bytes, mode: int) -> tuple[DataKey, ...]:
 
 
 def key_of(text: str, where: str) -> DataKey:
-    """Return the key of a text.
-
-    Raises:
-        KeyRingError: It is malformed; the message says where.
-    """
+    """Return the key of a text."""
     try:
         return DataKey(text)
     except KeyRingError as error:
@@ -82,11 +77,7 @@ def _ends_with_key(comment: str) -> bool:
 
 
 def key_file_bytes(keys: Iterable[bytes | str]) -> bytes:
-    """Return the bytes of a file of plain keys. Secret.
-
-    Raises:
-        KeyRingError: The keys do not make a key ring; such a file must not replace one that can be loaded.
-    """
+    """Return the bytes of a file of plain keys, which make a key ring, so that it can be loaded. Secret."""
     ring = index_keys([DataKey(key) for key in keys], None)
     text = "# jwt-column data keys, the active one first; keep this file secret and backed up\n"
     text += "".join(f"{encode(key.secret_material())}\n" for key in ring.in_order())

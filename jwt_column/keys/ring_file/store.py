@@ -1,4 +1,9 @@
-"""A key-ring file on disk: read, unwrapped, and written so that no other command's change is lost."""
+"""A key-ring file on disk: read, unwrapped, and written so that no other command's change is lost.
+
+A file that is no key-ring file, that others may write, or that was changed without its keys raises a KeyRingError; a
+file or KEK that cannot be reached, a KeyUnavailableError; a KEK that is not allowed, a ConfigurationError, and so does
+a write that fails and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +37,12 @@ class StoredRing:
 
     @classmethod
     def read(cls, path: Path) -> StoredRing:
-        """Read a file without asking its KEKs. It is not authenticated yet.
-
-        Raises:
-            KeyRingError: It is not a key-ring file, or others may write it.
-            KeyUnavailableError: It cannot be read.
-        """
+        """Read a file without asking its KEKs. It is not authenticated yet."""
         return cls.of(path, *_disk.read(path, MAX_BYTES))
 
     @classmethod
     def of(cls, path: Path, data: bytes, mode: int) -> StoredRing:
-        """Return the file of these bytes and this mode. It is not authenticated yet.
-
-        Raises:
-            KeyRingError: It is not a key-ring file, or others may write it.
-        """
+        """Return the file of these bytes and this mode. It is not authenticated yet."""
         if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise KeyRingError(
                 f"{path} may be written by its group or by others (mode {mode:04o}); run: chmod go-w {path}"
@@ -61,11 +57,6 @@ class StoredRing:
 
         Args:
             keks: The KEK URIs that the application allows; None for those of ``JWT_COLUMN_KEKS``.
-
-        Raises:
-            KeyRingError: A wrapped key has another key id, or the file was changed without its keys.
-            KeyUnavailableError: A KEK is unavailable.
-            ConfigurationError: A KEK is not allowed, or its URI, or a file or variable that it names, is wrong.
         """
         try:
             return unwrap(self.file, keks)
@@ -75,24 +66,14 @@ class StoredRing:
     def write(
         self, changed: RingFile, keys: Mapping[str, DataKey], *, keep_previous: bool = True
     ) -> StoredRing:
-        """Write the next revision, authenticated by its keys, and return it.
-
-        Raises:
-            ConfigurationError: The file was changed meanwhile, or cannot be written; nothing was changed.
-            KeyRingError: The next revision could not be loaded; nothing was changed.
-        """
+        """Write the next revision, authenticated by its keys, and return it."""
         data = _loadable(changed.sealed(keys))
         _disk.update(self.path, self.data, data, keep_previous=keep_previous)
         return StoredRing.read(self.path)
 
 
 def create_ring_file(path: Path, file: RingFile, keys: Mapping[str, DataKey]) -> StoredRing:
-    """Write a new key-ring file, authenticated by its keys, and return it.
-
-    Raises:
-        ConfigurationError: The file exists, or cannot be written; nothing was changed.
-        KeyRingError: It could not be loaded; nothing was changed.
-    """
+    """Write a new key-ring file, authenticated by its keys, and return it."""
     _disk.create(path, _loadable(file.sealed(keys)), _MODE)
     return StoredRing.read(path)
 

@@ -36,7 +36,7 @@ def unwrap(file: RingFile, keks: Sequence[str] | None = None) -> dict[str, DataK
     return keys
 
 
-def try_unwrap(file: RingFile, keks: Sequence[str] | None = None) -> Unwrapped:
+def try_unwrap(file: RingFile) -> Unwrapped:
     """Return the keys that unwrap, and the errors of the others. Does not authenticate the file."""
     unwrapped = Unwrapped({}, {})
     waiting = list(_by_kek(file.keys).values())
@@ -44,7 +44,7 @@ def try_unwrap(file: RingFile, keks: Sequence[str] | None = None) -> Unwrapped:
         entries = waiting.pop(0)
         uri = entries[0].wrapped_by
         try:
-            check_allowed([uri], keks)
+            check_allowed([uri], None)
             unwrapped.keys.update(_unwrap_by(open_wrapper(uri), file, entries))
             continue
         except JWTColumnError as error:
@@ -65,10 +65,6 @@ def wrap(wrapper: KeyWrapper, ring: str, keys: Sequence[DataKey]) -> list[bytes]
     """Return data keys under a KEK, bound to the ring of this name.
 
     Each is unwrapped again and compared: they may become the only copies.
-
-    Raises:
-        KeyRingError: A wrapped key does not unwrap to the same key.
-        KeyUnavailableError: The KEK is unavailable.
     """
     bound = [(key, AssociatedData(ring, key.id)) for key in keys]
     wrapped = [WrappedKey(wrapper.wrap(key.secret_material(), data), data) for key, data in bound]
