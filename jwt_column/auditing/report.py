@@ -7,35 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from ..database.json_report import json_dict
 from ..errors import AuditError, ConfigurationError
 from ..option_values import choice
 from ..wording import counted
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-
 #: Version of the JSON form; a reader refuses a newer one.
 FORMAT: Final = 1
-
-
-_TEXTS: Final = "Mapping[str, str]"
-# The kinds of the fields below, by annotation, as JSON has them.
-_KINDS: Final[Mapping[Any, Any]] = {
-    "bool": bool,
-    "float": int | float,
-    "int": int,
-    "int | None": int | None,
-    "str": str,
-    "str | None": str | None,
-    _TEXTS: Mapping,
-}
 
 
 class Severity(StrEnum):
@@ -210,76 +193,47 @@ class AuditReport:
             ConfigurationError: The content is no report, or one of a newer format.
         """
         try:
-            if _mapping(content)["format"] > FORMAT:
+            if content["format"] > FORMAT:
                 raise ConfigurationError(
                     f"this report has format {int(content['format'])}, and this release reads up to {FORMAT}"
                 )
-            return cls(
-                **{
-                    **_known(cls, content),
-                    "created": datetime.fromisoformat(content["created"]),
-                    "columns": tuple(_column(column) for column in _list(content["columns"])),
-                    "findings": tuple(_finding(finding) for finding in _list(content["findings"])),
-                }
-            )
+            report: AuditReport | None = _read(cls, content)
         except (AttributeError, KeyError, TypeError, ValueError):
-            pass
-        # Outside the handler: its error would show a part of a file of unknown content.
-        raise ConfigurationError(
-            "this is no report of an audit; give the output of audit --json or of to_dict()"
-        )
+            # Raised below: the context of an error would show a part of a file of unknown content.
+            report = None
+        if report is None:
+            raise ConfigurationError(
+                "this is no report of an audit; give the output of audit --json or of to_dict()"
+            )
+        return report
 
 
-def _known(class_: Any, content: object) -> dict[str, Any]:
-    """Return the fields of a class that the content has, which are of their kind.
+def _read(kind: Any, value: Any) -> Any:
+    """Return a value of JSON as this annotation of a field asks for it; members of no field are left out.
 
     Raises:
-        TypeError: One is not.
+        TypeError: It is of another kind; and likewise ValueError and KeyError.
     """
-    content = _mapping(content)
-    fields = {name: field.type for name, field in class_.__dataclass_fields__.items() if name in content}
-    for name, annotation in fields.items():
-        value = content[name]
-        if not isinstance(value, _KINDS.get(annotation, object)) or (
-            annotation == _TEXTS and not all(isinstance(one, str) for one in (*value, *value.values()))
-        ):
-            raise TypeError
-    return {name: content[name] for name in fields}
+    if isinstance(kind, type) and is_dataclass(kind):
+        members = _of(Mapping, value)
+        fields = {name: one for name, one in get_type_hints(kind).items() if name in members}
+        return kind(**{name: _read(one, members[name]) for name, one in fields.items()})
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return tuple(_read(arguments[0], one) for one in _of(list | tuple, value))
+    if origin is Mapping:
+        return {_of(str, name): _of(str, text) for name, text in _of(Mapping, value).items()}
+    if kind in (date, datetime):
+        return kind.fromisoformat(value)
+    if kind is Severity:
+        return Severity(value)
+    return value if kind is Any else _of(int | float if kind is float else kind, value)
 
 
-def _mapping(content: object) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
+def _of(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind):
         raise TypeError
-    return content
-
-
-def _list(content: object) -> Sequence[Any]:
-    if not isinstance(content, list | tuple):
-        raise TypeError
-    return content
-
-
-def _column(content: Mapping[str, Any]) -> ColumnAudit:
-    return ColumnAudit(
-        **{
-            **_known(ColumnAudit, content),
-            "keys": tuple(KeyCount(**_known(KeyCount, count)) for count in _list(content["keys"])),
-            "expiry": tuple(
-                ExpiryCount(**{**_known(ExpiryCount, count), "day": date.fromisoformat(count["day"])})
-                for count in _list(content["expiry"])
-            ),
-        }
-    )
-
-
-def _finding(content: Mapping[str, Any]) -> Finding:
-    return Finding(
-        **{
-            **_known(Finding, content),
-            "severity": Severity(content["severity"]),
-            "primary_keys": tuple(tuple(_list(key)) for key in _list(content["primary_keys"])),
-        }
-    )
+    return value
 
 
 def reports_of(**option: object) -> tuple[AuditReport, ...]:

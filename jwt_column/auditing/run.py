@@ -28,7 +28,7 @@ from .declaration import configuration_of, declaration_findings, schema_findings
 from .examination import AuditProgress, Examination
 from .report import AuditReport, ColumnAudit
 from .rows import Opener, Origin, check_bound
-from .tokens import Demands, TokenChecks
+from .tokens import TokenChecks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -319,7 +319,7 @@ class _ColumnRun:
         """Open the rows."""
         assert self.ring is not None  # noqa: S101 - a deep audit has every ring
         options = self._options
-        demands = Demands(options.allowed_algorithms, options.max_lifetime, options.compromised_kids)
+        demands = (options.allowed_algorithms, options.max_lifetime, options.compromised_kids)
         rows = self.result.rows - self.result.nulls
 
         to_examine = rows if options.sample is None else min(rows, options.sample)
@@ -333,7 +333,7 @@ class _ColumnRun:
         examination = Examination(
             self.column,
             Opener(self.column, self.ring, origins, options.try_contexts),
-            TokenChecks(demands, self._now),
+            TokenChecks(self._now, *demands),
             progress,
         )
         try:

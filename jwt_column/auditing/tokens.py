@@ -34,14 +34,6 @@ _CACHED: Final = 1024
 _LONGEST_CACHED: Final = 4096
 
 
-class Demands(NamedTuple):
-    """Requirements on tokens, as :func:`~jwt_column.audit` describes them."""
-
-    algorithms: Collection[str] | None = None
-    max_lifetime: timedelta | None = None
-    compromised_kids: Collection[str] = ()
-
-
 class _Header(NamedTuple):
     """The verdict on a header segment: the kind of its tokens, their number of dots, and the codes of findings."""
 
@@ -51,12 +43,19 @@ class _Header(NamedTuple):
 
 
 class TokenChecks:
-    """Checks tokens one by one. The lifetime of a token without ``iat`` counts from *now*."""
+    """Checks tokens one by one, by the options of an audit. Without ``iat`` a lifetime counts from *now*."""
 
-    def __init__(self, demands: Demands, now: datetime) -> None:
-        self._demands = demands
+    def __init__(
+        self,
+        now: datetime,
+        algorithms: Collection[str] | None = None,
+        max_lifetime: timedelta | None = None,
+        compromised_kids: Collection[str] = (),
+    ) -> None:
         self._now = now.timestamp()
-        self._limit = None if demands.max_lifetime is None else demands.max_lifetime.total_seconds()
+        self._algorithms = algorithms
+        self._limit = None if max_lifetime is None else max_lifetime.total_seconds()
+        self._compromised_kids = compromised_kids
         self._headers: dict[str, _Header] = {}
 
     def check(self, token: JWT) -> tuple[Sequence[str], str | int | None]:
@@ -87,7 +86,7 @@ class TokenChecks:
         algorithm = header["alg"]
         if algorithm.lower() == "none":
             yield "alg-none"
-        elif self._demands.algorithms is not None and algorithm not in self._demands.algorithms:
+        elif self._algorithms is not None and algorithm not in self._algorithms:
             yield "alg-not-allowed"
         for name, code in _PARAMETERS.items():
             if name in header:
@@ -95,7 +94,7 @@ class TokenChecks:
         kid = header.get("kid")
         if kid is not None and (not isinstance(kid, str) or _HOSTILE.search(kid)):
             yield "header-kid"
-        if isinstance(kid, str) and kid in self._demands.compromised_kids:
+        if isinstance(kid, str) and kid in self._compromised_kids:
             yield "compromised-kid"
 
     def _claims(self, claims: dict[str, Any]) -> Iterator[str]:

@@ -23,11 +23,7 @@ CLOCKS: Final = {
 
 
 def database_time(connection: Connection) -> float:
-    """Return the database's time in seconds since 1970.
-
-    Raises:
-        ConfigurationError: Not a database whose clock is known.
-    """
+    """Return the database's time in seconds since 1970."""
     statement = CLOCKS.get(connection.dialect.name)
     if statement is None:
         raise ConfigurationError(

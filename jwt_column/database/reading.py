@@ -33,11 +33,7 @@ def refuse_asynchronous(bind: object, function: str) -> None:
 
 @contextmanager
 def connected(bind: Engine | Connection, function: str) -> Iterator[Connection]:
-    """Return the connection that was given, or one of an engine.
-
-    Raises:
-        ConfigurationError: *bind* is something else.
-    """
+    """Return the connection that was given, or one of an engine."""
     if isinstance(bind, Connection):
         with without_prepared_statements(bind), without_chains(bind):
             yield bind

@@ -14,7 +14,7 @@ from sqlalchemy.orm import mapped_column
 from jwt_column import JWT, ConfigurationError, EncryptedJWT, Severity, audit
 from jwt_column.auditing import AuditProgress
 from jwt_column.auditing import rows as audited_rows
-from jwt_column.auditing.tokens import Demands, TokenChecks
+from jwt_column.auditing.tokens import TokenChecks
 from jwt_column.column.binding import binding_of
 from jwt_column.format import envelope as envelopes
 from jwt_column.format.token import unchecked_jwt
@@ -311,7 +311,7 @@ def test_the_header_of_an_encrypted_token_is_looked_at(sqlite: sa.Engine, sessio
 
 
 def test_headers_are_worked_out_once_and_the_cache_is_bounded() -> None:
-    checks = TokenChecks(Demands(), NOW)
+    checks = TokenChecks(NOW)
     for number in range(1100):
         assert checks.check(JWT(token({"kid": f"{number}"}))) == ((), None)
     assert 0 < len(checks._headers) <= 1024
