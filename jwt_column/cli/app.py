@@ -11,8 +11,6 @@ import typer
 from ..keys.process import without_reports
 from .commands import Command, group_of
 
-__all__ = ["app"]
-
 _RUN_EXIT_CODES: Final = (
     "Exit codes: 0 done, no row is left; 1 rows are left or cannot be read, also where a dry run finds such rows; 2 "
     "wrong usage or configuration, such as no such table, no key ring or a bad URL; 3 the database cannot be reached, "

@@ -25,8 +25,6 @@ from .progress import shown_progress
 from .signals import stoppable
 from .watch import watch_columns
 
-__all__ = ["audit_columns"]
-
 _OUTPUT: Final = "Output"
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

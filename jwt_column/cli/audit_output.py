@@ -19,8 +19,6 @@ from .console import make_console, print_json, written_out
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["STDOUT", "Format", "Output", "read_baseline"]
-
 #: The file name that stands for standard output, and for standard input.
 STDOUT: Final = Path("-")
 
@@ -30,12 +28,7 @@ Format = Literal["text", "json", "html", "sarif", "prometheus"]
 
 @dataclass(frozen=True)
 class Output:
-    """The outputs that the command line asks for.
-
-    Raises:
-        ConfigurationError: Two forms are asked for on standard output, or the HTML file cannot be written there. Said
-            before the audit, which may take long.
-    """
+    """The outputs that the command line asks for; checked before the audit, which may take long."""
 
     formats: Collection[str] = ()
     html: Path | None = None
@@ -96,11 +89,7 @@ class Output:
 
 
 def read_baseline(path: Path | None) -> Sequence[AuditReport]:
-    """Return the reports that an earlier ``--json`` has written; none without a file.
-
-    Raises:
-        ConfigurationError: The file holds none.
-    """
+    """Return the reports that an earlier ``--json`` has written; none without a file."""
     if path is None:
         return ()
     try:

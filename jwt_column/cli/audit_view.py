@@ -9,7 +9,8 @@ from rich.text import Text
 
 from ..auditing import Severity
 from ..auditing.grouping import by_kind
-from .console import counted, indented, key_cells, plain_table, state_order, verdict
+from ..wording import counted
+from .console import indented, key_cells, plain_table, state_order, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from ..auditing import AuditReport
     from ..auditing.grouping import FindingGroup
-
-__all__ = ["print_database", "print_report", "shown_key"]
 
 _SEVERITY_STYLES: Final = {
     Severity.CRITICAL: "bold red",

@@ -30,9 +30,11 @@ from .console import did_you_mean
 from .options import MODEL_VARIABLE, ColumnOptions
 
 if TYPE_CHECKING:
-    from ..format.envelope import Storage
+    from collections.abc import Mapping
 
-__all__ = ["ChosenColumn", "Targets", "choose_column", "choose_targets"]
+    from sqlalchemy.types import TypeEngine
+
+    from ..format.envelope import Storage
 
 #: Returns the targets of audit(), once there is a connection to look at the database with.
 Targets = Callable[[Connection], Sequence[Any]]
@@ -78,12 +80,7 @@ class ChosenColumn:
         preserve: Sequence[str],
         writes: bool = True,
     ) -> ChosenColumn:
-        """Return the column as the database has it, if a run on it would be right.
-
-        Raises:
-            ConfigurationError: It is not there, or not of a type that holds tokens; or something stands in the way of a
-                run; or it would drop index fields of rows. Nothing was done.
-        """
+        """Return the column as the database has it, if a run on it would be right and would drop no index field."""
         try:
             found = self.counted_in(connection)
         except OperationalError:
@@ -140,15 +137,11 @@ class ChosenColumn:
         )
 
     def counted_in(self, connection: Connection) -> ChosenColumn:
-        """Return the column as the database has it, for statements that count its rows and change none.
+        """Return the column as the database has it, for statements that count its rows and change none."""
+        return self._as_stored(self._types_in(connection))
 
-        Raises:
-            ConfigurationError: It is not there, or not of a type that holds tokens.
-        """
-        self._refuse_absent(connection)
-        return self._as_stored(connection)
-
-    def _refuse_absent(self, connection: Connection) -> None:
+    def _types_in(self, connection: Connection) -> dict[str, TypeEngine[Any]]:
+        """Return the types of the table's columns in the database; refuse a table or a column that is not there."""
         inspector = inspect(connection)
         if not inspector.has_table(self.table, schema=self.schema):
             names = [
@@ -159,20 +152,20 @@ class ChosenColumn:
             raise ConfigurationError(
                 f"there is no table {table}{did_you_mean(self.table, names)}; nothing was done"
             )
-        columns = [info["name"] for info in inspector.get_columns(self.table, schema=self.schema)]
-        if self.column not in columns:
+        types = {info["name"]: info["type"] for info in inspector.get_columns(self.table, schema=self.schema)}
+        if self.column not in types:
             raise ConfigurationError(
-                f"there is no column {self.name}{did_you_mean(self.column, columns)}; nothing was done"
+                f"there is no column {self.name}{did_you_mean(self.column, types)}; nothing was done"
             )
+        return types
 
     def in_table(self, connection: Connection) -> Column[Any]:
         """Return the model's column, or one in a table with the primary key and ``bound_to`` of the database's."""
         if self.mapped is not None:
             return self.mapped
-        chosen = self.counted_in(connection)
-        inspector = inspect(connection)
-        types = {info["name"]: info["type"] for info in inspector.get_columns(self.table, schema=self.schema)}
-        keys = inspector.get_pk_constraint(self.table, schema=self.schema)["constrained_columns"]
+        types = self._types_in(connection)
+        chosen = self._as_stored(types)
+        keys = inspect(connection).get_pk_constraint(self.table, schema=self.schema)["constrained_columns"]
         missing = [name for name in chosen.type_.bound_to if name not in types]
         if missing:
             raise ConfigurationError(f"there is no column {missing[0]} beside {self.name}")
@@ -184,11 +177,10 @@ class ChosenColumn:
         Table(self.table, MetaData(), *others, column, schema=self.schema)
         return column
 
-    def _as_stored(self, connection: Connection) -> ChosenColumn:
+    def _as_stored(self, types: Mapping[str, TypeEngine[Any]]) -> ChosenColumn:
         """Return the column in the storage form that the database's column asks for."""
         given = self.type_.storage if self.options is None else self.options.storage
-        columns = inspect(connection).get_columns(self.table, schema=self.schema)
-        in_database = next(info["type"] for info in columns if info["name"] == self.column)
+        in_database = types[self.column]
         held = python_type_of(in_database)
         needed: Storage | None = "binary" if held is bytes else "text" if held is str else None
         if needed is None and given is None:

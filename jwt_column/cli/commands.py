@@ -13,8 +13,6 @@ from .declaring import with_options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Command", "Unloaded", "group_of"]
-
 
 class Command(NamedTuple):
     """A command of a group, before its module is imported.

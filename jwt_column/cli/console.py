@@ -23,32 +23,11 @@ from rich.text import Text
 
 from ..database.printable import printable
 from ..errors import ConfigurationError, JWTColumnError, KeyRingError, KeyUnavailableError
-from ..wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from rich.console import ConsoleOptions, RenderableType
-
-__all__ = [
-    "STATE_STYLES",
-    "DatabaseError",
-    "ExitCode",
-    "counted",
-    "did_you_mean",
-    "indented",
-    "is_utf8",
-    "key_cells",
-    "make_console",
-    "mark",
-    "plain_table",
-    "print_error",
-    "print_json",
-    "print_problem",
-    "state_order",
-    "verdict",
-    "written_out",
-]
 
 _Value = TypeVar("_Value")
 

@@ -25,7 +25,8 @@ from migrations_helpers.engine.tenants import schema_names
 from ..census import key_usage
 from ..database.time_limits import lifted
 from ..errors import ConfigurationError, JWTColumnError, ReencryptionError
-from .console import DatabaseError, counted, make_console, print_json, print_problem
+from ..wording import counted
+from .console import DatabaseError, make_console, print_json, print_problem
 from .databases import (
     connect,
     connect_arguments,
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
     from .columns import ChosenColumn
     from .reencrypt import RunOptions
     from .summary import Census, Words
-
-__all__ = ["Run", "convert"]
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,7 @@ class Run:
 
 
 def convert(database: str | None, run: Run) -> None:
-    """Do a run and show its summary.
-
-    Raises:
-        JWTColumnError: It was not done; :func:`print_error` knows the exit code.
-        typer.Exit: It was stopped by a signal.
-    """
+    """Do a run and show its summary."""
     url = read_url(database)
     if run.options.preflight:
         with_engine(url, partial(show_preflight, run))

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["connect", "connect_arguments", "is_async", "read_url", "read_urls", "refusals", "with_engine"]
-
 # The synchronous driver to name where an asynchronous one will not do.
 _SYNC_DRIVERS: Final = {
     "mariadb": "mariadb+pymysql",
@@ -49,12 +47,7 @@ def read_urls(given: Sequence[str] | None) -> list[URL]:
 
 
 def read_url(text: str | None) -> URL:
-    """Return a database URL as SQLAlchemy takes it.
-
-    Raises:
-        ConfigurationError: There is none or more than one, SQLAlchemy cannot read it, or its driver is not installed.
-        DatabaseError: It names an SQLite file that is not there; SQLite would make an empty one.
-    """
+    """Return a database URL as SQLAlchemy takes it."""
     if not text:
         raise ConfigurationError(
             f"no database: set {DATABASE_VARIABLE} to a URL such as postgresql+psycopg://user:password@host/database, "
@@ -174,12 +167,7 @@ async def _with_async_engine(url: URL, work: Callable[[Engine], _Result]) -> _Re
 
 @contextmanager
 def connect(engine: Engine) -> Iterator[Connection]:
-    """Give a connection for reading, and explain why it cannot be made or used.
-
-    Raises:
-        ConfigurationError: The driver does not take the URL.
-        DatabaseError: The database cannot be reached, or refuses to be looked at.
-    """
+    """Give a connection for reading, and explain why it cannot be made or used."""
     with _explained(engine.url):
         connection = engine.connect()
     with connection:

@@ -11,8 +11,6 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["REQUIRED", "Option", "flag", "option_group", "value", "values", "with_options"]
-
 _Group = TypeVar("_Group", bound=type)
 
 #: The default of an option that must be given.

@@ -13,8 +13,6 @@ from .console import ExitCode, make_console, mark, print_json, written_out
 from .databases import connect, read_url, with_engine
 from .options import DATABASE, JSON, MODELS, ColumnOptions
 
-__all__ = ["doctor"]
-
 
 def doctor(
     *,

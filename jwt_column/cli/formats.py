@@ -3,7 +3,6 @@
 # No "from __future__ import annotations": Typer reads the annotations of options when it builds a command.
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -12,8 +11,6 @@ from migrations_helpers.formats import FernetReader, JWEReader, SQLAlchemyUtilsR
 
 from ..errors import ConfigurationError, KeyUnavailableError
 from .declaring import option_group, value
-
-__all__ = ["SourceOptions"]
 
 _ENV: Final = "env:"
 _FILE: Final = "file:"
@@ -34,21 +31,15 @@ _READERS: Final[dict[str, Callable[..., Callable[[object], str]]]] = {
 }
 
 
-@dataclass(frozen=True)
-class _KeyFile:
-    """A file that holds the key of another library; it can travel to a shard, which reads it for itself."""
-
-    path: str
-
-    def __call__(self) -> str:
-        """Return the file's text without the line end that editors put there."""
-        try:
-            text = Path(self.path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        else:
-            return text.removesuffix("\n").removesuffix("\r")
-        raise KeyUnavailableError(f"--from-key: the file {self.path} cannot be read: {reason}")
+def _key_in(path: Path) -> str:
+    """Return the text of a key's file without the line end that editors put there."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+    else:
+        return text.removesuffix("\n").removesuffix("\r")
+    raise KeyUnavailableError(f"--from-key: the file {path} cannot be read: {reason}")
 
 
 @option_group("The source")
@@ -81,12 +72,12 @@ class SourceOptions:
         return _READERS[self.from_](key_from=_source(self.from_key), **padding)
 
 
-def _source(key: str | None) -> str | _KeyFile:
-    """Return the place of a reader's key."""
+def _source(key: str | None) -> str | Callable[[], str]:
+    """Return the place of a reader's key; it can travel to a shard, which reads the key for itself."""
     if key is not None and key.startswith(_ENV) and key.removeprefix(_ENV).isidentifier():
         return key
     if key is not None and key.startswith(_FILE) and key != _FILE:
-        return _KeyFile(str(Path(key.removeprefix(_FILE)).absolute()))
+        return partial(_key_in, Path(key.removeprefix(_FILE)).absolute())
     # Not shown: it may be the key.
     raise ConfigurationError(
         "--from-key says where the other library's key is: env:NAME, an environment variable, or file:PATH"

@@ -11,23 +11,6 @@ from typing import Any, Final, Literal
 
 from .declaring import flag, option_group, value, values
 
-__all__ = [
-    "DATABASE",
-    "DATABASES",
-    "DATABASE_VARIABLE",
-    "FILE",
-    "JSON",
-    "MODEL",
-    "MODELS",
-    "MODEL_VARIABLE",
-    "ColumnName",
-    "ColumnOptions",
-    "RowsToCount",
-    "StoredColumn",
-    "given_databases",
-    "split_names",
-]
-
 #: The environment variable of the database's URL: a process list does not show it.
 DATABASE_VARIABLE: Final = "JWT_COLUMN_DATABASE_URL"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["SECRET_MEMBER", "without_passwords"]
-
 #: A member with a password in a connection string of ODBC or libpq, or in a URL's query: PWD={...}; or password='...'.
 SECRET_MEMBER: Final = re.compile(
     r"\w*(?:pass(?:word|wd|phrase)?|pwd|secret)\w*\s*=\s*(\{[^}]*\}|'[^']*'|\"[^\"]*\"|[^\s;&'\"]+)",

@@ -27,18 +27,11 @@ if TYPE_CHECKING:
     from ..auditing.report import Finding
     from .conversion import Run
 
-__all__ = ["show_preflight"]
-
 _STYLES: Final = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
 
 def show_preflight(run: Run, engine: Engine) -> None:
-    """Show what stands in the way of a run over a column, in each of its schemas, and what makes it slow.
-
-    Raises:
-        ConfigurationError: A run would drop index fields of rows.
-        typer.Exit: A run would be refused.
-    """
+    """Show what stands in the way of a run over a column, in each of its schemas, and what makes it slow."""
     column, schemas = run.column, run.schemas(engine)
     key_columns, preserve = split_names(run.options.key_columns), split_names(run.options.preserve)
     findings: list[Finding] = []

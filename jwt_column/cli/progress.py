@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from migrations_helpers.engine.progress import Progress, Show
 
-__all__ = ["run_progress", "shown_progress"]
-
 _Show = TypeVar("_Show")
 
 

@@ -19,16 +19,15 @@ from ..database.time_limits import lifted_and_restored
 from ..errors import ConfigurationError, KeyRingError, ReencryptionError, UnsupportedComparisonError
 from ..keys.snapshot import parse_key_id
 from ..purge import Action, purge_rows
+from ..wording import counted
 from .columns import ChosenColumn, choose_column
-from .console import DatabaseError, ExitCode, counted, indented, make_console, print_json, verdict
+from .console import DatabaseError, ExitCode, indented, make_console, print_json, verdict
 from .databases import connect, read_url, with_engine
 from .declaring import flag, value
 from .options import DATABASE, JSON, MODEL, ColumnOptions, StoredColumn
 from .progress import shown_progress
 from .signals import stoppable
 from .summary import listed_keys
-
-__all__ = ["purge"]
 
 # Rows that the database refused, of which the terminal shows the primary keys.
 _SHOWN: Final = 10

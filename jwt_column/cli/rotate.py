@@ -25,8 +25,9 @@ from migrations_helpers.engine.reencryption import convert_column
 from ..auditing.columns import AuditedColumn, columns_of
 from ..errors import ConfigurationError, JWTColumnError
 from ..keys.providers.file import uri_of
+from ..wording import counted
 from .columns import Targets, choose_targets
-from .console import counted, make_console, mark, print_json
+from .console import make_console, mark, print_json
 from .databases import connect, read_url, refusals, with_engine
 from .declaring import flag, option_group, value
 from .keys.changing import activate_key, add_key
@@ -42,8 +43,8 @@ from .keys.fleets import (
 from .keys.removing import KeyInUseError, forgotten_columns, held_keys, is_of, removal
 from .keys.rings import PlainFile, now, open_ring, ring_path
 from .options import DATABASES, FILE, JSON, MODELS, ColumnOptions, given_databases
-from .pace import PaceOptions
 from .progress import run_progress
+from .reencrypt import PaceOptions
 from .rotation import Rotation, rotation_of
 from .signals import stoppable
 from .verbosity import is_quiet
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 
     from ..keys.ring import DataKey
     from ..keys.ring_file.store import StoredRing
-
-__all__ = ["rotate"]
 
 
 @option_group("The rotation")

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ..keys.ring_file.store import StoredRing
 
-__all__ = ["Rotation", "rotation_of"]
-
 
 class Rotation(NamedTuple):
     """How far the rotation of a ring, or of a tenant's keys, is.
@@ -35,12 +33,7 @@ class Rotation(NamedTuple):
 
 
 def rotation_of(ring: StoredRing | PlainFile, tenant: str | None = None, to: str | None = None) -> Rotation:
-    """Return the state of a rotation, of a tenant's keys or of the ring's; *to* is its new key, if that is known.
-
-    Raises:
-        ConfigurationError: The file does not show which key is new.
-        KeyRingError: The ring has no such key or tenant.
-    """
+    """Return the state of a rotation, of a tenant's keys or of the ring's; *to* is its new key, if that is known."""
     if isinstance(ring, PlainFile):
         if tenant is not None:
             raise ConfigurationError(f"{ring.path} is a file of plain keys, which has no tenants (--tenant)")
@@ -72,11 +65,11 @@ def _of_ring_file(ring: StoredRing, tenant: str | None, to: str | None) -> Rotat
 
 def _of_plain_file(ring: PlainFile, to: str | None) -> Rotation:
     """Return the state of a file of plain keys: its previous version shows the last change."""
-    ids = [key.id for key in ring.keys]
+    ids = [key.id for key in ring.file.keys]
     before: list[str] = []
     with suppress(JWTColumnError):
         previous = open_ring(_disk.previous_of(ring.path.resolve()))
-        before = [key.id for key in previous.keys] if isinstance(previous, PlainFile) else []
+        before = [key.id for key in previous.file.keys] if isinstance(previous, PlainFile) else []
     replaced = before[0] if before and before[0] != ids[0] and before[0] in ids else None
     if to is not None:
         _refuse_absent(to, ids)

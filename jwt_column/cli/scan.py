@@ -9,15 +9,14 @@ from sqlalchemy import Engine
 
 from ..scanning import ScanReport, find_plaintext_tokens
 from ..scanning.run import SAMPLE
+from ..wording import counted
 from .audit_view import print_database, shown_key
-from .console import ExitCode, counted, indented, make_console, plain_table, print_json, verdict, written_out
+from .console import ExitCode, indented, make_console, plain_table, print_json, verdict, written_out
 from .databases import connect, read_url, with_engine
 from .declaring import flag, value
 from .options import DATABASE, JSON
 from .progress import shown_progress
 from .signals import stoppable
-
-__all__ = ["scan"]
 
 
 def scan(

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ..errors import JWTColumnError
 
-__all__ = ["apply_project_settings"]
-
 _RING_VARIABLE: Final = "JWT_COLUMN_KEYRING"
 
 # The settings, and the environment variable that each is a default of.

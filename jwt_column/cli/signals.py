@@ -6,7 +6,6 @@ import multiprocessing
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -18,8 +17,6 @@ from .console import print_problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
-
-__all__ = ["Interruptions", "Pauses", "ignore_pauses", "stoppable"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # Windows has neither.
@@ -93,28 +90,18 @@ class Pauses(_Handling):
     def __init__(self) -> None:
         super().__init__(dict(zip(_PAUSING, (self._pause, self._resume), strict=False)))
         self._directory = TemporaryDirectory(prefix="jwt-column-")
-        self.is_paused: IsPaused = IsPaused(Path(self._directory.name) / "paused")
+        self._file = Path(self._directory.name) / "paused"
+        self.is_paused: Callable[[], bool] = self._file.exists
 
     def _pause(self, *_: object) -> None:
-        self.is_paused.file.touch()
+        self._file.touch()
 
     def _resume(self, *_: object) -> None:
-        self.is_paused.file.unlink(missing_ok=True)
+        self._file.unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
         self._directory.cleanup()
-
-
-@dataclass(frozen=True)
-class IsPaused:
-    """A function that returns True while a file exists."""
-
-    file: Path
-
-    def __call__(self) -> bool:
-        """Return True if the run is to wait."""
-        return self.file.exists()
 
 
 def ignore_pauses() -> None:

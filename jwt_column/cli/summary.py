@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..database.printable import printable
-from .console import STATE_STYLES, counted, indented, plain_table, state_order, verdict
+from ..wording import counted
+from .console import STATE_STYLES, indented, plain_table, state_order, verdict
 from .verbosity import is_quiet
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     #: Rows by key id, or None, and state.
     Census = Mapping[tuple[str | None, str], int]
-
-__all__ = ["Summary", "Words", "listed_keys", "print_summary"]
 
 # Primary keys that a table shows; --json lists up to 10,000.
 _MAX_KEYS: Final = 20

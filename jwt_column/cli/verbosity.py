@@ -7,8 +7,6 @@ from typing import Final
 
 from ..database.printable import printable
 
-__all__ = ["is_quiet", "set_verbosity"]
-
 _LOGGERS: Final = ("jwt_column", "migrations_helpers")
 
 _quiet = False

@@ -26,13 +26,12 @@ from jwt_column.auditing.prometheus import to_prometheus
 from jwt_column.auditing.report import Severity
 from jwt_column.auditing.sarif import to_sarif
 from jwt_column.cli import audit as audit_module
-from jwt_column.cli import watch_view
+from jwt_column.cli import watch
 from jwt_column.cli.columns import choose_targets
 from jwt_column.cli.console import ExitCode, make_console
 from jwt_column.cli.options import ColumnOptions
 from jwt_column.cli.progress import shown_progress
-from jwt_column.cli.watch import watch_columns
-from jwt_column.cli.watched import WatchedColumn
+from jwt_column.cli.watch import WatchedColumn, watch_columns
 from jwt_column.column.binding import binding_of
 from tests.support.audit_reports import HOSTILE, finding
 from tests.support.audit_reports import column as audited_column
@@ -713,7 +712,7 @@ def test_a_rate_forgets_what_was_long_ago() -> None:
     [(0.2, "1 s"), (119, "119 s"), (120, "2 min"), (7_100, "118 min"), (7_200, "2 h"), (400_000, "111 h")],
 )
 def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
-    assert watch_view.duration(seconds) == text
+    assert watch.duration(seconds) == text
 
 
 def test_without_a_terminal_each_look_is_a_line(
@@ -798,7 +797,7 @@ def test_watching_a_column_of_an_unknown_key(
     empty.add(0.0, Counter())
     console = make_console()
     with console.capture() as capture:
-        console.print(watch_view.view([empty], 2.0, console, 0))
+        console.print(watch.view([empty], 2.0, console, 0))
     shown = capture.get()
     assert "sessions.token" in shown
     assert "no token" in shown
@@ -820,7 +819,7 @@ def test_thirty_columns_fit_on_a_terminal_of_24_lines() -> None:
     pages = []
     for look in range(6):
         with console.capture() as capture:
-            console.print(watch_view.view(columns, 2.0, console, look))
+            console.print(watch.view(columns, 2.0, console, look))
         pages.append(capture.get())
         lines = pages[-1].splitlines()
         assert len(lines) <= 24

@@ -24,9 +24,9 @@ from jwt_column import (
     generate_key,
 )
 from jwt_column.cli.console import ExitCode
-from jwt_column.cli.keys.rings import KeyView
 from jwt_column.cli.keys.showing import age
 from jwt_column.format import base64url
+from jwt_column.keys.ring_file.format import KeyEntry, KeyState
 from jwt_column.providers import write_key_file
 from tests.support.command_line import environment, invoke, program_path, type_in_terminal
 from tests.support.command_line import keys as run
@@ -232,7 +232,9 @@ def test_list_of_a_plain_file_says_so(plain: KeyRing) -> None:
 )
 def test_age_is_in_hours_on_the_first_day(seconds: int, expected: str) -> None:
     now = datetime(2026, 11, 23, tzinfo=UTC)
-    assert age(KeyView("00000000", "active", created=now - timedelta(seconds=seconds)), now) == expected
+    assert (
+        age(KeyEntry("00000000", KeyState.ACTIVE, "", b"", now - timedelta(seconds=seconds)), now) == expected
+    )
 
 
 # -- add, activate, compromise ---------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from .page import Page
 from .sample import FEWEST_ROWS
 from .story import tell_story
 
-__all__ = ["demo"]
-
 # All tokens are held in memory, to be compared with the rows at the end.
 _MOST_ROWS = 1_000_000
 

@@ -25,8 +25,6 @@ from .sample import PlainSession, Session, UserToken, rfc_tokens, sign
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["Database", "Project", "count_occurring", "hex_lines"]
-
 # Sixteen readable characters in a row: one place in ten million of ciphertext.
 _READABLE: Final = re.compile(rb"[\t\n\r\x20-\x7e]{16,}")
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-__all__ = ["Page", "code"]
-
 
 class Page:
     """The output of the demo, and the results of its checks."""

@@ -22,8 +22,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_co
 
 from ... import JWT, EncryptedJWT
 
-__all__ = ["AUDIENCE", "FEWEST_ROWS", "Base", "PlainSession", "Session", "UserToken", "rfc_tokens", "sign"]
-
 AUDIENCE: Final = "https://app.example.com"
 
 #: One token of each algorithm and every example of the RFCs fit into this many rows.

@@ -21,8 +21,6 @@ from .files import Database, Project, count_occurring, hex_lines
 from .page import Page, code
 from .sample import AUDIENCE, Session
 
-__all__ = ["tell_story"]
-
 # Well past header and nonce: only the cipher can notice that this byte changed.
 _INTO_THE_CIPHERTEXT: Final = 100
 

@@ -8,8 +8,6 @@ import typer
 
 from ..commands import Command, group_of
 
-__all__ = ["app"]
-
 _EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 refused because rows are under the key or processes are behind, or a check failed; 2 wrong "
     "usage, configuration or key ring; 3 the database, or the system that holds the KEK, cannot be reached: a retry "

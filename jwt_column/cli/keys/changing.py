@@ -17,14 +17,12 @@ from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import rewrap as wrap_anew
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_wrapper
-from ..console import counted
+from ...wording import counted
 from ..declaring import value
 from ..options import DATABASES, FILE, JSON, given_databases
 from .fleets import FleetOptions, await_fleet, key_everywhere
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
-
-__all__ = ["KeyIdArgument", "activate", "activate_key", "add", "add_key", "compromise", "rewrap"]
 
 KeyIdArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, 8 hex digits.")]
 
@@ -42,7 +40,7 @@ def add(
 ) -> None:
     """Add a key; see :mod:`jwt_column.cli.keys` for the help text."""
     ring, key = add_key(open_ring(file), wrapped_by, tenant)
-    is_active = not isinstance(ring, PlainFile) and ring.file.active_of(tenant).id == key.id
+    is_active = ring.file.active_of(tenant).id == key.id
     state = KeyState.ACTIVE if is_active else KeyState.PRE_ACTIVATION
     hints = [
         "Bring the file to every host, and reload or restart every process; then run: "
@@ -56,25 +54,19 @@ def add(
 def add_key(
     ring: StoredRing | PlainFile, wrapped_by: str | None = None, tenant: str | None = None
 ) -> tuple[StoredRing | PlainFile, DataKey]:
-    """Add a new key, wrapped as the active one unless *wrapped_by* says otherwise; return the written ring and the key.
-
-    Raises:
-        ConfigurationError: A file of plain keys has neither a KEK nor tenants.
-        KeyRingError: The ring cannot be authenticated, or the key cannot be wrapped.
-    """
+    """Add a new key, wrapped as the active one is without *wrapped_by*; return the written ring and the key."""
     key = DataKey(generate_key(), tenant=None if tenant is None else check_name(tenant, "tenant (--tenant)"))
-    if isinstance(ring, PlainFile):
-        if wrapped_by is not None or tenant is not None:
-            raise ConfigurationError(
-                f"{ring.path} is a file of plain keys, which has no KEK and no tenants; leave --wrapped-by and "
-                "--tenant out, or make a key-ring file with 'jwt-column keys init'"
-            )
-        ring.keys.append(key)
-        return ring.write(), key
+    kek, wrapped = "", b""
+    if isinstance(ring, PlainFile) and (wrapped_by is not None or tenant is not None):
+        raise ConfigurationError(
+            f"{ring.path} is a file of plain keys, which has no KEK and no tenants; leave --wrapped-by and "
+            "--tenant out, or make a key-ring file with 'jwt-column keys init'"
+        )
     keys = ring.unwrap()
-    wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
-    (wrapped,) = wrap(wrapper, ring.file.name, [key])
-    changed = _changes.added(ring.file, key.id, check_uri(wrapper.uri), wrapped, now(), tenant=key.tenant)
+    if not isinstance(ring, PlainFile):
+        wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
+        kek, (wrapped,) = check_uri(wrapper.uri), wrap(wrapper, ring.file.name, [key])
+    changed = _changes.added(ring.file, key.id, kek, wrapped, now(), tenant=key.tenant)
     return ring.write(changed, {**keys, key.id: key}), key
 
 
@@ -87,15 +79,7 @@ def activate_key(
 
     *before* is called when it is known that the file can be written, and before it is, with a function that returns the
     keys of the ring.
-
-    Raises:
-        KeyRingError: The ring has no such key, or it is active, or compromised; or the ring cannot be authenticated.
     """
-    if isinstance(ring, PlainFile):
-        ring.activate(key_id)
-        plain = ring.keys
-        before(lambda: plain)
-        return ring.write()
     keys = ring.unwrap()
     _changes.activated(ring.file, key_id, now())
     before(keys.values)

@@ -15,13 +15,12 @@ from ...keys.ring_file import disk as _disk
 from ...keys.ring_file.format import KeyState
 from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
-from ..console import ExitCode, counted, indented, make_console, mark, print_json
+from ...wording import counted
+from ..console import ExitCode, indented, make_console, mark, print_json
 from ..declaring import value
 from ..options import FILE, JSON
-from .rings import PlainFile, now, open_ring, views_of
+from .rings import PlainFile, now, open_ring
 from .showing import ring_to_json
-
-__all__ = ["check"]
 
 _DAYS = 90
 
@@ -48,7 +47,9 @@ def check(
     if isinstance(ring, PlainFile):
         findings = [
             Finding("permissions", True, "Only its owner may read or write the file."),
-            Finding("keys", True, f"{counted(len(ring.keys), 'key')} in the clear; their age is not known."),
+            Finding(
+                "keys", True, f"{counted(len(ring.file.keys), 'key')} in the clear; their age is not known."
+            ),
         ]
     else:
         findings += _keys(ring)
@@ -117,7 +118,8 @@ def _previous(ring: StoredRing | PlainFile) -> Iterator[Finding]:
     except JWTColumnError:
         # There is none, or none that loads.
         return
-    if not {view.id for view in views_of(before)} & {view.id for view in views_of(ring)}:
+    held, held_before = ({key.id for key in one.file.keys} for one in (ring, before))
+    if not held & held_before:
         text = f"The file has none of the keys of {path.name}: running processes refuse to load it."
         yield Finding("continuity", False, text)
     elif (
@@ -128,6 +130,6 @@ def _previous(ring: StoredRing | PlainFile) -> Iterator[Finding]:
         text = f"The file is revision {ring.file.revision}, and {path.name} is revision {before.file.revision}: an "
         text += "older version was put back, which running processes refuse to load."
         yield Finding("continuity", False, text)
-    gone = sorted({view.id for view in views_of(before)} - {view.id for view in views_of(ring)})
+    gone = sorted(held_before - held)
     if gone:
         yield Finding("previous", True, f"{path.name} still holds the removed {', '.join(gone)}.")

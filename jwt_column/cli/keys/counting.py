@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..columns import ChosenColumn
     from ..options import RowsToCount
 
-__all__ = ["columns_to_count", "count_column", "count_rows"]
-
 # The census says of each row whether it is under this key; here only the key ids matter.
 _NO_KEY = "00000000"
 

@@ -5,32 +5,29 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 from rich.text import Text
+from sqlalchemy import Engine, MetaData
 
 from ...errors import ConfigurationError, JWTColumnError
+from ...fleet import (
+    FLEET_TABLE,
+    FleetProcess,
+    encrypting_under,
+    fleet_table,
+    has_table,
+    read_processes,
+    without_key,
+)
+from ...keys.ring import DataKey
+from ...keys.ring_file.format import KeyState
 from ..console import DatabaseError, ExitCode, indented, make_console, mark, plain_table, print_json
+from ..databases import connect, read_url, with_engine
 from ..declaring import flag, option_group, value
 from ..options import DATABASE_VARIABLE, DATABASES, FILE, JSON, given_databases
-from .rings import PlainFile, open_ring, views_of
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from ...fleet import FleetProcess
-    from ...keys.ring import DataKey
-__all__ = [
-    "FleetError",
-    "FleetOptions",
-    "Need",
-    "PatientFleetOptions",
-    "await_fleet",
-    "fleet",
-    "key_everywhere",
-    "nothing_written_under",
-]
+from .rings import open_ring
 
 # Seconds between two looks at the table.
 _PAUSE = 1.0
@@ -51,32 +48,21 @@ class Need(NamedTuple):
         lack: What they do, after their number, in the singular and in the plural.
     """
 
-    blockers: "Callable[[Iterable[FleetProcess]], list[FleetProcess]]"
+    blockers: Callable[[Iterable[FleetProcess]], list[FleetProcess]]
     lack: tuple[str, str]
 
 
 def key_everywhere(key_id: str) -> Need:
     """Return the need of an activation: every process can read rows under the key."""
-
-    def blockers(processes: "Iterable[FleetProcess]") -> "list[FleetProcess]":
-        # Here, and below, because a ring without a database needs no SQLAlchemy.
-        from ...fleet import without_key
-
-        return without_key(processes, key_id)
-
-    return Need(blockers, (f"lacks key {key_id}", f"lack key {key_id}"))
+    return Need(
+        lambda processes: without_key(processes, key_id), (f"lacks key {key_id}", f"lack key {key_id}")
+    )
 
 
 def nothing_written_under(key_ids: Sequence[str]) -> Need:
     """Return the need of a removal: no process writes rows under the keys."""
-
-    def blockers(processes: "Iterable[FleetProcess]") -> "list[FleetProcess]":
-        from ...fleet import encrypting_under
-
-        return encrypting_under(processes, key_ids)
-
-    rest = f"under key {' or '.join(key_ids)}"
-    return Need(blockers, (f"may write {rest}", f"may write {rest}"))
+    lack = f"may write under key {' or '.join(key_ids)}"
+    return Need(lambda processes: encrypting_under(processes, key_ids), (lack, lack))
 
 
 EXPECT: Any = value(
@@ -122,18 +108,13 @@ class PatientFleetOptions(FleetOptions):
 def await_fleet(
     databases: Sequence[str],
     options: FleetOptions,
-    keys: "Callable[[], Iterable[DataKey]]",
+    keys: Callable[[], Iterable[DataKey]],
     need: Need,
 ) -> int | None:
     """Wait until no live process of the fleet is left behind, and return their number.
 
     None if no database has the table, or the fleet is not to be asked. *keys* returns the keys of the ring, which
     authenticate the rows; it is called if there is a table.
-
-    Raises:
-        FleetError: Some are left behind, or too few report, at the end of the time.
-        ConfigurationError: A number is expected, and no database has the table.
-        DatabaseError: A database cannot be reached.
     """
     if options.no_fleet:
         return None
@@ -166,21 +147,16 @@ def await_fleet(
 def _read(
     databases: Sequence[str],
     table: str | None,
-    held: "list[DataKey]",
-    keys: "Callable[[], Iterable[DataKey]]",
-) -> "list[FleetProcess] | None":
+    held: list[DataKey],
+    keys: Callable[[], Iterable[DataKey]],
+) -> list[FleetProcess] | None:
     """Return the processes of all databases that have the table; None if none has."""
-    from sqlalchemy import MetaData
-
-    from ...fleet import FLEET_TABLE, fleet_table, has_table, read_processes
-    from ..databases import connect, read_url, with_engine
-
     schema, _, name = (table or FLEET_TABLE).rpartition(".")
     found = fleet_table(MetaData(), name=name, schema=schema or None)
     processes: list[FleetProcess] = []
     has_any = False
 
-    def read(engine: "Engine") -> None:
+    def read(engine: Engine) -> None:
         nonlocal has_any
         with connect(engine) as connection:
             if has_table(connection, found):
@@ -194,7 +170,7 @@ def _read(
     return processes if has_any else None
 
 
-def _problem(processes: "Sequence[FleetProcess]", expect: int | None, need: Need) -> str | None:
+def _problem(processes: Sequence[FleetProcess], expect: int | None, need: Need) -> str | None:
     """Return the reason why a change has to wait, or None."""
     live = [one for one in processes if one.is_live]
     behind = need.blockers(live)
@@ -216,7 +192,7 @@ def _counted(number: int) -> str:
     return f"{number:,} live process{'' if number == 1 else 'es'}"
 
 
-def _described(process: "FleetProcess") -> str:
+def _described(process: FleetProcess) -> str:
     """Return a process for an error. Its texts come from the database; the console writes control characters out."""
     text = f"{process.host} pid {process.pid}, reported {process.seen} s ago"
     if not process.is_authentic:
@@ -239,15 +215,13 @@ def fleet(
     urls = given_databases(databases)
     if not urls:
         raise ConfigurationError(f"no database: give --database, or set {DATABASE_VARIABLE}")
-    processes = _read(
-        urls, fleet_table, [], lambda: ring.keys if isinstance(ring, PlainFile) else ring.unwrap().values()
-    )
+    processes = _read(urls, fleet_table, [], lambda: ring.unwrap().values())
     if processes is None:
         raise ConfigurationError(
             "no given database (--database) has the table of the fleet; op.create_jwt_fleet_table() creates it"
         )
-    ids = [view.id for view in views_of(ring)]
-    current = {view.id for view in views_of(ring) if view.state == "active"}
+    ids = {key.id for key in ring.file.keys}
+    current = {key.id for key in ring.file.keys if key.state is KeyState.ACTIVE}
     shown = [_to_json(one, ids, current) for one in processes]
     live = [one for one in shown if one["live"]]
     is_ok = all(one["up_to_date"] for one in live) and len(live) >= (1 if expect is None else expect)
@@ -259,9 +233,9 @@ def fleet(
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _to_json(process: "FleetProcess", ids: Sequence[str], current: set[str]) -> dict[str, Any]:
+def _to_json(process: FleetProcess, ids: set[str], current: set[str]) -> dict[str, Any]:
     """Return a process as the command's ``--json`` has it."""
-    is_current = process.is_authentic and set(ids) == set(process.key_ids)
+    is_current = process.is_authentic and ids == set(process.key_ids)
     return {
         "host": process.host,
         "pid": process.pid,

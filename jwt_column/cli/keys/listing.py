@@ -9,8 +9,6 @@ from ..options import FILE, JSON, RowsToCount
 from .rings import now, open_ring
 from .showing import ring_to_json, show_ring
 
-__all__ = ["list_keys"]
-
 
 def list_keys(*, file: Path | None = FILE, which: RowsToCount, as_json: bool = JSON) -> None:
     """List keys; see :mod:`jwt_column.cli.keys` for the help text."""

@@ -3,7 +3,6 @@
 # No "from __future__ import annotations": Typer reads the annotations of commands when it builds them.
 
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.text import Text
@@ -11,21 +10,20 @@ from rich.text import Text
 from ...errors import KeyRingError
 from ...keys.keks import variable_line
 from ...keys.providers.file import uri_of
-from ...keys.ring import DataKey, KeyRing, generate_key
+from ...keys.ring import DataKey, generate_key
 from ...keys.ring_file.changes import created
 from ...keys.ring_file.format import check_name, check_uri
 from ...keys.ring_file.plain import write_key_file
 from ...keys.ring_file.store import create_ring_file
 from ...keys.ring_file.unwrapping import wrap
 from ...keys.schemes import open_source, open_wrapper
-from ..console import counted, indented, make_console, print_json
+from ...wording import counted
+from ..console import indented, make_console, print_json
 from ..declaring import REQUIRED, value
 from ..options import FILE, JSON
 from ..verbosity import is_quiet
-from .rings import now, ring_path
-from .showing import show_changed
-
-__all__ = ["generate", "init"]
+from .rings import now, open_ring, ring_path
+from .showing import ring_to_json, show_changed, state_of
 
 # A ring of more keys than this is a mistake of the keyboard; a rotation has two.
 _MOST_KEYS = 100
@@ -70,23 +68,18 @@ def generate(
 def _write(path: Path, made: list[str], *, as_json: bool) -> None:
     """Write a key file, read it back, and print its key ids."""
     write_key_file(path, made)
-    uri = uri_of(path)
-    ring = KeyRing.from_uri(uri)
-    if ring.key_ids != KeyRing(made).key_ids:
+    ring = open_ring(path)
+    if [key.id for key in ring.file.keys] != [DataKey(key).id for key in made]:
         raise KeyRingError(f"{path} does not hold the keys that were written; write it to another place")
     if as_json:
-        roles: list[dict[str, Any]] = [
-            {"id": key_id, "state": "active" if key_id == ring.active else "decrypts only"}
-            for key_id in ring.key_ids
-        ]
-        print_json({"file": str(path.absolute()), "uri": uri, "active": ring.active, "keys": roles})
+        print_json(ring_to_json(ring))
         return
     console = make_console()
     console.print(f"Wrote {counted(len(made), 'key')} to {path} (mode 0600).", soft_wrap=True)
-    for key_id in ring.key_ids:
-        role = "active" if key_id == ring.active else "decrypts only"
-        indented(console, Text.assemble((key_id, "cyan"), f"  {role}"))
-    console.print(Text.assemble("Use it:  ", (f"export JWT_COLUMN_KEYRING={uri}", "bold")), soft_wrap=True)
+    for key in ring.file.keys:
+        indented(console, Text.assemble((key.id, "cyan"), f"  {state_of(key)}"))
+    setting = f"export JWT_COLUMN_KEYRING={uri_of(path)}"
+    console.print(Text.assemble("Use it:  ", (setting, "bold")), soft_wrap=True)
     console.print("Back it up where the database's backups are not: without it the tokens are lost.")
 
 

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,16 +21,14 @@ from ...keys.ring_file import disk as _disk
 from ...keys.ring_file.format import RingFile
 from ...keys.ring_file.store import StoredRing
 from ...keys.ring_file.unwrapping import try_unwrap
+from ...wording import counted
 from ..columns import ChosenColumn
-from ..console import counted
 from ..declaring import flag, values
 from ..options import FILE, JSON, RowsToCount, given_databases
 from .counting import columns_to_count, count_rows
 from .fleets import FleetOptions, await_fleet, nothing_written_under
 from .rings import PlainFile, now, open_ring, open_wrapped
 from .showing import show_changed
-
-__all__ = ["KeyInUseError", "forgotten_columns", "held_keys", "is_of", "removal", "remove"]
 
 
 class KeyInUseError(JWTColumnError):
@@ -151,7 +148,7 @@ def _uri_of(column: AuditedColumn) -> str | None:
 
 def held_keys(ring: StoredRing | PlainFile) -> Iterable[DataKey]:
     """Return the keys of a ring that unwrap."""
-    return ring.keys if isinstance(ring, PlainFile) else try_unwrap(ring.file).keys.values()
+    return (ring.unwrap() if isinstance(ring, PlainFile) else try_unwrap(ring.file).keys).values()
 
 
 def removal(
@@ -163,18 +160,15 @@ def removal(
     keep_previous: bool,
 ) -> Callable[[], StoredRing | PlainFile]:
     """Return the function that removes the keys; raise if they cannot be removed."""
+    file = ring.file
+    changed = _changes.destroyed(file, key_ids, now()) if destroyed else _changes.removed(file, key_ids)
+    return lambda: ring.write(changed, _unwrapped(ring, changed, force=force), keep_previous=keep_previous)
+
+
+def _unwrapped(ring: StoredRing | PlainFile, changed: RingFile, *, force: bool) -> Mapping[str, DataKey]:
+    """Return the keys of the file that is to be written; with force also where the KEK of one that goes is lost."""
     if isinstance(ring, PlainFile):
-        ring.remove(key_ids)
-        return partial(ring.write, keep_previous=keep_previous)
-    if destroyed:
-        changed = _changes.destroyed(ring.file, key_ids, now())
-    else:
-        changed = _changes.removed(ring.file, key_ids)
-    return partial(_write, ring, changed, force=force, keep_previous=keep_previous)
-
-
-def _write(ring: StoredRing, changed: RingFile, *, force: bool, keep_previous: bool) -> StoredRing:
-    """Write the file without the keys; with force also where the KEK of one that goes is lost."""
+        return ring.unwrap()
     unwrapped = try_unwrap(ring.file)
     kept = {entry.id for entry in changed.keys}
     for key_id, failure in unwrapped.failures.items():
@@ -183,7 +177,7 @@ def _write(ring: StoredRing, changed: RingFile, *, force: bool, keep_previous: b
             raise failure
     # A key that cannot be unwrapped says nothing about the file; all others do.
     ring.file.check_macs(unwrapped.keys)
-    return ring.write(changed, unwrapped.keys, keep_previous=keep_previous)
+    return unwrapped.keys
 
 
 def _confirm(
