@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Executable, Row, TableClause
 
-__all__ = ["RunConnection"]
 
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
 _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})

@@ -11,7 +11,6 @@ from jwt_column.wording import counted
 if TYPE_CHECKING:
     from .report import ReencryptionReport
 
-__all__ = ["database_failure", "explain", "listed", "require_complete", "rewritten"]
 
 _WHY_LEFT: Final = {
     "locks": "because the application holds locks on them",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from jwt_column.column.header_sql import HeaderSQL
     from jwt_column.column.types import EncryptedJWT
 
-__all__ = ["Expired", "ExpiredChoice", "choose_expired"]
 
 ExpiredChoice = Literal["keep", "skip", "null", "delete"]
 

@@ -10,8 +10,6 @@ from typing import Final
 
 from jwt_column.errors import ConfigurationError
 
-__all__ = ["Window", "moment", "window"]
-
 _WINDOW: Final = re.compile(r"\s*(\d{1,2}:\d{2})\s*[-\u2013]\s*(\d{1,2}:\d{2})\s*")
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .report import ReencryptionReport
     from .table import Read, RunTable
 
-__all__ = ["TokenComparison"]
 
 # Changed rows whose digests are held in memory at once.
 _CHANGES: Final = 100_000

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from jwt_column.column.header_sql import HeaderSQL
     from jwt_column.format.token import JWT
 
-__all__ = ["EXPIRY", "Allowed", "FoundFields", "check_drop", "holds_more"]
 
 #: The name under which ``drop`` lets the expiry go.
 EXPIRY: Final = "expiry"

@@ -22,7 +22,6 @@ from jwt_column.database.time_limits import transaction_limits
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["Lease"]
 
 # Connections that send nothing are closed by many a proxy and firewall, the quickest after a minute.
 _KEEP_INTERVAL: Final = 20.0

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .strategies import Strategy
     from .tenants import Schemas
 
-__all__ = ["Options", "check_options"]
-
 
 _SECONDS: Final = number("a number of seconds, more than 0", above=0)
 _KINDS: Final = {

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     #: A function that returns seconds, and may take the report; or a query that does.
     Throttle = Callable[..., float | None] | Executable
 
-__all__ = ["Pace"]
 
 logger: logging.Logger = logging.getLogger("migrations_helpers")
 

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[ReencryptionReport], None]
 
-__all__ = [
-    "WIDEST",
-    "Show",
-    "bars",
-    "line_progress",
-    "lines",
-    "log_progress",
-    "progress_bar",
-    "report_progress",
-]
 
 logger: logging.Logger = logging.getLogger("alembic.runtime.migration")
 

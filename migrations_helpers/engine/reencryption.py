@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from .conversions import Conversion
     from .expired import ExpiredChoice
 
-__all__ = ["convert_column", "in_column", "reencrypt"]
-
 
 def reencrypt(
     bind: Engine | Connection,

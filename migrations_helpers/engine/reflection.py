@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from .conversions import Conversion
 
-__all__ = ["FAMILY", "Subject", "find_table"]
 
 #: The table ``family`` of a table of PostgreSQL and all that hang on it: partitions and tables that inherit from it.
 FAMILY: Final = (

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 # Its modules are private; its classes are imported from the package itself.
 _PACKAGE = "jwt_column"
 
-__all__ = ["import_of", "render_type"]
-
 
 def render_type(type_: EncryptedJWT, spec: ColumnSpec | None = None) -> str:
     """Return the constructor's call, as ``EncryptedJWT(...)``, for a type, or with other options for one like it."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Read = Callable[[Executable], Sequence[Row[Any]]]
     Replica = str | URL | Engine
 
-__all__ = ["ReplicaLag"]
 
 logger: logging.Logger = logging.getLogger("migrations_helpers")
 

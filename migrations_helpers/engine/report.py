@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_LISTED", "ReencryptionReport", "TokenReport", "hex_digest"]
 
 #: Primary keys that a report lists at most; the counts beside them are always exact.
 MAX_LISTED: Final = 10_000

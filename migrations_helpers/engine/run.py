@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .options import Options
     from .table import RunTable
 
-__all__ = ["Run"]
 
 _Result = TypeVar("_Result")
 

@@ -16,8 +16,6 @@ from jwt_column.database.catalogue import IS_NAMED, named
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TableClause
 
-__all__ = ["assumed_role", "effective_schema", "family_of", "table_identity"]
-
 
 def family_of(connection: Connection) -> str:
     """Return ``postgresql``, ``mysql`` (MariaDB too), ``sqlite`` or another name of SQLAlchemy's."""

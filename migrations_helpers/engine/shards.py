@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from .reflection import Subject
     from .table import RunTable
 
-__all__ = ["Shard", "cut", "work_in_shards"]
 
 logger: logging.Logger = logging.getLogger("migrations_helpers")
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     #: Executes a statement.
     Read = Callable[[Select[Any]], Sequence[Row[Any]]]
 
-__all__ = ["RunTable"]
-
 
 # Rows that a look at the whole table holds in memory at once.
 _PAGE: Final = 500

@@ -23,7 +23,6 @@ from .report import ReencryptionReport
 if TYPE_CHECKING:
     Schemas = Sequence[str] | Executable | Callable[..., Iterable[str]]
 
-__all__ = ["check_schemas", "schema_names", "work_in_schemas"]
 
 # Failures that a message repeats; the report has them all.
 _MOST_LISTED = 5

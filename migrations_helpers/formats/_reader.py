@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     #: Returns the token of a stored text, or None if it does not open.
     Opener = Callable[[str], str | None]
 
-__all__ = ["Reader", "ascii_text"]
 
 _ENV: Final = "env:"
 

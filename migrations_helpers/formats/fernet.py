@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ._reader import Opener
 
-__all__ = ["FernetReader"]
-
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FernetReader(Reader):

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     Kid = str | None
     KeyText = str | bytes
 
-__all__ = ["JWEReader"]
 
 _ALG: Final = "dir"
 _ENC: Final = "A256GCM"

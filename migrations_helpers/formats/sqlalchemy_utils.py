@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from ._reader import Opener
 
-__all__ = ["SQLAlchemyUtilsReader"]
 
 Engine = Literal["AesEngine", "AesGcmEngine", "FernetEngine"]
 

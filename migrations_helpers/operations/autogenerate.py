@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["OPTION", "complete", "leave_indexes_to_us"]
 
 #: The keyword of ``context.configure`` that holds our options.
 OPTION = "jwt_column"

@@ -19,7 +19,6 @@ from jwt_column.database.indexes import existing_indexes
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__: list[str] = []
 
 logger: logging.Logger = logging.getLogger("migrations_helpers")
 

@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 
     from jwt_column.column.types import EncryptedJWT
 
-__all__ = [
-    "ColumnOp",
-    "DecryptColumnOp",
-    "Directive",
-    "EncryptColumnOp",
-    "EnsureCurrentOp",
-    "ReencryptColumnOp",
-    "register",
-    "rendered",
-]
 
 _Op = TypeVar("_Op", bound="type[Directive]")
 

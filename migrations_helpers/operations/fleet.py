@@ -16,8 +16,6 @@ from .directives import Directive, register, rendered
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
 
-__all__ = ["CreateFleetTableOp", "DropFleetTableOp", "keep_fleet_tables"]
-
 
 class _FleetTableOp(Directive):
     """An operation on the table of a fleet."""

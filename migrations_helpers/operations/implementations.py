@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from ..engine.table import RunTable
     from .directives import ColumnOp
 
-__all__: list[str] = []
-
 
 @Operations.implementation_for(ReencryptColumnOp)
 def _reencrypt(operations: Operations, operation: ReencryptColumnOp) -> ReencryptionReport:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from jwt_column.column.spec import ColumnSpec
     from jwt_column.database.indexes import FoundIndex
 
-__all__ = ["compare_indexes", "leave_indexes_to_us"]
 
 # Under this name the options of an autogenerate run keep the application's filters.
 _FILTERS: Final = "jwt_column_filters"

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from jwt_column.column.spec import PreviousLayout
     from jwt_column.column.types import EncryptedJWT
 
-__all__ = ["CreateIndexOp", "DropIndexOp"]
 
 _KINDS: Final = ("fingerprint", "expiry", "stale")
 

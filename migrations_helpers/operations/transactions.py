@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from alembic.operations import Operations
 
-__all__ = ["outside_transaction"]
-
 
 @contextmanager
 def outside_transaction(operations: Operations) -> Iterator[bool]:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from .base import Stored
 
-__all__ = ["Adoption"]
 
 # The longest header of an envelope, and the dot that follows it in the text form.
 _HEADER_AND_DOT: Final = envelope.Field(0, max(envelope.HEADER_LENGTHS.values()) + 1)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..expired import Expired
     from ..layouts import Allowed
 
-__all__ = ["Conversion", "OfEnvelopes", "Rows", "Stored", "limited", "was_read"]
 
 #: A value as the database has it.
 Stored = bytes | str

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .base import Stored
 
-__all__ = ["Decryption"]
-
 
 class Decryption(OfEnvelopes):
     """Envelopes become plaintext, for leaving this package."""

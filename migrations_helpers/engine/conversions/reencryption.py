@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..table import RunTable
     from .base import Stored
 
-__all__ = ["Recomputation", "Reencryption", "find_lost_fields"]
 
 logger: logging.Logger = logging.getLogger("migrations_helpers")
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..reflection import Subject
     from ..table import RunTable
 
-__all__ = ["Examination", "examine"]
 
 logger: logging.Logger = logging.getLogger("migrations_helpers")
 

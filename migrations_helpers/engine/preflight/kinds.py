@@ -9,8 +9,6 @@ from typing import Final, NamedTuple
 
 from jwt_column.auditing import Finding, Severity
 
-__all__ = ["KINDS", "Fact", "finding"]
-
 
 class _Kind(NamedTuple):
     severity: Severity

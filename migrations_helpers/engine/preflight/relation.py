@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from ..table import RunTable
 
-__all__ = ["hidden_facts", "kind_facts", "relation_facts"]
 
 # Kinds of PostgreSQL's pg_class.relkind that a row can be locked in and written to.
 _TABLES: Final = frozenset("rp")

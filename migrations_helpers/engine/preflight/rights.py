@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ..table import RunTable
 
-__all__ = ["rights_facts"]
 
 # Command denied on a table, a column, a routine; a right that is needed.
 _DENIED: Final = frozenset({1142, 1143, 1370, 1227})

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..conversions import Conversion
     from ..table import RunTable
 
-__all__ = ["column_facts", "disk_facts"]
 
 # A token that does not fit into this many bytes is rare, and to look for one takes a scan of the table.
 _AMPLE: Final = 2**16 - 1

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..table import RunTable
 
-__all__ = ["bytes_facts", "server_facts", "time_outs"]
 
 _TIME_OUTS: Final = {
     "postgresql": ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"),

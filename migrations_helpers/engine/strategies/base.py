@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..conversions import Conversion, Stored
     from ..table import Key, RunTable
 
-__all__ = ["KEPT", "AlteredError", "Batch", "Changes", "Strategy", "Task", "in_chunks", "read_batch"]
 
 #: Why a row was not written that the database took without an error.
 KEPT: Final = "the database kept the old value, as a trigger can"

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..table import RunTable
     from .base import Batch, Task
 
-__all__ = ["CompareAndSwap"]
-
 
 class CompareAndSwap:
     """One ``UPDATE ... WHERE key = ?`` for each row that is unchanged, sent together.

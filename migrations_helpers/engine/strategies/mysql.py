@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..table import Key, RunTable
     from .base import Batch, Task
 
-__all__ = ["MySQLExpiredRemoval", "MySQLSkipLocked"]
 
 _ILLEGAL_MIX_OF_COLLATIONS: Final = 1267
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     #: The parameters of one UPDATE: places and tables of the rows, each as the text of an array, and the new values.
     Columns = tuple[str, str, list[Any]]
 
-__all__ = ["PostgreSQLSkipLocked"]
 
 # Rows of one UPDATE among several under way: a part of a batch, which takes both sides some milliseconds.
 _ROWS_UNDER_WAY: Final = 250

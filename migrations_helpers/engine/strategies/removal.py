@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..table import Key
     from .base import Batch, Task
 
-__all__ = ["ExpiredRemoval"]
-
 
 class ExpiredRemoval:
     """``DELETE``, or ``UPDATE ... SET token = NULL``, of the rows of a batch that have expired.

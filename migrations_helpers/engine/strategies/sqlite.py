@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..table import Key
     from .base import Task
 
-__all__ = ["SQLiteFunction"]
 
 _FUNCTION: Final = "jwt_column_convert"
 
