@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alembic.autogenerate import comparators, renderers
+from alembic.autogenerate import comparators
 from alembic.operations import ops
 from sqlalchemy import Column, LargeBinary, MetaData, Table, Text, inspect, select
 
@@ -20,15 +20,7 @@ from jwt_column.census import key_usage
 from jwt_column.column.types import EncryptedJWT
 from jwt_column.errors import ConfigurationError
 
-from ..engine.rendering import import_of, render_type
-from .directives import (
-    ColumnOp,
-    DecryptColumnOp,
-    EncryptColumnOp,
-    EnsureCurrentOp,
-    ReencryptColumnOp,
-    rendered,
-)
+from .directives import ColumnOp, EncryptColumnOp, ReencryptColumnOp
 from .fleet import keep_fleet_tables
 from .index_comparison import compare_indexes, leave_indexes_to_us
 
@@ -136,16 +128,3 @@ def _exists(inspector: Any, table: Table, column: Column[Any]) -> bool:
     return inspector.has_table(name, schema=schema) and any(
         found["name"] == column.name for found in inspector.get_columns(name, schema=schema)
     )
-
-
-@renderers.dispatch_for(ReencryptColumnOp)
-@renderers.dispatch_for(EncryptColumnOp)
-@renderers.dispatch_for(DecryptColumnOp)
-@renderers.dispatch_for(EnsureCurrentOp)
-def _render(context: AutogenContext, operation: ColumnOp) -> str:
-    """Return an operation as a line of a revision. The key ring is never in it."""
-    context.imports.add(import_of(operation.type_))
-    arguments = [repr(operation.table), repr(operation.column), f"type_={render_type(operation.type_)}"]
-    if operation.schema is not None:
-        arguments.append(f"schema={operation.schema!r}")
-    return rendered(context, operation, *arguments)

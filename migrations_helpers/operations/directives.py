@@ -18,31 +18,87 @@ leaves the revision unapplied, and the next ``alembic upgrade`` goes on where it
 
 from __future__ import annotations
 
-from inspect import Signature, signature
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from alembic.autogenerate import renderers
 from alembic.operations import MigrateOperation, Operations
 
 from ..engine.reencryption import in_column
+from ..engine.rendering import import_of, render_type
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
 
     from jwt_column.column.types import EncryptedJWT
 
-
 _Op = TypeVar("_Op", bound="type[Directive]")
 
 
 class Directive(MigrateOperation):
-    """An operation that is a method of ``op``, by its name and with the parameters of its constructor."""
+    """An operation that is a method of ``op``, by its name and with the parameters of its constructor.
+
+    Each argument is kept as the attribute of that name.
+    """
 
     name: ClassVar[str]
+    #: The name of the operation that undoes this one.
+    undone_by: ClassVar[str]
+    schema: str | None
 
     @classmethod
     def invoke(cls, operations: Operations, *arguments: Any, **options: Any) -> Any:
         """Carry the operation out: the body of the method."""
         return operations.invoke(cls(*arguments, **options))
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional arguments, and the keyword arguments that are not the default."""
+        parameters = signature(type(self)).parameters.values()
+        positional = [
+            getattr(self, one.name) for one in parameters if one.kind is Parameter.POSITIONAL_OR_KEYWORD
+        ]
+        keywords = {one.name: one.default for one in parameters if one.kind is Parameter.KEYWORD_ONLY}
+        given = {name: getattr(self, name) for name in keywords}
+        return positional, {name: value for name, value in given.items() if value != keywords[name]}
+
+    def reverse(self) -> Directive:
+        """Return the operation that undoes this one."""
+        positional, keywords = self.arguments()
+        return _REGISTERED[self.undone_by](*positional, **keywords)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return the line of ``alembic check``."""
+        return (self.name, self.schema, *self.arguments()[0])
+
+
+_REGISTERED: Final[dict[str, type[Directive]]] = {}
+
+
+def register(operation: _Op) -> _Op:
+    """Make an operation a method of ``op``, with the documentation of its class."""
+    _REGISTERED[operation.name] = operation
+    Operations.register_operation(operation.name, "invoke")(operation)
+    method: Any = getattr(Operations, operation.name)
+    method.__doc__, method.__signature__ = (
+        operation.__doc__,
+        signature(operation.__init__).replace(return_annotation=Signature.empty),
+    )
+    return operation
+
+
+@renderers.dispatch_for(Directive)
+def _render(context: AutogenContext, operation: Directive) -> str:
+    """Return an operation as a line of a revision, which imports what it names. The key ring is never in it."""
+    context.imports.add("import migrations_helpers")
+    positional, keywords = operation.arguments()
+    shown = {name: repr(value) for name, value in keywords.items()}
+    if "type_" in keywords:
+        context.imports.add(import_of(keywords["type_"]))
+        if isinstance(operation, ColumnOp):
+            shown["type_"] = render_type(keywords["type_"])
+    arguments = [*map(repr, positional), *(f"{name}={value}" for name, value in shown.items())]
+    prefix = context.opts.get("alembic_module_prefix") or "op."
+    return f"{prefix}{operation.name}({', '.join(arguments)})"
 
 
 class ColumnOp(Directive):
@@ -66,32 +122,13 @@ class ColumnOp(Directive):
         self.schema = schema
         self.options = options
 
-    def to_diff_tuple(self) -> tuple[Any, ...]:
-        """Return the line of ``alembic check``."""
-        return (self.name, self.schema, self.table, self.column)
-
-    def _as(self, operation: type[ColumnOp]) -> ColumnOp:
-        """Return another operation on the same column, with the options that it shares with this one."""
-        options = {name: value for name, value in self.options.items() if name not in self.own_options}
-        return operation(self.table, self.column, type_=self.type_, schema=self.schema, **options)
-
-
-def register(operation: _Op) -> _Op:
-    """Make an operation a method of ``op``, with the documentation of its class."""
-    Operations.register_operation(operation.name, "invoke")(operation)
-    method: Any = getattr(Operations, operation.name)
-    method.__doc__, method.__signature__ = (
-        operation.__doc__,
-        signature(operation.__init__).replace(return_annotation=Signature.empty),
-    )
-    return operation
-
-
-def rendered(context: AutogenContext, operation: Directive, *arguments: str) -> str:
-    """Return an operation as a line of a revision, which imports what registers it."""
-    context.imports.add("import migrations_helpers")
-    prefix = context.opts.get("alembic_module_prefix") or "op."
-    return f"{prefix}{operation.name}({', '.join(arguments)})"
+    def reverse(self) -> Directive:
+        """Return the operation that undoes this one, with the options that both have."""
+        reverse: Any = super().reverse()
+        reverse.options = {
+            name: value for name, value in self.options.items() if name not in self.own_options
+        }
+        return reverse  # type: ignore[no-any-return]
 
 
 @register
@@ -106,12 +143,10 @@ class ReencryptColumnOp(ColumnOp):
     """
 
     name = "reencrypt_jwt_column"
+    # Both keys decrypt, so to go back means the key that is active then.
+    undone_by = "reencrypt_jwt_column"
     # A downgrade loses no row, even if the upgrade deletes expired ones.
     own_options: ClassVar[frozenset[str]] = frozenset({"expired", "drop"})
-
-    def reverse(self) -> ColumnOp:
-        """Return the operation itself: both keys decrypt, so going back means the key that is active then."""
-        return self._as(ReencryptColumnOp)
 
 
 @register
@@ -130,11 +165,8 @@ class EncryptColumnOp(ColumnOp):
     """
 
     name = "encrypt_jwt_column"
+    undone_by = "decrypt_jwt_column"
     own_options: ClassVar[frozenset[str]] = frozenset({"decrypt_with"})
-
-    def reverse(self) -> ColumnOp:
-        """Return the operation that makes plaintext of envelopes."""
-        return self._as(DecryptColumnOp)
 
 
 @register
@@ -148,10 +180,7 @@ class DecryptColumnOp(ColumnOp):
     """
 
     name = "decrypt_jwt_column"
-
-    def reverse(self) -> ColumnOp:
-        """Return the operation that encrypts the plaintext again."""
-        return self._as(EncryptColumnOp)
+    undone_by = "encrypt_jwt_column"
 
 
 @register
@@ -164,8 +193,4 @@ class EnsureCurrentOp(ColumnOp):
         ReencryptionError: Rows are stale or plaintext; the message says how many.
     """
 
-    name = "ensure_jwt_column_current"
-
-    def reverse(self) -> ColumnOp:
-        """Return the operation itself: it changes nothing."""
-        return self._as(EnsureCurrentOp)
+    name = undone_by = "ensure_jwt_column_current"

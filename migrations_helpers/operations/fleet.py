@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from alembic.autogenerate import renderers
-from alembic.operations import MigrateOperation, Operations, ops
+from alembic.operations import Operations, ops
 from sqlalchemy import MetaData
 
 from jwt_column.fleet import FLEET_TABLE, fleet_table
 from jwt_column.option_values import TEXT
 
-from .directives import Directive, register, rendered
-
-if TYPE_CHECKING:
-    from alembic.autogenerate.api import AutogenContext
+from .directives import Directive, register
 
 
 class _FleetTableOp(Directive):
@@ -26,20 +20,13 @@ class _FleetTableOp(Directive):
         self.table = table
         self.schema = schema
 
-    def to_diff_tuple(self) -> tuple[str | None, ...]:
-        """Return the line of ``alembic check``."""
-        return (self.name, self.schema, self.table)
-
 
 @register
 class CreateFleetTableOp(_FleetTableOp):
     """Create the table in which the processes of a fleet report their keys."""
 
     name = "create_jwt_fleet_table"
-
-    def reverse(self) -> MigrateOperation:
-        """Return the operation that drops the table."""
-        return DropFleetTableOp(self.table, schema=self.schema)
+    undone_by = "drop_jwt_fleet_table"
 
 
 @register
@@ -47,10 +34,7 @@ class DropFleetTableOp(_FleetTableOp):
     """Drop the table of a fleet."""
 
     name = "drop_jwt_fleet_table"
-
-    def reverse(self) -> MigrateOperation:
-        """Return the operation that creates the table."""
-        return CreateFleetTableOp(self.table, schema=self.schema)
+    undone_by = "create_jwt_fleet_table"
 
 
 @Operations.implementation_for(CreateFleetTableOp)
@@ -61,14 +45,6 @@ def _create(operations: Operations, operation: CreateFleetTableOp) -> None:
 @Operations.implementation_for(DropFleetTableOp)
 def _drop(operations: Operations, operation: DropFleetTableOp) -> None:
     operations.impl.drop_table(fleet_table(MetaData(), name=operation.table, schema=operation.schema))
-
-
-@renderers.dispatch_for(CreateFleetTableOp)
-@renderers.dispatch_for(DropFleetTableOp)
-def _render(context: AutogenContext, operation: _FleetTableOp) -> str:
-    """Return an operation as a line of a revision."""
-    schema = [] if operation.schema is None else [f"schema={operation.schema!r}"]
-    return rendered(context, operation, repr(operation.table), *schema)
 
 
 def keep_fleet_tables(container: ops.OpContainer) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from alembic.autogenerate import renderers
-from alembic.operations import MigrateOperation, Operations
+from alembic.operations import Operations
 from sqlalchemy import Column, Index, MetaData, Table, inspect, text
 from sqlalchemy.exc import DBAPIError, IdentifierError, IntegrityError
 
@@ -30,14 +29,11 @@ from jwt_column.errors import ConfigurationError, ReencryptionError
 from jwt_column.option_values import FLAG, TEXT, choice, texts_of
 
 from ..engine.reencryption import in_column
-from ..engine.rendering import import_of
-from .directives import Directive, register, rendered
+from .directives import Directive, register
 from .transactions import outside_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from alembic.autogenerate.api import AutogenContext
 
     from jwt_column.column.spec import PreviousLayout
     from jwt_column.column.types import EncryptedJWT
@@ -93,22 +89,19 @@ class _IndexOp(Directive):
         self.schema = schema
         self.postgresql_concurrently = postgresql_concurrently
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments that are not the default."""
-        given = {
-            "kind": (self.kind, "fingerprint"),
-            "fingerprint": (_one_or_list(self.fingerprints), WHOLE),
-            "columns": (self.columns, [self.column]),
-            "unique": (self.unique, False),
-            "layout": (self.layout, None),
-            "schema": (self.schema, None),
-            "postgresql_concurrently": (self.postgresql_concurrently, False),
-        }
-        return {name: value for name, (value, default) in given.items() if value != default}
+    @property
+    def fingerprint(self) -> str | list[str]:
+        """The fingerprint of the index, or the list of them."""
+        return self.fingerprints[0] if len(self.fingerprints) == 1 else [*self.fingerprints]
 
-    def reverse_as(self, operation: type[_IndexOp]) -> MigrateOperation:
-        """Return the operation that undoes this one."""
-        return operation(self.index, self.table, self.column, type_=self.type_, **self.arguments())
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments, without columns and a type that are the default of this column."""
+        positional, keywords = super().arguments()
+        if self.columns == [self.column]:
+            del keywords["columns"]
+        if repr(self.type_) == repr(in_column(None, self.table, self.column)):
+            del keywords["type_"]
+        return positional, keywords
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return the line of ``alembic check``."""
@@ -160,10 +153,7 @@ class CreateIndexOp(_IndexOp):
     """
 
     name = "create_jwt_index"
-
-    def reverse(self) -> MigrateOperation:
-        """Return the operation that drops the index."""
-        return self.reverse_as(DropIndexOp)
+    undone_by = "drop_jwt_index"
 
 
 @register
@@ -177,10 +167,7 @@ class DropIndexOp(_IndexOp):
     """
 
     name = "drop_jwt_index"
-
-    def reverse(self) -> MigrateOperation:
-        """Return the operation that creates the index."""
-        return self.reverse_as(CreateIndexOp)
+    undone_by = "create_jwt_index"
 
 
 @Operations.implementation_for(CreateIndexOp)
@@ -269,10 +256,6 @@ def _generated_columns(operations: Operations, operation: DropIndexOp) -> list[s
     return [name for name in names if name in existing]
 
 
-def _one_or_list(names: tuple[str, ...]) -> str | list[str]:
-    return names[0] if len(names) == 1 else list(names)
-
-
 def _drop_invalid(operations: Operations, index: Index) -> None:
     """Drop the index of this name that a concurrent build has left when it failed; nothing uses it."""
     if operations.get_context().as_sql:
@@ -281,16 +264,3 @@ def _drop_invalid(operations: Operations, index: Index) -> None:
     named = {"name": index.name, "schema": index.table.schema}
     if operations.get_bind().execute(_INVALID, named).first() is not None:
         operations.impl.drop_index(index)
-
-
-@renderers.dispatch_for(CreateIndexOp)
-@renderers.dispatch_for(DropIndexOp)
-def _render(context: AutogenContext, operation: _IndexOp) -> str:
-    """Return an operation as a line of a revision."""
-    arguments = [f"{name}={value!r}" for name, value in operation.arguments().items()]
-    if repr(operation.type_) != repr(in_column(None, operation.table, operation.column)):
-        context.imports.add(import_of(operation.type_))
-        arguments.append(f"type_={operation.type_!r}")
-    return rendered(
-        context, operation, repr(operation.index), repr(operation.table), repr(operation.column), *arguments
-    )
