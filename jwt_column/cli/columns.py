@@ -90,7 +90,7 @@ class ChosenColumn:
             raise ConfigurationError(f"there is no schema {self.schema}; nothing was done") from None
         try:
             with rolled_back(connection):
-                examine(connection, found.subject(key_columns, preserve), limits={}).fit_table(writes=writes)
+                examine(connection, found.subject(key_columns, preserve)).fit_table(writes=writes)
         except ReencryptionError as error:
             # Before a run it is the database or the command line that is wrong, and not the rows.
             raise ConfigurationError(str(error)) from None

@@ -167,9 +167,7 @@ class _Work:
                 with refusals(column.name):
                     self.report = convert_column(
                         engine,
-                        column.table,
-                        column.column,
-                        column.type_,
+                        (column if schemas is None else replace(column, schema=None)).subject(),
                         run.make_conversion,
                         Options(
                             expired=expired,
@@ -179,7 +177,6 @@ class _Work:
                             progress=partial(self._watch, progress),
                             **run.of_engine,
                         ),
-                        schema=column.schema if schemas is None else None,
                     )
             except ReencryptionError as error:
                 if error.reason == "schemas":

@@ -44,8 +44,7 @@ def show_preflight(run: Run, engine: Engine) -> None:
                 found.type_.ring()
                 conversions = (run.make_conversion,)
             connection.rollback()
-            subject = replace(found.subject(key_columns, preserve), conversions=conversions)
-            of_column = preflight_column(connection, subject)
+            of_column = preflight_column(connection, found.subject(key_columns, preserve), conversions)
             findings += of_column
             if not any(one.severity is Severity.CRITICAL for one in of_column):
                 found.refuse_lost_fields(connection)

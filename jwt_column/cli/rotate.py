@@ -21,6 +21,7 @@ from migrations_helpers.engine.conversions import Reencryption
 from migrations_helpers.engine.endings import require_complete
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 
 from ..auditing.columns import AuditedColumn, columns_of
 from ..errors import ConfigurationError, JWTColumnError
@@ -312,12 +313,9 @@ class _Work:
         with run_progress(column.name) as progress, refusals(column.name):
             report = convert_column(
                 engine,
-                column.table.name,
-                column.column.name,
-                column.type_,
+                Subject(column.table.name, column.column.name, column.type_, column.table.schema),
                 Reencryption,
                 replace(self.run_options, progress=progress),
-                schema=column.table.schema,
             )
             return require_complete(report)
 

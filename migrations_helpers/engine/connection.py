@@ -31,12 +31,15 @@ from jwt_column.database.time_limits import SESSION_LIMITS, lift_row_limit, tran
 from jwt_column.errors import ConfigurationError, ReencryptionError
 
 from .lease import Lease
-from .schemas import effective_schema, family_of
+from .schemas import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Executable, Row, TableClause
+
+    from .options import Options
+    from .reflection import Subject
 
 
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
@@ -64,8 +67,8 @@ _ASK_INTERVAL: Final = 0.25
 class RunConnection:
     """The connection of one run, reopened when it is lost and the run has an engine to reopen it from.
 
-    *lock_name* is the name of the advisory lock, within a schema, for which it waits *wait* seconds; None takes none. A
-    batch is put off after *lock_timeout* seconds. *role* is one of PostgreSQL, to take in each transaction.
+    A run that writes takes an advisory lock on the column, *subject*. The connection of a shard takes none, because the
+    run that cut the shards has it, and has looked up the schema; it takes a *role* of PostgreSQL in each transaction.
 
     Raises:
         ConfigurationError: The connection is in a transaction, or *bind* is something else.
@@ -75,12 +78,10 @@ class RunConnection:
     def __init__(
         self,
         bind: Engine | Connection,
+        subject: Subject,
+        options: Options,
         *,
-        lock_name: str | None,
-        table: str | None = None,
-        schema: str | None = None,
-        lock_timeout: float,
-        wait: float = 0.0,
+        is_shard: bool = False,
         role: str | None = None,
     ) -> None:
         if not isinstance(bind, Engine | Connection):
@@ -92,16 +93,14 @@ class RunConnection:
         self._given = bind if isinstance(bind, Connection) else None
         #: Whether a lost connection can be replaced.
         self.can_reopen: bool = self._engine is not None
-        self._lock_name = lock_name
-        self._table = table
-        self._given_schema = schema
+        #: The column, with the schema that its table's name means for this connection.
+        self.subject: Subject = subject
+        self._is_located = is_shard
+        self._takes_lock = not (is_shard or options.dry_run)
         self._translations: Any = None
-        #: The schema that the table's name means for this connection, as every other connection finds it.
-        self.schema: str | None = None
         #: Bytes of new values that one statement may carry.
         self.statement_bytes: int = _STATEMENT_BYTES
-        self._lock_timeout = lock_timeout
-        self._wait = wait
+        self._options = options
         self._role = role
         self._lease: Lease | None = None
         self._driver_state = ExitStack()
@@ -183,7 +182,7 @@ class RunConnection:
         # The name before MySQL 8 and MariaDB 11.1.
         level = "transaction_isolation" if "transaction_isolation" in old else "tx_isolation"
         new = {
-            "innodb_lock_wait_timeout": str(max(1, round(self._lock_timeout))),
+            "innodb_lock_wait_timeout": str(max(1, round(self._options.lock_timeout))),
             # Under REPEATABLE READ a batch sees old rows, and MariaDB's snapshot isolation refuses its writes.
             level: "'READ-COMMITTED'",
             # Outside strict mode a value that is too long for its column is cut off, and only a warning says so.
@@ -211,18 +210,20 @@ class RunConnection:
 
     def _find_schema(self) -> None:
         """Work out the schema once, and translate no name from then on."""
-        if self.schema is None:
+        if not self._is_located:
             with self.reading() as transaction:
-                self.schema = effective_schema(transaction, self._table, self._given_schema)
+                self.subject = self.subject.found_by(transaction)
+            self._is_located = True
         self._translations = self.sqlalchemy.get_execution_options().get("schema_translate_map")
         if self._translations:
             self.sqlalchemy = self.sqlalchemy.execution_options(schema_translate_map=None)
 
     def _take_lock(self) -> None:
         """Take the advisory lock, which frees itself when the connection goes; wait for it if that was asked."""
-        if self._lock_name is None or self.dialect not in ("postgresql", "mysql"):
+        if not self._takes_lock or self.dialect not in ("postgresql", "mysql"):
             return
-        digest = sha256(f"{self.schema}.{self._lock_name}".encode()).digest()
+        subject = self.subject
+        digest = sha256(f"{subject.schema}.{subject.table}.{subject.column}".encode()).digest()
         if self.dialect == "postgresql":
             if self._lease is not None:
                 # A lost connection of the run says nothing about that of the lease.
@@ -246,14 +247,15 @@ class RunConnection:
 
     def _await(self, take: Callable[[], bool]) -> None:
         """Take the lock as soon as it is free, asking again and again until the time is over."""
-        deadline = time.monotonic() + self._wait
+        wait = self._options.wait
+        deadline = time.monotonic() + wait
         while not take():
             left = deadline - time.monotonic()
             if left <= 0:
-                waited = f" after {self._wait:g} seconds" if self._wait else ""
+                waited = f" after {wait:g} seconds" if wait else ""
                 raise ReencryptionError(
-                    f"another run is at work on {self._lock_name}{waited}; nothing was done. To wait for it, give "
-                    "wait= (--wait) in seconds"
+                    f"another run is at work on {self.subject.table}.{self.subject.column}{waited}; nothing was done. "
+                    "To wait for it, give wait= (--wait) in seconds"
                 )
             time.sleep(min(left, _ASK_INTERVAL))
 
@@ -271,7 +273,7 @@ class RunConnection:
     def _beginning(self) -> str:
         """Return the commands that begin a transaction on PostgreSQL, and set what holds in it."""
         # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
-        settings = {"lock_timeout": max(1, round(self._lock_timeout * 1000))}
+        settings = {"lock_timeout": max(1, round(self._options.lock_timeout * 1000))}
         settings |= transaction_limits(self.sqlalchemy.dialect)
         commands = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
         if self._role is not None:

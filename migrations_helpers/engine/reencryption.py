@@ -127,7 +127,7 @@ def reencrypt(
     column_type = in_column(type_, table, column, schema)
     given = replace(given, expired=choose_expired(expired, column_type))
     conversion = partial(Reencryption, drop=check_drop(drop))
-    return convert_column(bind, table, column, column_type, conversion, given, schema=schema)
+    return convert_column(bind, Subject(table, column, column_type, schema), conversion, given)
 
 
 def in_column(type_: EncryptedJWT | None, table: str, column: str, schema: str | None = None) -> EncryptedJWT:
@@ -143,78 +143,54 @@ def in_column(type_: EncryptedJWT | None, table: str, column: str, schema: str |
 
 def convert_column(
     bind: Engine | Connection,
-    table: str,
-    column: str,
-    type_: EncryptedJWT,
+    subject: Subject,
     make_conversion: Callable[..., Conversion],
     options: Options,
-    *,
-    schema: str | None = None,
 ) -> ReencryptionReport:
     """Run one conversion over a column; see :func:`reencrypt`. On an empty table no key is needed.
 
     *make_conversion* takes the type, the raw column and ``capacity=``, the bytes that a value of it may have; that of
-    a re-encryption also ``expired=``.
+    a re-encryption also ``expired=``. The columns to page by and to preserve are those of the options.
     """
+    report = ReencryptionReport(table=subject.shown, column=subject.column, dry_run=options.dry_run)
     if options.schemas is not None:
-        if schema is not None:
+        if subject.schema is not None:
             raise ConfigurationError("schema is one schema and schemas are several; give one of the two")
         alone = replace(options, schemas=None)
         return work_in_schemas(
             schema_names(bind, options.schemas),
-            lambda name: convert_column(bind, table, column, type_, make_conversion, alone, schema=name),
-            ReencryptionReport(table=table, column=column, dry_run=options.dry_run),
+            lambda name: convert_column(bind, subject.in_schema(name), make_conversion, alone),
+            report,
         )
+    subject = replace(subject, key_columns=options.key_columns, preserve=options.preserve)
     expired = options.expired
     if expired is not None:
         make_conversion = partial(make_conversion, expired=expired)
-    shown = f"{schema}.{table}" if schema else table
-    report = ReencryptionReport(table=shown, column=column, dry_run=options.dry_run)
-    lock = None if options.dry_run else f"{table}.{column}"
     try:
-        with closing(
-            RunConnection(
-                bind,
-                lock_name=lock,
-                table=table,
-                schema=schema,
-                lock_timeout=options.lock_timeout,
-                wait=options.wait,
-            )
-        ) as connection:
-            subject = Subject(
-                table,
-                column,
-                type_,
-                schema=connection.schema,
-                shown=shown,
-                key_columns=options.key_columns,
-                preserve=options.preserve,
-                conversions=(make_conversion,),
-            )
+        with closing(RunConnection(bind, subject, options)) as connection:
             with connection.reading() as transaction:
-                examination = examine(transaction, subject, limits={})
-                run_table = examination.fit_table(writes=not options.dry_run)
+                examination = examine(transaction, connection.subject, (make_conversion,))
+                table = examination.fit_table(writes=not options.dry_run)
                 if expired is not None:
-                    expired.check_column(f"{run_table.name}.{column}", is_nullable=run_table.is_nullable)
+                    expired.check_column(f"{table.name}.{subject.column}", is_nullable=table.is_nullable)
                 if examination.is_empty:
                     report.finished = True
                     return report
-            capacity = capacity_of(run_table.type_in_database, run_table.dialect)
+            capacity = capacity_of(table.type_in_database, table.dialect)
             make_fitting = partial(make_conversion, capacity=capacity)
-            with closing(Run(connection, run_table, make_fitting(type_, run_table.value), options)) as run:
+            with closing(Run(connection, table, make_fitting(subject.type_, table.value), options)) as run:
                 report = run.report
                 report.keeps_history = examination.found("history-kept")
                 run.survey()
                 run.refuse_lost_fields()
                 run.remember_tokens()
                 if options.shards > 1 and not options.dry_run:
-                    work_in_shards(connection, run_table, run, subject, make_fitting)
+                    work_in_shards(connection, table, run, make_fitting)
                     run.sweep()
                 else:
                     run.work(KeyRange())
                 if options.recompute:
-                    run.recompute(Recomputation(type_, run_table.value, capacity=capacity))
+                    run.recompute(Recomputation(subject.type_, table.value, capacity=capacity))
                 run.conclude()
     except SQLAlchemyError as error:
         raise database_failure(report, error) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from warnings import catch_warnings, simplefilter
 
@@ -27,18 +27,16 @@ from jwt_column.database.key_order import KeyOrder, is_inexact, key_type, sorts_
 from jwt_column.database.reflectable import reflectable
 from jwt_column.errors import ReencryptionError
 
-from .schemas import family_of
+from .schemas import effective_schema, family_of
 from .table import RunTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import ColumnClause, ColumnElement, Connection, Inspector, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
 
     from jwt_column.column.types import EncryptedJWT
-
-    from .conversions import Conversion
 
 
 #: The table ``family`` of a table of PostgreSQL and all that hang on it: partitions and tables that inherit from it.
@@ -58,20 +56,35 @@ class Subject:
     """The column of a run, by its names, and how the run uses it.
 
     Attributes:
-        shown: The table's name in messages; None for the name with the schema.
         key_columns: A unique NOT NULL key to page by; None takes the primary key, else finds one.
         preserve: Columns that a rewrite must leave alone although the database updates them by itself.
-        conversions: Make the conversions of the run; the column must have room for what they make.
+        shown: The table's name in messages, with the schema that was given.
     """
 
     table: str
     column: str
     type_: EncryptedJWT
     schema: str | None = None
-    shown: str | None = None
     key_columns: Sequence[str] | None = None
     preserve: Sequence[str] = ()
-    conversions: Sequence[Callable[..., Conversion]] = ()
+    shown: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.shown:
+            object.__setattr__(self, "shown", f"{self.schema}.{self.table}" if self.schema else self.table)
+
+    @property
+    def name(self) -> str:
+        """The column's name in messages."""
+        return f"{self.shown}.{self.column}"
+
+    def in_schema(self, schema: str) -> Subject:
+        """Return the column of the same name in another schema."""
+        return replace(self, schema=schema, shown="")
+
+    def found_by(self, connection: Connection) -> Subject:
+        """Return the column with the schema in which a connection finds its table."""
+        return replace(self, schema=effective_schema(connection, self.table, self.schema))
 
 
 def find_table(connection: Connection, subject: Subject) -> RunTable:
@@ -88,7 +101,7 @@ def _find_table(connection: Connection, subject: Subject) -> RunTable:
     inspector = inspect(connection)
     column_name, type_, schema = subject.column, subject.type_, subject.schema
     clause = table(subject.table, schema=schema)
-    full_name = subject.shown or clause.fullname
+    full_name = subject.shown
     try:
         with catch_warnings():
             # A type that SQLAlchemy does not know; it is none to page by.

@@ -84,7 +84,7 @@ class Shard:
 
     def __call__(self) -> ReencryptionReport:
         """Work on the range, with a connection and a key ring of this process's own."""
-        type_, name = self._type_with_ring(), f"{self.subject.shown}.{self.subject.column}"
+        type_, name = self._type_with_ring(), self.subject.name
         key_id = None if self.key_id is None else type_.ring().active
         if key_id != self.key_id:
             raise ReencryptionError(
@@ -93,12 +93,10 @@ class Shard:
                 reason="ring",
                 key_id=key_id,
             )
-        # The run that cut the shards holds the lock.
-        lock_timeout = self.options.lock_timeout
         with ExitStack() as stack:
             engine = self.make_engine()
             stack.callback(engine.dispose)
-            connection = RunConnection(engine, lock_name=None, lock_timeout=lock_timeout, role=self.role)
+            connection = RunConnection(engine, self.subject, self.options, is_shard=True, role=self.role)
             stack.callback(connection.close)
             with connection.reading() as transaction:
                 table = find_table(transaction, self.subject)
@@ -157,11 +155,7 @@ def cut(boundaries: Iterable[Sequence[Any]]) -> list[KeyRange]:
 
 
 def work_in_shards(
-    connection: RunConnection,
-    table: RunTable,
-    run: Run,
-    subject: Subject,
-    make_conversion: Callable[..., Conversion],
+    connection: RunConnection, table: RunTable, run: Run, make_conversion: Callable[..., Conversion]
 ) -> None:
     """Cut a run into shards, have them worked on, and add their reports to the run's.
 
@@ -171,18 +165,19 @@ def work_in_shards(
         ConfigurationError: A shard cannot travel to a worker, or cannot connect from there.
         JWTColumnError: A shard failed in a way that others would too; the shards under way are finished first.
     """
-    options, type_ = run.options, subject.type_
+    options, subject = run.options, connection.subject
+    ring = subject.type_.ring()
     # Its URI travels in place of the ring, where it has one.
-    type_ = _with_ring(type_, type_.ring().uri or type_.keyring)
+    type_ = _with_ring(subject.type_, ring.uri or subject.type_.keyring)
     with connection.reading() as transaction:
         identity, role = table_identity(transaction, table.clause), assumed_role(transaction)
     make_shard = partial(
         Shard,
         make_engine=options.make_engine or _engine_maker(connection.sqlalchemy, identity),
-        subject=replace(subject, type_=type_, conversions=()),
+        subject=replace(subject, type_=type_),
         identity=identity,
         role=role,
-        keks=subject.type_.ring().keks,
+        keks=ring.keks,
         key_id=run.conversion.key_id,
         make_conversion=make_conversion,
         options=replace(

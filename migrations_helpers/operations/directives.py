@@ -19,12 +19,13 @@ leaves the revision unapplied, and the next ``alembic upgrade`` goes on where it
 from __future__ import annotations
 
 from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
 from alembic.autogenerate import renderers
 from alembic.operations import MigrateOperation, Operations
 
 from ..engine.reencryption import in_column
+from ..engine.reflection import Subject
 from ..engine.rendering import import_of, render_type
 
 if TYPE_CHECKING:
@@ -122,13 +123,18 @@ class ColumnOp(Directive):
         self.schema = schema
         self.options = options
 
-    def reverse(self) -> Directive:
+    @property
+    def subject(self) -> Subject:
+        """The column, as the engine takes it."""
+        return Subject(self.table, self.column, self.type_, self.schema)
+
+    def reverse(self) -> ColumnOp:
         """Return the operation that undoes this one, with the options that both have."""
-        reverse: Any = super().reverse()
+        reverse = cast("ColumnOp", super().reverse())
         reverse.options = {
             name: value for name, value in self.options.items() if name not in self.own_options
         }
-        return reverse  # type: ignore[no-any-return]
+        return reverse
 
 
 @register

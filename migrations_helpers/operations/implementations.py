@@ -28,7 +28,6 @@ from ..engine.progress import report_progress
 from ..engine.reencryption import convert_column
 from ..engine.rendering import render_type
 from ..engine.report import ReencryptionReport
-from ..engine.schemas import effective_schema
 from ..engine.tenants import check_schemas, schema_names
 from .directives import DecryptColumnOp, EncryptColumnOp, EnsureCurrentOp, ReencryptColumnOp
 from .transactions import outside_transaction
@@ -84,15 +83,7 @@ def _convert(
         with outside_transaction(operations) as is_outside:
             if not is_outside:
                 return _in_transaction_of_others(operations, operation)
-            report = convert_column(
-                operations.get_bind(),
-                operation.table,
-                operation.column,
-                operation.type_,
-                make_conversion,
-                given,
-                schema=operation.schema,
-            )
+            report = convert_column(operations.get_bind(), operation.subject, make_conversion, given)
     # Applied, the revision would be done for good.
     return require_complete(report)
 
@@ -104,7 +95,7 @@ def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> Re
         ConfigurationError: There are rows.
     """
     connection = operations.get_bind()
-    each = _in_each(connection, operation, operation.options.get("schemas"))
+    each = _in_each(connection, operation.subject, operation.options.get("schemas"))
     tables = [_find_table(connection, one) for one in each]
     if not any(connection.execute(table.any_row()).first() for table in tables):
         name = tables[0].name if len(tables) == 1 else operation.table
@@ -117,11 +108,8 @@ def _in_transaction_of_others(operations: Operations, operation: ColumnOp) -> Re
     )
 
 
-def _find_table(connection: Connection, operation: ColumnOp) -> RunTable:
-    schema = effective_schema(connection, operation.table, operation.schema)
-    shown = f"{operation.schema}.{operation.table}" if operation.schema else operation.table
-    subject = Subject(operation.table, operation.column, operation.type_, schema=schema, shown=shown)
-    return examine(connection, subject, limits={}).fit_table(writes=operation.name != EnsureCurrentOp.name)
+def _find_table(connection: Connection, subject: Subject, *, writes: bool = True) -> RunTable:
+    return examine(connection, subject.found_by(connection)).fit_table(writes=writes)
 
 
 @Operations.implementation_for(EnsureCurrentOp)
@@ -134,7 +122,7 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
     connection = operations.get_bind()
     try:
         with rolled_back(connection):
-            _refuse_behind_each(connection, operation, schemas)
+            _refuse_behind_each(connection, operation.subject, schemas)
     except SQLAlchemyError as error:
         raise ReencryptionError(
             f"op.{operation.name}: the database refused ({explained(error)})",
@@ -143,9 +131,9 @@ def _ensure_current(operations: Operations, operation: EnsureCurrentOp) -> None:
         ) from None
 
 
-def _refuse_behind_each(connection: Connection, operation: ColumnOp, schemas: Any) -> None:
+def _refuse_behind_each(connection: Connection, subject: Subject, schemas: Any) -> None:
     problems = []
-    for one in _in_each(connection, operation, schemas):
+    for one in _in_each(connection, subject, schemas):
         try:
             _refuse_behind(connection, one)
         except ReencryptionError as error:
@@ -156,25 +144,23 @@ def _refuse_behind_each(connection: Connection, operation: ColumnOp, schemas: An
         raise ReencryptionError(
             f"{len(problems)} schemas are behind. {'; '.join(problems[:5])}{'; ...' if len(problems) > 5 else ''}",
             reason="schemas",
-            context=operation.type_.context,
+            context=subject.type_.context,
         )
 
 
-def _in_each(connection: Connection, operation: ColumnOp, schemas: Any) -> list[ColumnOp]:
-    """Return an operation for each of its schemas, or itself if it names none."""
+def _in_each(connection: Connection, subject: Subject, schemas: Any) -> list[Subject]:
+    """Return the column in each of some schemas, or itself if there are none."""
     if schemas is None:
-        return [operation]
-    if operation.schema is not None:
+        return [subject]
+    if subject.schema is not None:
         raise ConfigurationError("schema is one schema and schemas are several; give one of the two")
     check_schemas(schemas)
-    make = partial(type(operation), operation.table, operation.column, type_=operation.type_)
-    return [make(schema=name) for name in schema_names(connection, schemas)]
+    return [subject.in_schema(name) for name in schema_names(connection, schemas)]
 
 
-def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
+def _refuse_behind(connection: Connection, subject: Subject) -> None:
     """Raise while a row of one table is stale or in the clear, or rows that this role cannot see may be."""
-    type_ = operation.type_
-    table = _find_table(connection, operation)
+    type_, table = subject.type_, _find_table(connection, subject, writes=False)
     if connection.execute(table.any_row()).first() is None:
         return
     header, destroyed = HeaderSQL(table.value, type_), type_.ring().destroyed_key_ids
@@ -191,8 +177,8 @@ def _refuse_behind(connection: Connection, operation: ColumnOp) -> None:
         problem = f"{rows}. {lost} in this operation and in op.reencrypt_jwt_column"
     else:
         problem = (
-            f"{table.name}.{operation.column}: {rows}; run "
-            f'op.reencrypt_jwt_column("{operation.table}", "{operation.column}", type_={render_type(type_)}) '
+            f"{table.name}.{subject.column}: {rows}; run "
+            f'op.reencrypt_jwt_column("{subject.table}", "{subject.column}", type_={render_type(type_)}) '
             "(or op.encrypt_jwt_column for plaintext) first"
         )
     raise ReencryptionError(problem, reason="rows", context=type_.context)

@@ -36,7 +36,6 @@ from jwt_column.cli.passwords import without_passwords
 from jwt_column.cli.signals import Interruptions
 from jwt_column.providers import write_key_file
 from migrations_helpers import ReencryptionReport
-from migrations_helpers.engine.connection import RunConnection
 from migrations_helpers.engine.conversions import Reencryption
 from migrations_helpers.engine.progress import WIDEST, line_progress, log_progress, report_progress
 from tests.engine.test_expired import create_expiring, fresh
@@ -55,6 +54,7 @@ from tests.support.workload import (
     column_type,
     create_sessions,
     engine_on,
+    run_connection,
     seal,
     token,
 )
@@ -201,8 +201,8 @@ def test_options_reach_the_engine(sqlite: sa.Engine, monkeypatch: pytest.MonkeyP
     create_sessions(sqlite, 1)
     given: list[Any] = []
 
-    def convert_column(*arguments: Any, schema: str | None) -> ReencryptionReport:
-        given.extend([*arguments, schema])
+    def convert_column(*arguments: Any) -> ReencryptionReport:
+        given.extend(arguments)
         assert arguments[-1].expired is None
         return ReencryptionReport("sessions", "token", finished=True)
 
@@ -210,11 +210,11 @@ def test_options_reach_the_engine(sqlite: sa.Engine, monkeypatch: pytest.MonkeyP
     arguments = ["--batch-size", "7", "--nice", "2.5", "--shards", "3", "--verify", "--schema", "main"]
     arguments += ["--key-columns", "id", "--preserve", "id, id", "--on-row-error", "fail", "--recompute"]
     assert invoke(sqlite.url, *TABLE, *arguments).exit_code == ExitCode.OK
-    *_, type_, _, options, schema = given
+    _, subject, _, options = given
     assert (options.batch_size, options.nice, options.shards, options.verify) == (7, 2.5, 3, "decrypt")
-    assert (options.key_columns, options.preserve, schema) == (("id",), ("id", "id"), "main")
+    assert (options.key_columns, options.preserve, subject.schema) == (("id",), ("id", "id"), "main")
     assert (options.on_row_error, options.recompute) == ("fail", True)
-    assert type_.context == "sessions.token"
+    assert subject.type_.context == "sessions.token"
 
 
 def test_recompute_rewrites_current_rows_and_says_how_many(sqlite: sa.Engine) -> None:
@@ -482,7 +482,7 @@ def test_the_command_that_is_shown_says_all_but_the_ring(sqlite: sa.Engine, key_
 
 def test_a_run_beside_another_one_ends_with_1(postgresql: sa.Engine) -> None:
     create_sessions(postgresql, 1)
-    connection = RunConnection(postgresql, lock_name="sessions.token", lock_timeout=1)
+    connection = run_connection(postgresql)
     done = invoke(postgresql.url, *TABLE)
     connection.close()
     postgresql.dispose()
@@ -494,7 +494,7 @@ def test_a_run_beside_another_one_ends_with_1(postgresql: sa.Engine) -> None:
 def test_a_run_waits_for_another_one(postgresql: sa.Engine) -> None:
     """As on the second host of a deployment."""
     create_sessions(postgresql, 3)
-    connection = RunConnection(postgresql, lock_name="sessions.token", lock_timeout=1)
+    connection = run_connection(postgresql)
     other = threading.Timer(0.3, connection.close)
     other.start()
     done = invoke(postgresql.url, *TABLE, "--wait", "30")

@@ -501,9 +501,10 @@ class TestTables:
         from migrations_helpers.engine.conversions import Adoption, Decryption
         from migrations_helpers.engine.options import Options
         from migrations_helpers.engine.reencryption import convert_column
+        from migrations_helpers.engine.reflection import Subject
 
         in_context = type_.in_context("documents.token")
-        convert_column(memory, "documents", "token", in_context, Adoption, Options())
+        convert_column(memory, Subject("documents", "token", in_context), Adoption, Options())
         assert not find_plaintext_tokens(memory).found
         with memory.connect() as connection:
             assert connection.scalars(sa.select(table.c.token).order_by(table.c.id)).all() == documents
@@ -517,7 +518,7 @@ class TestTables:
             assert connection.scalars(found).all() == [1]
         codes = {finding.code: finding.count for finding in audit(memory, table, deep=True).findings}
         assert codes["alg-none"] == 1
-        convert_column(memory, "documents", "token", rotated, Decryption, Options())
+        convert_column(memory, Subject("documents", "token", rotated), Decryption, Options())
         with memory.connect() as connection:
             left = connection.scalars(sa.select(stored.c.token).order_by(stored.c.id)).all()
         assert [json.loads(one) for one in left] == documents

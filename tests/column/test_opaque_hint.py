@@ -11,6 +11,7 @@ from jwt_column import DecryptionError, EncryptedJWT, InvalidTokenError, KeyRing
 from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from tests.support.models import table_of
 from tests.support.tokens import signed_token
 
@@ -46,5 +47,5 @@ def test_binding_loading_adopting_and_auditing_name_the_option(storage: Any) -> 
         (finding,) = [one for one in audit(engine, table).findings if one.code == "unreadable"]
         assert "allow_opaque=True" in finding.action
         with pytest.raises(ReencryptionError, match="need allow_opaque"):
-            convert_column(engine, "s", "token", type_, Adoption, Options())
-        assert convert_column(engine, "s", "token", allowed, Adoption, Options()).reencrypted == 1
+            convert_column(engine, Subject("s", "token", type_), Adoption, Options())
+        assert convert_column(engine, Subject("s", "token", allowed), Adoption, Options()).reencrypted == 1

@@ -12,6 +12,7 @@ from migrations_helpers import reencrypt
 from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from tests.support.databases import SYNC_DRIVERS, Database
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def test_value_that_would_be_cut_off_is_listed_and_left(
         table.create(connection)
         connection.execute(insert(table).values(id=1, token=stored))
     runs: dict[str, Callable[[], ReencryptionReport]] = {
-        "adopt": lambda: convert_column(engine, "sessions", "token", ADOPTED, Adoption, Options()),
+        "adopt": lambda: convert_column(engine, Subject("sessions", "token", ADOPTED), Adoption, Options()),
         "reencrypt": lambda: reencrypt(engine, "sessions", "token", type_=WIDER),
     }
     with pytest.raises(ReencryptionError) as caught:

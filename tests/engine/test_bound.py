@@ -19,6 +19,7 @@ from migrations_helpers import reencrypt
 from migrations_helpers.engine.conversions import Adoption, Decryption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from tests.support.models import mapped, session_on, table_of
 from tests.support.tokens import signed_token
 
@@ -98,7 +99,9 @@ def test_dry_run_opens_bound_rows(engine: Engine, tokens: dict[int, str]) -> Non
 
 def test_bound_rows_become_plaintext_again(engine: Engine, tokens: dict[int, str]) -> None:
     type_ = bound_type().in_context("logins.token")
-    report = convert_column(engine, "logins", "token", type_, Decryption, Options(nice=0, verify="decrypt"))
+    report = convert_column(
+        engine, Subject("logins", "token", type_), Decryption, Options(nice=0, verify="decrypt")
+    )
     assert report.reencrypted == len(tokens)
     with engine.connect() as connection:
         found = connection.execute(text("SELECT id, token FROM logins")).all()

@@ -19,6 +19,7 @@ from migrations_helpers.engine.conversions import Reencryption
 from migrations_helpers.engine.expired import Expired
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from migrations_helpers.engine.strategies.removal import ExpiredRemoval
 from tests.support.databases import DRIVER_MODULES, SYNC_DRIVERS
 from tests.support.tokens import signed_token
@@ -231,7 +232,7 @@ def test_a_token_expires_in_the_second_that_it_names(sqlite_database: Database) 
         fill(engine, sessions, create=False)
         expired = Expired("delete", at)
         options = Options(expired=expired)
-        convert_column(engine, "sessions", "token", sessions.type_(), Reencryption, options)
+        convert_column(engine, Subject("sessions", "token", sessions.type_()), Reencryption, options)
         assert list(sessions.stored(engine)) == [(3,)]
 
 

@@ -16,6 +16,7 @@ from migrations_helpers.engine import integrity
 from migrations_helpers.engine.conversions import Adoption, Decryption, Reencryption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from tests.support.models import table_of
 from tests.support.workload import (
     BYTES,
@@ -300,7 +301,7 @@ def test_tokens_are_the_same_in_the_clear_and_encrypted(engine: sa.Engine, type_
     column = type_(after(), storage="text", context="sessions.token")
     options = Options(verify="tokens", batch_size=5)
     for conversion in (Adoption, Decryption):
-        report: Any = convert_column(engine, "sessions", "token", column, conversion, options)
+        report: Any = convert_column(engine, Subject("sessions", "token", column), conversion, options)
         assert report.reencrypted == 20
         assert report.tokens.is_same
         assert report.tokens.unchanged == 20

@@ -10,16 +10,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from jwt_column.errors import InvalidTokenError, ReencryptionError
-from migrations_helpers.engine.connection import RunConnection
 from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.conversions.base import limited
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from migrations_helpers.engine.shards import Shard
 from migrations_helpers.engine.strategies import CompareAndSwap
 from migrations_helpers.engine.strategies.base import _ROW_BYTES, Changes, in_chunks
 from tests.support.tokens import compact
-from tests.support.workload import after, create_sessions, seal, token
+from tests.support.workload import after, create_sessions, run_connection, seal, token
 
 if TYPE_CHECKING:
     from jwt_column import EncryptedJWT
@@ -49,7 +49,7 @@ def test_a_batch_is_retried_so_often_and_no_more(memory: sa.Engine) -> None:
 def test_postgresql_waits_for_a_lock_no_longer_than_it_was_told(postgresql: sa.Engine) -> None:
     """Well under the second after which the application could be the victim of a deadlock."""
     create_sessions(postgresql, 1)
-    connection = RunConnection(postgresql, lock_name=None, lock_timeout=0.05)
+    connection = run_connection(postgresql, lock_timeout=0.05)
     try:
         with postgresql.begin() as application:
             application.exec_driver_sql("SELECT * FROM sessions FOR UPDATE")
@@ -108,7 +108,7 @@ def test_a_row_that_was_superseded_is_no_foreign_one(memory: sa.Engine, can_lock
         return Adoption(type_, value, decrypt, **options)
 
     options = Options(strategy=CompareAndSwap(can_lock=can_lock), nice=0)
-    report = convert_column(memory, "sessions", "token", sessions.type_(), adopt, options)
+    report = convert_column(memory, Subject("sessions", "token", sessions.type_()), adopt, options)
     assert (report.reencrypted, report.by_key_id, report.superseded) == (1, {"foreign": 1}, 1)
 
 
@@ -125,7 +125,7 @@ def test_an_unsigned_token_is_unwritable_where_the_column_takes_none(memory: sa.
     sessions = create_sessions(memory, 2, storage="text")
     sessions.put(memory, (1,), compact({"alg": "none"}, {"sub": "alice"}, b""))
     with pytest.raises(ReencryptionError) as failure:
-        convert_column(memory, "sessions", "token", sessions.type_(), Adoption, Options(nice=0))
+        convert_column(memory, Subject("sessions", "token", sessions.type_()), Adoption, Options(nice=0))
     report: Any = failure.value.report
     assert (report.undecryptable, report.unwritable) == ([], [1])
 

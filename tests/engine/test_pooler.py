@@ -18,13 +18,21 @@ from sqlalchemy.pool import NullPool
 
 from jwt_column import EncryptedJWT, audit, purge_expired
 from jwt_column.errors import ConfigurationError, ReencryptionError
-from migrations_helpers.engine.connection import RunConnection
 from tests.conftest import _give_up
 from tests.support.databases import Unavailable, databases_required
 from tests.support.models import table_of
 from tests.support.pgbouncer import Pool, pooled
 from tests.support.tokens import signed_token
-from tests.support.workload import CONTEXT, after, create_sessions, cut_off, engine_on, every_server, seal
+from tests.support.workload import (
+    CONTEXT,
+    after,
+    create_sessions,
+    cut_off,
+    engine_on,
+    every_server,
+    run_connection,
+    seal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,13 +244,13 @@ def test_a_lease_outlives_the_time_outs_of_its_server_and_is_taken_again(
                 f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '50ms'"
             )
         engine.dispose()
-        first = RunConnection(engine, lock_name="sessions.token", lock_timeout=1)
+        first = run_connection(engine)
         time.sleep(0.3)
 
         def is_free() -> bool:
             with engine_on(engine.url) as other:
                 try:
-                    RunConnection(other, lock_name="sessions.token", lock_timeout=1).close()
+                    run_connection(other).close()
                 except ReencryptionError:
                     return False
             return True

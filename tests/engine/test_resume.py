@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from jwt_column.errors import ReencryptionError
 from migrations_helpers import reencrypt
-from migrations_helpers.engine.connection import RunConnection
 from tests.support.workload import (
     NEW,
     OLD,
@@ -27,6 +26,7 @@ from tests.support.workload import (
     every_strategy,
     processes,
     run,
+    run_connection,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from migrations_helpers import ReencryptionReport
+    from migrations_helpers.engine.connection import RunConnection
     from tests.support.databases import Database
     from tests.support.workload import AnyEngine
 
@@ -289,7 +290,7 @@ def test_a_server_that_keeps_the_lock_of_a_lost_connection_for_a_while_is_waited
             if not cut.happened or cut._number != 2:
                 return
             if not attempts:
-                attempts.append(RunConnection(elsewhere, lock_name="sessions.token", lock_timeout=1))
+                attempts.append(run_connection(elsewhere))
             elif len(attempts) == 1:
                 attempts.append(attempts[0])
             else:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from tests.support.workload import Sessions, create_sessions, engine_on, run
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def test_adoption_sends_no_token(strategy: str, storage: str, engine: sa.Engine)
     sessions = plaintext(engine, storage)
     statements = sent(engine)
     options = Options(strategy=strategy, nice=0)
-    report = convert_column(engine, "sessions", "token", sessions.type_(), Adoption, options)
+    report = convert_column(engine, Subject("sessions", "token", sessions.type_()), Adoption, options)
     assert (report.reencrypted, shown(engine, sessions, statements)) == (ROWS, 0)
     assert sessions.decrypted(engine) == sessions.tokens
 
@@ -63,7 +64,7 @@ def test_a_table_without_row_locks_compares_digests(storage: str, myisam: sa.Eng
     sessions = plaintext(myisam, storage)
     run(myisam, lambda c: c.exec_driver_sql("ALTER TABLE sessions ENGINE=MyISAM"))
     statements = sent(myisam)
-    report = convert_column(myisam, "sessions", "token", sessions.type_(), Adoption, Options())
+    report = convert_column(myisam, Subject("sessions", "token", sessions.type_()), Adoption, Options())
     assert (report.reencrypted, shown(myisam, sessions, statements)) == (ROWS, 0)
     assert sessions.decrypted(myisam) == sessions.tokens
 

@@ -16,6 +16,7 @@ from migrations_helpers import reencrypt
 from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from tests.support.databases import DRIVER_MODULES, SYNC_DRIVERS
 from tests.support.workload import (
     CONTEXT,
@@ -594,10 +595,10 @@ def test_a_column_of_json_is_refused_where_the_database_checks_its_values(engine
         execute(engine, f"""INSERT INTO t{number} VALUES (1, '{{"access_token": "a"}}', NULL)""")
         type_ = EncryptedJSON(KeyRing.generate(), storage="text").in_context("c")
         if engine.dialect.name == "sqlite":
-            convert_column(engine, "t0", "token", type_, Adoption, Options())
+            convert_column(engine, Subject("t0", "token", type_), Adoption, Options())
         else:
             with pytest.raises(ReencryptionError, match="is a column of JSON, which takes no envelope"):
-                convert_column(engine, f"t{number}", "token", type_, Adoption, Options())
+                convert_column(engine, Subject(f"t{number}", "token", type_), Adoption, Options())
 
 
 @pytest.mark.each_server

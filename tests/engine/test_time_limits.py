@@ -14,6 +14,7 @@ from jwt_column import audit
 from migrations_helpers.engine.conversions import Adoption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from migrations_helpers.engine.strategies import mysql
 from tests.support.models import table_of
 from tests.support.workload import create_sessions, engine_on, every_server, run, token
@@ -88,7 +89,7 @@ def test_a_transaction_may_wait_for_the_application_to_convert(postgresql_databa
         def adopt(type_: Any, value: Any, **options: Any) -> Adoption:
             return Adoption(type_, value, decrypt, **options)
 
-        report = convert_column(short, "sessions", "token", sessions.type_(), adopt, Options())
+        report = convert_column(short, Subject("sessions", "token", sessions.type_()), adopt, Options())
         assert (report.reencrypted, report.retries) == (3, 0)
 
 

@@ -28,6 +28,7 @@ from migrations_helpers import (
 from migrations_helpers.engine.conversions import Adoption, Decryption
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
+from migrations_helpers.engine.reflection import Subject
 from tests.support.models import table_of
 from tests.support.tokens import signed_token
 from tests.support.workload import (
@@ -522,7 +523,7 @@ def test_adoption_and_removal_are_tried_and_verified_like_a_rotation(engine: sa.
     foreign: Any = b"foreign" if storage == "binary" else "foreign"
 
     def convert(conversion: Any, **options: Any) -> ReencryptionReport:
-        return convert_column(engine, "sessions", "token", type_, conversion, Options(**options))
+        return convert_column(engine, Subject("sessions", "token", type_), conversion, Options(**options))
 
     tried = convert(Decryption, dry_run=True)
     assert (tried.total, tried.reencrypted, tried.key_id, tried.by_key_id) == (30, 30, None, {OLD: 30})
@@ -563,7 +564,7 @@ def test_verification_after_a_removal_finds_an_envelope_that_is_left(engine: sa.
     sessions.put(engine, (3,), newer)
     type_ = sessions.type_()
     with pytest.raises(ReencryptionError, match="1 row cannot be read") as caught:
-        convert_column(engine, "sessions", "token", type_, Decryption, Options(verify="decrypt"))
+        convert_column(engine, Subject("sessions", "token", type_), Decryption, Options(verify="decrypt"))
     report: Any = caught.value.report
     assert (report.reencrypted, report.undecryptable) == (4, [3])
     assert sessions.stored(engine)[3,] == newer

@@ -25,6 +25,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jwt_column import EncryptedJWT, KeyRing, decrypt_token, key_usage
 from migrations_helpers import reencrypt
+from migrations_helpers.engine.connection import RunConnection
+from migrations_helpers.engine.options import Options
+from migrations_helpers.engine.reflection import Subject
 from migrations_helpers.engine.strategies import choose_strategy
 from tests.support.databases import SYNC_DRIVERS
 from tests.support.tokens import signed_token
@@ -88,6 +91,13 @@ def after() -> KeyRing:
 def column_type(ring: KeyRing | None = None, **options: Any) -> EncryptedJWT:
     """Return the column's type as it is after the rotation, or with another ring."""
     return EncryptedJWT(after() if ring is None else ring, **({"context": CONTEXT} | options))
+
+
+def run_connection(engine: sa.Engine, lock_timeout: float = 1) -> RunConnection:
+    """Return the connection of a run over the sessions, which holds their lock."""
+    return RunConnection(
+        engine, Subject("sessions", "token", column_type()), Options(lock_timeout=lock_timeout)
+    )
 
 
 def token(number: int, size: int = 300) -> str:

@@ -6,7 +6,6 @@ Every run examines its column first, and so does :func:`preflight`, which report
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,7 +17,6 @@ from jwt_column.errors import JWTColumnError, ReencryptionError
 
 from ..conversions import Adoption, Reencryption
 from ..reflection import Subject
-from ..schemas import effective_schema
 from .examination import Examination, examine
 from .kinds import Fact, finding
 from .server import time_outs
@@ -62,11 +60,8 @@ def preflight(bind: Engine | Connection, target: Any) -> list[Finding]:
     try:
         with connected(bind, "preflight") as connection:
             for column in columns:
-                name, schema, type_ = column.column.name, column.table.schema, column.type_
-                subject = Subject(
-                    column.table.name, name, type_, schema=schema, conversions=_conversions(type_)
-                )
-                findings += preflight_column(connection, subject)
+                subject = Subject(column.table.name, column.column.name, column.type_, column.table.schema)
+                findings += preflight_column(connection, subject, _conversions(column.type_))
     except (SQLAlchemyError, OSError) as error:
         raise ReencryptionError(
             f"the database cannot be reached ({explained(error)}); nothing was done", reason="database"
@@ -74,9 +69,10 @@ def preflight(bind: Engine | Connection, target: Any) -> list[Finding]:
     return sorted(findings, key=lambda one: (-one.severity.rank, one.column, one.code))
 
 
-def preflight_column(connection: Connection, subject: Subject) -> list[Finding]:
+def preflight_column(
+    connection: Connection, subject: Subject, conversions: Sequence[Callable[..., Conversion]]
+) -> list[Finding]:
     """Return the findings of one column, and undo all that looking for them took."""
-    shown = f"{subject.schema}.{subject.table}" if subject.schema else subject.table
     translations: Any = connection.get_execution_options().get("schema_translate_map")
     try:
         was_in_transaction = connection.in_transaction()
@@ -85,18 +81,18 @@ def preflight_column(connection: Connection, subject: Subject) -> list[Finding]:
         if not was_in_transaction:
             connection.rollback()
         with rolled_back(connection):
-            schema = effective_schema(connection, subject.table, subject.schema)
+            found = subject.found_by(connection)
             # The name that was found is no name to be translated again.
             connection.execution_options(schema_translate_map=None)
             try:
-                return examine(connection, replace(subject, schema=schema, shown=shown), limits).findings
+                return examine(connection, found, conversions, limits).findings
             finally:
                 connection.execution_options(schema_translate_map=translations)
     except SQLAlchemyError as error:
         if connection.invalidated:
             raise
         fact = Fact("refused", f"the database refused ({explained(error)})", "mend that, and look again")
-        return [finding(f"{shown}.{subject.column}", fact)]
+        return [finding(subject.name, fact)]
 
 
 def _conversions(type_: EncryptedJWT) -> Sequence[Callable[..., Conversion]]:

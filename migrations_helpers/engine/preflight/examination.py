@@ -21,10 +21,11 @@ from .room import column_facts, disk_facts
 from .server import bytes_facts, server_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
+    from ..conversions import Conversion
     from ..reflection import Subject
     from ..table import RunTable
 
@@ -88,17 +89,22 @@ class Examination:
         self.add([Fact(code, message, action or "apply the migration that creates it")])
 
 
-def examine(connection: Connection, subject: Subject, limits: Mapping[str, str]) -> Examination:
+def examine(
+    connection: Connection,
+    subject: Subject,
+    conversions: Sequence[Callable[..., Conversion]] = (),
+    limits: Mapping[str, str] | None = None,
+) -> Examination:
     """Examine a column: everything that would stop a run, falsify it or make it slow, as far as can be known before.
 
-    *limits* are the time-outs of the session, from :func:`~.server.time_outs`.
+    *conversions* make those of the run: the column must have room for what they make. *limits* are the time-outs of the
+    session, from :func:`~.server.time_outs`.
     """
     clause = table_clause(subject.table, schema=subject.schema)
-    shown = subject.shown or clause.fullname
-    examination = Examination(f"{shown}.{subject.column}")
+    examination = Examination(subject.name)
     add = examination.add
-    add(server_facts(connection, examination.column, longest_value(subject.type_), limits))
-    add(kind_facts(connection, shown, clause))
+    add(server_facts(connection, examination.column, longest_value(subject.type_), limits or {}))
+    add(kind_facts(connection, subject.shown, clause))
     add(hidden_facts(connection, clause))
     if examination.found("relation", "foreign-part"):
         return examination
@@ -115,7 +121,7 @@ def examine(connection: Connection, subject: Subject, limits: Mapping[str, str])
         examination.is_empty = connection.execute(table.any_row()).first() is None
     if can_read and not examination.is_empty:
         add(_key_facts(connection, table))
-        add(column_facts(connection, table, subject.type_, subject.conversions))
+        add(column_facts(connection, table, subject.type_, conversions))
     add(disk_facts(connection, table))
     return examination
 
