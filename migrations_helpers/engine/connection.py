@@ -44,12 +44,11 @@ if TYPE_CHECKING:
 
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
 _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
-_MYSQL_LIMITS: Final = frozenset(
-    {"idle_transaction_timeout", "idle_write_transaction_timeout", *SESSION_LIMITS}
-)
+# Limits of MySQL and MariaDB in seconds, of which 0 is none; and how long a transaction may wait for this process.
+_MYSQL_LIMITS: Final = dict.fromkeys(("idle_transaction_timeout", "idle_write_transaction_timeout"), "600")
+_MYSQL_LIMITS |= dict.fromkeys(SESSION_LIMITS, "0")
 _MYSQL_VARIABLES: Final = (
-    "idle_transaction_timeout",
-    "idle_write_transaction_timeout",
+    *_MYSQL_LIMITS,
     "innodb_lock_wait_timeout",
     "max_allowed_packet",
     "sql_mode",
@@ -174,7 +173,7 @@ class RunConnection:
             return
         # First of all: it cuts the list of variables too.
         row_limit = lift_row_limit(self.sqlalchemy)
-        names = ", ".join(f"'{name}'" for name in (*_MYSQL_VARIABLES, *SESSION_LIMITS))
+        names = ", ".join(f"'{name}'" for name in _MYSQL_VARIABLES)
         found = self.sqlalchemy.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({names})")
         old = {str(name).lower(): str(value) for name, value in found}
         # Escaping may double a value, and the statement has other parts.
@@ -187,26 +186,19 @@ class RunConnection:
             level: "'READ-COMMITTED'",
             # Outside strict mode a value that is too long for its column is cut off, and only a warning says so.
             "sql_mode": "CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
-            # Seconds that a transaction may wait for this process.
-            "idle_transaction_timeout": "600",
-            "idle_write_transaction_timeout": "600",
+            **_MYSQL_LIMITS,
         }
-        new |= dict.fromkeys(SESSION_LIMITS, "0")
         if old.get("wsrep_on") == "ON":
             # A node of a Galera cluster answers from all that was committed before on any node. One that lags would
             # count no stale rows where another one has just written some.
             new["wsrep_sync_wait"] = str(int(old["wsrep_sync_wait"]) | 1)
-        # A limit of 0 is none.
         changed = [name for name in new if name in old and (name not in _MYSQL_LIMITS or float(old[name]))]
-        self.sqlalchemy.exec_driver_sql(
-            f"SET SESSION {', '.join(f'{name} = {new[name]}' for name in changed)}"
-        )
+        self.sqlalchemy.exec_driver_sql(_setting({name: new[name] for name in changed}))
         if self._given is not None:
             self._restore += [] if row_limit is None else [row_limit]
-            before = {
-                name: f"'{old[name]}'" if name in (level, "sql_mode") else old[name] for name in changed
-            }
-            self._restore.append(f"SET SESSION {', '.join(f'{name} = {before[name]}' for name in before)}")
+            texts = (level, "sql_mode")
+            before = {name: f"'{old[name]}'" if name in texts else old[name] for name in changed}
+            self._restore.append(_setting(before))
 
     def _find_schema(self) -> None:
         """Work out the schema once, and translate no name from then on."""
@@ -382,3 +374,8 @@ class RunConnection:
         self._driver_state.close()
         if self._given is not None and self._translations:
             self.sqlalchemy.execution_options(schema_translate_map=self._translations)
+
+
+def _setting(variables: dict[str, str]) -> str:
+    """Return the statement of MySQL and MariaDB that sets variables of the session."""
+    return f"SET SESSION {', '.join(f'{name} = {value}' for name, value in variables.items())}"

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import case
 
 from jwt_column.database.key_order import KeyRange
-from jwt_column.errors import JWTColumnError, KeyUnavailableError
 
 from .report import TokenReport, hex_digest
 
@@ -119,11 +118,8 @@ class TokenComparison:
     def _digest(self, row: Sequence[Any], *, verify: bool = False) -> bytes:
         """Return the digest of a row's token; of a value that cannot be read, the digest of the value."""
         stored: Stored = row[-2]
-        try:
-            token = self.conversion.token(stored, *self.table.bound_of(row[:-1]))
-        except KeyUnavailableError:
-            raise
-        except JWTColumnError:
+        token = self.conversion.token_or_none(stored, *self.table.bound_of(row[:-1]))
+        if token is None:
             if verify:
                 self.report.add_undecryptable(self.table.key_of(row))
             return self._hmac(b"value", _bytes_of(stored))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import Executable
@@ -32,74 +32,60 @@ if TYPE_CHECKING:
 
 
 _SECONDS: Final = number("a number of seconds, more than 0", above=0)
-_KINDS: Final = {
-    "batch_size": number("at least 1 row, as a whole number", at_least=1, whole=True),
-    "batch_seconds": _SECONDS,
-    "nice": number("a number, at least 0").or_none,
-    "shards": number("a whole number, at least 1", at_least=1, whole=True),
-    "executor": instance("a concurrent.futures.Executor", Executor).or_none,
-    "make_engine": FUNCTION.or_none,
-    "dry_run": FLAG,
-    "verify": choice("stamp", "decrypt", "tokens"),
-    # A strategy itself is for tests.
-    "strategy": Kind(
-        "'auto' or 'cas'",
-        lambda value: value in ("auto", "cas") if isinstance(value, str) else hasattr(value, "run_batch"),
-    ),
-    "lock_timeout": _SECONDS,
-    "wait": number("a number of seconds, at least 0", endless=True),
-    "max_retries": number("a whole number, at least 0", whole=True),
-    "max_passes": number("a whole number, at least 1", at_least=1, whole=True),
-    "vacuum": FLAG,
-    "on_row_error": choice("list", "fail"),
-    "recompute": FLAG,
-    "throttle": Kind(
-        "a function, or a query such as sqlalchemy.text(...)",
-        lambda value: callable(value) or isinstance(value, Executable),
-    ).or_none,
-    "max_latency": _SECONDS.or_none,
-    "max_replica_lag": _SECONDS.or_none,
-    "is_paused": FUNCTION.or_none,
-    "progress": FUNCTION.or_none,
-}
+_COUNT: Final = number("a whole number, at least 1", at_least=1, whole=True)
+# A strategy itself is for tests.
+_STRATEGY: Final = Kind(
+    "'auto' or 'cas'",
+    lambda value: value in ("auto", "cas") if isinstance(value, str) else hasattr(value, "run_batch"),
+)
+_THROTTLE: Final = Kind(
+    "a function, or a query such as sqlalchemy.text(...)",
+    lambda value: callable(value) or isinstance(value, Executable),
+)
+
+
+def _option(default: Any, kind: Kind, **options: Any) -> Any:
+    """Return a field of :class:`Options` whose value is of a kind."""
+    return field(default=default, metadata={"kind": kind}, **options)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options of a run; see :func:`migrations_helpers.reencrypt`."""
 
-    batch_size: int = 500
-    batch_seconds: float = 0.1
-    nice: float | None = None
-    shards: int = 1
-    executor: Executor | None = None
-    make_engine: Callable[[], Engine] | None = None
-    dry_run: bool = False
-    verify: Literal["stamp", "decrypt", "tokens"] = "stamp"
-    strategy: str | Strategy = "auto"
-    lock_timeout: float = 0.2
-    wait: float = 0.0
-    max_retries: int = 8
-    max_passes: int = 10
-    vacuum: bool = True
+    batch_size: int = _option(500, number("at least 1 row, as a whole number", at_least=1, whole=True))
+    batch_seconds: float = _option(0.1, _SECONDS)
+    nice: float | None = _option(None, number("a number, at least 0").or_none)
+    shards: int = _option(1, _COUNT)
+    executor: Executor | None = _option(None, instance("a concurrent.futures.Executor", Executor).or_none)
+    make_engine: Callable[[], Engine] | None = _option(None, FUNCTION.or_none)
+    dry_run: bool = _option(default=False, kind=FLAG)
+    verify: Literal["stamp", "decrypt", "tokens"] = _option("stamp", choice("stamp", "decrypt", "tokens"))
+    strategy: str | Strategy = _option("auto", _STRATEGY)
+    lock_timeout: float = _option(0.2, _SECONDS)
+    wait: float = _option(0.0, number("a number of seconds, at least 0", endless=True))
+    max_retries: int = _option(8, number("a whole number, at least 0", whole=True))
+    max_passes: int = _option(10, _COUNT)
+    vacuum: bool = _option(default=True, kind=FLAG)
     key_columns: tuple[str, ...] | None = None
     preserve: tuple[str, ...] = ()
-    on_row_error: Literal["list", "fail"] = "list"
-    recompute: bool = False
+    on_row_error: Literal["list", "fail"] = _option("list", choice("list", "fail"))
+    recompute: bool = _option(default=False, kind=FLAG)
     expired: Expired | None = None
     schemas: Schemas | None = field(default=None, compare=False)
     until: datetime | time_of_day | str | None = None
     window: Window | Sequence[time_of_day | str] | str | None = None
-    throttle: Throttle | None = field(default=None, compare=False)
-    max_latency: float | None = None
-    max_replica_lag: float | None = None
+    throttle: Throttle | None = _option(None, _THROTTLE.or_none, compare=False)
+    max_latency: float | None = _option(None, _SECONDS.or_none)
+    max_replica_lag: float | None = _option(None, _SECONDS.or_none)
     replicas: Sequence[Replica] = ()
-    is_paused: Callable[[], bool] | None = field(default=None, compare=False)
-    progress: Callable[[ReencryptionReport], None] | None = field(default=None, compare=False)
+    is_paused: Callable[[], bool] | None = _option(None, FUNCTION.or_none, compare=False)
+    progress: Callable[[ReencryptionReport], None] | None = _option(None, FUNCTION.or_none, compare=False)
 
     def __post_init__(self) -> None:
-        for name, kind in _KINDS.items():
-            kind.check(**{name: getattr(self, name)})
+        for one in fields(self):
+            if "kind" in one.metadata:
+                one.metadata["kind"].check(**{one.name: getattr(self, one.name)})
         if self.schemas is not None:
             check_schemas(self.schemas)
         # A moment and a window mean the same in every process. A frozen dataclass is set by the way around.
@@ -121,7 +107,7 @@ class Options:
 def check_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return keyword arguments for :class:`Options`; refuse an option that there is not, and names that are no list."""
     # Of re-encryptions only, and made of a word by choose_expired().
-    known = set(Options.__dataclass_fields__) - {"expired"}
+    known = {one.name for one in fields(Options)} - {"expired"}
     for name in options:
         if name not in known:
             raise ConfigurationError(f"there is no option {name}; there are {', '.join(sorted(known))}")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from jwt_column.database.driver_errors import error_name, is_refusal_of_row, is_retryable
 from jwt_column.database.key_order import KeyRange
-from jwt_column.errors import ConfigurationError, JWTColumnError, KeyUnavailableError, ReencryptionError
+from jwt_column.errors import ConfigurationError, ReencryptionError
 
 from .conversions import Reencryption, find_lost_fields
 from .endings import database_failure, explain, listed, rewritten
@@ -56,12 +56,12 @@ _RECENT: Final = 60.0
 class Survey(NamedTuple):
     """Rows with a value: all of them, and those of each condition of :class:`~.conversions.Rows`."""
 
-    rows: int
-    pending: int
-    plaintext: int
-    expired: int
-    protected: int
-    destroyed: int
+    rows: int = 0
+    pending: int = 0
+    plaintext: int = 0
+    expired: int = 0
+    protected: int = 0
+    destroyed: int = 0
 
 
 class Run:
@@ -93,7 +93,7 @@ class Run:
         self._started = time.monotonic()
         #: The rows when the run began, and at the end of its last pass.
         self.begin: Survey
-        self.begin = self._end = Survey(0, 0, 0, 0, 0, 0)
+        self.begin = self._end = Survey()
         #: Seconds that the last count of the rows took.
         self.look_seconds: float = 0.0
         self.report: ReencryptionReport = ReencryptionReport(
@@ -125,11 +125,8 @@ class Run:
     def look(self, keys: KeyRange) -> Survey:
         """Count the rows of a key range, by SQL."""
         began = time.monotonic()
-        rows = self.conversion.rows
-        statement = self._table.counts(
-            (rows.pending, rows.plaintext, rows.expired, rows.protected, rows.destroyed), keys
-        )
-        found = Survey._make(self.read(statement)[0])
+        conditions = [getattr(self.conversion.rows, name) for name in Survey._fields[1:]]
+        found = Survey._make(self.read(self._table.counts(conditions, keys))[0])
         self.look_seconds = time.monotonic() - began
         return found
 
@@ -233,16 +230,22 @@ class Run:
     def _pass_over(self, keys: KeyRange) -> None:
         """Work once through a key range, batch by batch."""
         self.report.forget_left()
-        # Rows that are inserted behind the last key while we work are for the next pass: without an end that was
-        # fixed before, a busy application could keep one pass going for ever.
-        end = self.read(self._table.order.last())
-        if not end:
+        window = self._up_to_last_row(keys)
+        if window is None:
             return
-        window = KeyRange(keys.after, tuple(end[0]) if keys.up_to is None else keys.up_to)
         rows = self.conversion.rows
         if self._removal is not None and rows.expired is not None and not self.options.dry_run:
             self._batches(self._removal.run_batch, window, rows.expired)
         self._batches(self._run_converting, window, rows.pending)
+
+    def _up_to_last_row(self, keys: KeyRange) -> KeyRange | None:
+        """Return a key range that ends at the last row of now, or sooner; None for an empty table.
+
+        Rows that are inserted behind it while we work are for the next pass: without an end that was fixed before, a
+        busy application could keep one pass going for ever.
+        """
+        end = self.read(self._table.order.last())
+        return KeyRange(keys.after, keys.up_to or tuple(end[0])) if end else None
 
     @property
     def _run_converting(self) -> Callable[[Task], Batch]:
@@ -255,9 +258,8 @@ class Run:
         self.conversion, self._table = conversion, replace(table, triggers=())
         before = self.report.reencrypted
         try:
-            end = self.read(table.order.last())
-            if end:
-                window = KeyRange(None, tuple(end[0]))
+            window = self._up_to_last_row(KeyRange())
+            if window is not None:
                 self._batches(self._run_converting, window, conversion.rows.pending, confirm=False)
             if self.pace.is_over:
                 self.report.reason = "until"
@@ -447,11 +449,7 @@ class Run:
             if self.report.verified:
                 self.tell()
             for row in rows:
-                try:
-                    self.conversion.token(row[-1], *self._table.bound_of(row))
-                except KeyUnavailableError:
-                    raise
-                except JWTColumnError:
+                if self.conversion.token_or_none(row[-1], *self._table.bound_of(row)) is None:
                     self.report.add_undecryptable(self._table.key_of(row))
                 else:
                     self.report.verified += 1

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from jwt_column.errors import InvalidTokenError, ReencryptionError
-from migrations_helpers.engine.conversions import Adoption
-from migrations_helpers.engine.conversions.base import limited
+from migrations_helpers.engine.conversions import Adoption, limited
 from migrations_helpers.engine.options import Options
 from migrations_helpers.engine.reencryption import convert_column
 from migrations_helpers.engine.reflection import Subject
