@@ -45,8 +45,11 @@ if TYPE_CHECKING:
 # No named locks: some releases of MariaDB with Galera, and Percona XtraDB Cluster in its strict mode.
 _NO_NAMED_LOCKS: Final = frozenset({1235, 1105})
 # Limits of MySQL and MariaDB in seconds, of which 0 is none; and how long a transaction may wait for this process.
-_MYSQL_LIMITS: Final = dict.fromkeys(("idle_transaction_timeout", "idle_write_transaction_timeout"), "600")
-_MYSQL_LIMITS |= dict.fromkeys(SESSION_LIMITS, "0")
+_MYSQL_LIMITS: Final = {
+    "idle_transaction_timeout": "600",
+    "idle_write_transaction_timeout": "600",
+    **dict.fromkeys(SESSION_LIMITS, "0"),
+}
 _MYSQL_VARIABLES: Final = (
     *_MYSQL_LIMITS,
     "innodb_lock_wait_timeout",

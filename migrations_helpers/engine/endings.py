@@ -20,8 +20,7 @@ _WHY_LEFT: Final = {
 
 def database_failure(report: ReencryptionReport, error: Exception) -> ReencryptionError:
     """Return the error that ends a run: the database's own may show a statement's parameters."""
-    # An upper bound: the rows were not counted since.
-    report.remaining = max(0, report.total - report.reencrypted - report.expired)
+    report.assume_remaining()
     where, reason = f"{report.table}.{report.column}", explained(error)
     if not report.scanned and not report.total:
         text = f"{where}: the database refused before the first batch ({reason}); nothing was done"

@@ -189,8 +189,7 @@ def _time_left(report: ReencryptionReport) -> str:
 
 def _rows_done(report: ReencryptionReport) -> tuple[int, int]:
     """Return the rows that a run has dealt with, and how many there are."""
-    done = report.reencrypted + report.expired + report.left
-    return done, max(report.total, done)
+    return report.done, max(report.total, report.done)
 
 
 def _rows_with_value(report: ReencryptionReport) -> int:

@@ -206,11 +206,11 @@ def _inexact_columns(connection: Connection, clause: TableClause, columns: dict[
 
 def _type_name(connection: Connection, clause: TableClause, column_name: str) -> str:
     """Return the name of a type of PostgreSQL that SQLAlchemy does not know."""
-    statement = text(
+    query = (
         "SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a "  # noqa: S608
         f"JOIN pg_catalog.pg_class t ON t.oid = a.attrelid WHERE {IS_NAMED} AND a.attname = :column"
     )
-    return str(connection.execute(statement, named(clause) | {"column": column_name}).scalar_one())
+    return str(_ask(connection, query, clause, column=column_name)[0])
 
 
 def _unique_keys(
@@ -240,7 +240,6 @@ def _unique_keys(
 
 def _triggers(connection: Connection, clause: TableClause) -> tuple[str, ...]:
     """Return the triggers of the table, and of its parts, that an UPDATE may fire."""
-    parameters = named(clause)
     if connection.dialect.name == "postgresql":
         query = (
             f"{FAMILY} SELECT DISTINCT g.tgname FROM family f "  # noqa: S608
@@ -254,7 +253,7 @@ def _triggers(connection: Connection, clause: TableClause) -> tuple[str, ...]:
         )
     elif connection.dialect.name == "sqlite":
         quote = connection.dialect.identifier_preparer.quote
-        schema = quote(parameters.pop("schema") or "main")
+        schema = quote(clause.schema or "main")
         # SQLite has no list of what a trigger is fired by; the word may stand elsewhere in it too.
         query = (
             f"SELECT name FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = :name "  # noqa: S608
@@ -262,7 +261,7 @@ def _triggers(connection: Connection, clause: TableClause) -> tuple[str, ...]:
         )
     else:
         return ()
-    return tuple(connection.execute(text(query), parameters).scalars())
+    return tuple(_ask(connection, query, clause))
 
 
 def _enforced_indexes(connection: Connection, clause: TableClause) -> frozenset[str] | None:
@@ -272,12 +271,12 @@ def _enforced_indexes(connection: Connection, clause: TableClause) -> frozenset[
     """
     if connection.dialect.name != "postgresql":
         return None
-    statement = text(
+    query = (
         "SELECT c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "  # noqa: S608
         f"JOIN pg_catalog.pg_class t ON t.oid = i.indrelid WHERE {IS_NAMED} AND i.indisunique AND i.indisvalid "
         "AND i.indisready AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL"
     )
-    return frozenset(connection.execute(statement, named(clause)).scalars())
+    return frozenset(_ask(connection, query, clause))
 
 
 def _holds_null(
@@ -302,22 +301,22 @@ def _automatic_columns(connection: Connection, clause: TableClause) -> tuple[str
     """Return the columns that MySQL and MariaDB update by themselves with every rewrite of their row."""
     if family_of(connection) != "mysql":
         return ()
-    statement = text(
+    query = (
         "SELECT column_name FROM information_schema.columns WHERE table_name = :name "
         "AND table_schema = COALESCE(:schema, DATABASE()) AND extra LIKE '%on update%'"
     )
-    return tuple(connection.execute(statement, named(clause)).scalars())
+    return tuple(_ask(connection, query, clause))
 
 
 def _storage_engine(connection: Connection, clause: TableClause) -> str | None:
     """Return the engine of a table of MySQL or MariaDB."""
     if family_of(connection) != "mysql":
         return None
-    statement = text(
+    query = (
         "SELECT engine FROM information_schema.tables WHERE table_name = :name "
         "AND table_schema = COALESCE(:schema, DATABASE())"
     )
-    return connection.execute(statement, named(clause)).scalar()
+    return next(iter(_ask(connection, query, clause)), None)
 
 
 def _is_json(connection: Connection, clause: TableClause, info: ReflectedColumn) -> bool:
@@ -328,9 +327,13 @@ def _is_json(connection: Connection, clause: TableClause, info: ReflectedColumn)
     if not getattr(dialect, "is_mariadb", False):
         return False
     # JSON is a text with a check there, which SQLAlchemy does not reflect.
-    statement = text(
+    query = (
         "SELECT check_clause FROM information_schema.check_constraints "
         "WHERE constraint_schema = coalesce(:schema, database()) AND table_name = :name"
     )
-    checks = connection.execute(statement, named(clause)).scalars()
-    return f"json_valid(`{info['name']}`)" in checks
+    return f"json_valid(`{info['name']}`)" in _ask(connection, query, clause)
+
+
+def _ask(connection: Connection, query: str, clause: TableClause, **parameters: str) -> Sequence[Any]:
+    """Return the first column of a query about a table, whose name and schema are its parameters."""
+    return connection.execute(text(query), named(clause) | parameters).scalars().all()

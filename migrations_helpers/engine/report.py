@@ -155,6 +155,11 @@ class ReencryptionReport:
         return self.undecryptable_count + self.unwritable_count
 
     @property
+    def done(self) -> int:
+        """Rows that the run has dealt with."""
+        return self.reencrypted + self.expired + self.left
+
+    @property
     def is_complete(self) -> bool:
         """Whether the run came to its end, left no row, and found no token in another row than before."""
         is_damaged = self.tokens is not None and self.tokens.misplaced_count
@@ -175,6 +180,10 @@ class ReencryptionReport:
         """Count a row that the database refused, and list it with the reason while there is room."""
         self.add_unwritable(key)
         _list(self.refused, [(_plain(key), reason)])
+
+    def assume_remaining(self) -> None:
+        """Take all rows that were not rewritten as remaining: an upper bound, where they were not counted since."""
+        self.remaining = max(0, self.total - self.reencrypted - self.expired)
 
     def forget_left(self) -> None:
         """Forget the rows that were left: a new pass finds them again, if they are still there."""

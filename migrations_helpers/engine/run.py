@@ -224,8 +224,7 @@ class Run:
             raise ReencryptionError(explain(report, self._end.protected), reason=reason, report=report)
 
     def _count_scanned(self) -> None:
-        report = self.report
-        report.scanned = report.already_current + report.reencrypted + report.expired + report.left
+        self.report.scanned = self.report.already_current + self.report.done
 
     def _pass_over(self, keys: KeyRange) -> None:
         """Work once through a key range, batch by batch."""
@@ -324,7 +323,7 @@ class Run:
     def _altered(self, error: AlteredError) -> ReencryptionError:
         """Return the error that ends the run when the database stores other tokens than it is given."""
         report = self.report
-        report.remaining = max(0, report.total - report.reencrypted - report.expired)
+        report.assume_remaining()
         report.tokens = tokens = report.tokens or TokenReport()
         for key in error.keys:
             tokens.add_misplaced(key)
@@ -461,7 +460,7 @@ class Run:
             # The time until a window opens says nothing about the rows.
             self._progress.clear()
             return
-        done = report.reencrypted + report.expired + report.left
+        done = report.done
         if not self._progress or now - self._progress[-1][0] >= 1.0:
             self._progress.append((now, done))
         while now - self._progress[0][0] > _RECENT and len(self._progress) > 1:

@@ -239,8 +239,7 @@ class _Round:
                 future.cancel()
         report = self._run.report
         if self._failure is not None:
-            # An upper bound: the rows were not counted since.
-            report.remaining = max(0, report.total - report.reencrypted - report.expired)
+            report.assume_remaining()
             if isinstance(self._failure, ReencryptionError):
                 self._failure.report = report
             raise self._failure
