@@ -507,7 +507,8 @@ class Interrupted:
         strategy = self._strategy
         if isinstance(strategy, str):
             strategy = choose_strategy(task.connection.sqlalchemy, task.table, strategy)
-        return strategy.run_batch(task._replace(conversion=_Interrupting(task.conversion, self)))
+        conversion: Any = _Interrupting(task.conversion, self)
+        return strategy.run_batch(task._replace(conversion=conversion))
 
     def happen(self) -> None:
         if not self.happened:
