@@ -254,33 +254,23 @@ class RunConnection:
                 )
             time.sleep(min(left, _ASK_INTERVAL))
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Begin a transaction: READ COMMITTED, and on SQLite with the write lock from the start."""
-        if self.dialect == "postgresql":
-            if self._lease is not None:
-                self._lease.keep()
-            send_commands(self.sqlalchemy, self._beginning())
-        elif self.dialect == "sqlite":
-            self.sqlalchemy.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            self.sqlalchemy.exec_driver_sql("START TRANSACTION" if self.dialect == "mysql" else "BEGIN")
-
-    def _beginning(self) -> str:
-        """Return the commands that begin a transaction on PostgreSQL, and set what holds in it."""
+        if self.dialect != "postgresql":
+            beginnings = {"sqlite": "BEGIN IMMEDIATE", "mysql": "START TRANSACTION"}
+            self.sqlalchemy.exec_driver_sql(beginnings.get(self.dialect, "BEGIN"))
+            return
+        if self._lease is not None:
+            self._lease.keep()
+        commands = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
+        if self._role is not None:
+            quote = self.sqlalchemy.dialect.identifier_preparer.quote_identifier
+            commands.append(f"SET LOCAL ROLE {quote(self._role)}")
         # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
         settings = {"lock_timeout": max(1, round(self._options.lock_timeout * 1000))}
         settings |= transaction_limits(self.sqlalchemy.dialect)
-        commands = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
-        if self._role is not None:
-            commands.append(
-                f"SET LOCAL ROLE {self.sqlalchemy.dialect.identifier_preparer.quote_identifier(self._role)}"
-            )
         commands += [f"SET LOCAL {name} = {value}" for name, value in settings.items()]
-        return "; ".join(commands)
-
-    def commit(self) -> None:
-        """Commit a transaction."""
-        send_commands(self.sqlalchemy, "COMMIT")
+        send_commands(self.sqlalchemy, "; ".join(commands))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -304,11 +294,11 @@ class RunConnection:
             binary: Whether psycopg 3 may fetch in binary, because it knows that form of every column read.
         """
         try:
-            self.begin()
+            self._begin()
             with binary_results(self.sqlalchemy) if binary else nullcontext():
                 yield self.sqlalchemy
             # SQLite refuses a commit while others read, and leaves the transaction open.
-            self.commit()
+            send_commands(self.sqlalchemy, "COMMIT")
         except BaseException:
             # If the connection is gone, so is the transaction.
             with suppress(SQLAlchemyError):

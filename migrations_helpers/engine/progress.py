@@ -122,7 +122,7 @@ def progress_bar(name: str, console: Console, *, transient: bool = False) -> Ite
                 show(where, report.verified, _rows_to_verify(report), "opened", f"opening {where}")
             else:
                 words = f"rows, {_WAITING.get(report.waiting or '', f'{report.rows_per_second:,.0f} rows/s')}"
-                show(where, *_rows_done(report), words, f"writing {where}")
+                show(where, report.done, max(report.total, report.done), words, f"writing {where}")
 
         yield show_report
 
@@ -185,11 +185,6 @@ def _time_left(report: ReencryptionReport) -> str:
     if minutes < 1:
         return ", less than a minute left"
     return f", about {minutes} min left" if minutes < 90 else f", about {minutes / 60:.0f} h left"
-
-
-def _rows_done(report: ReencryptionReport) -> tuple[int, int]:
-    """Return the rows that a run has dealt with, and how many there are."""
-    return report.done, max(report.total, report.done)
 
 
 def _rows_with_value(report: ReencryptionReport) -> int:

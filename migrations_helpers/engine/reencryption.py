@@ -113,6 +113,7 @@ def reencrypt(
             *type_* does not make an index field that rows have, and *drop* does not name it.
         KeyRingError: The key ring cannot be loaded.
     """
+    subject = Subject(table, column, in_column(type_, table, column, schema), schema)
     given = Options(
         batch_size=batch_size,
         nice=nice,
@@ -122,12 +123,10 @@ def reencrypt(
         recompute=recompute,
         wait=wait,
         progress=progress,
+        expired=choose_expired(expired, subject.type_),
         **check_options(options),
     )
-    column_type = in_column(type_, table, column, schema)
-    given = replace(given, expired=choose_expired(expired, column_type))
-    conversion = partial(Reencryption, drop=check_drop(drop))
-    return convert_column(bind, Subject(table, column, column_type, schema), conversion, given)
+    return convert_column(bind, subject, partial(Reencryption, drop=check_drop(drop)), given)
 
 
 def in_column(type_: EncryptedJWT | None, table: str, column: str, schema: str | None = None) -> EncryptedJWT:

@@ -114,7 +114,7 @@ def _find_table(connection: Connection, subject: Subject) -> RunTable:
             raise ReencryptionError(f"there is no column {full_name}.{name}; nothing was done")
     if _is_json(connection, clause, columns[column_name]):
         raise ReencryptionError(
-            f"{full_name}.{column_name} is a column of JSON, which takes no envelope: add a column of bytes or text, "
+            f"{full_name}.{column_name} is a column of JSON, which takes no envelope; add a column of bytes or text, "
             "and move the values there through a model that has both. Nothing was done"
         )
     wanted = tuple(subject.key_columns) if subject.key_columns else None

@@ -208,6 +208,9 @@ def work_in_shards(
 class _Round:
     """Shards that are given out to an executor, once.
 
+    They report no earlier than they end, so SQL tells how far they are. That also keeps the connection in use that
+    holds the advisory lock: idle ones are closed by many a proxy.
+
     Attributes:
         lost: The shards that must be done again.
         is_stalled: Whether the executor was given up, because nothing moved any more.
@@ -217,23 +220,24 @@ class _Round:
         self._run = run
         self._shards = {_submit(executor, shard): shard for shard in shards}
         self._failure: JWTColumnError | None = None
+        self._left = run.report.total
+        self._moved = time.monotonic()
         self.lost: list[Shard] = []
         self.is_stalled = False
 
     def finish(self) -> None:
         """Wait for the shards and add their reports to the run's."""
         waiting = set(self._shards)
-        watch = _Watch(self._run)
         try:
             while waiting and not self.is_stalled:
-                done, waiting = wait(waiting, watch.interval, FIRST_COMPLETED)
+                interval = max(_LOOK_INTERVAL, self._run.look_seconds / _LOOK_SHARE)
+                done, waiting = wait(waiting, interval, FIRST_COMPLETED)
                 for future in done:
                     self._settle(future)
                 if self._failure is not None:
                     waiting = {future for future in waiting if not future.cancel()}
                 elif not done:
-                    watch.look()
-                    self.is_stalled = watch.is_stalled
+                    self._look()
         finally:
             for future in waiting:
                 future.cancel()
@@ -273,6 +277,24 @@ class _Round:
             )
             self.lost.append(self._shards[future])
 
+    def _look(self) -> None:
+        """Count the rows that are left, and show the number."""
+        found = self._run.look(KeyRange())
+        left = self._run.left_in(found)
+        # Shards that are paused, or wait for their window, are not lost.
+        if left < self._left or self._run.pace.is_closed:
+            self._left, self._moved = left, time.monotonic()
+        self.is_stalled = time.monotonic() - self._moved > _STALL
+        report = self._run.report
+        reported = report.reencrypted, report.expired
+        try:
+            report.reencrypted = max(reported[0], self._run.begin.pending - found.pending)
+            report.expired = max(reported[1], self._run.begin.expired - found.expired)
+            self._run.tell()
+        finally:
+            # The rows of a shard are added when it ends.
+            report.reencrypted, report.expired = reported
+
 
 def _submit(executor: Executor, shard: Shard) -> Future[ReencryptionReport]:
     """Hand a shard to an executor. One that takes none, because it broke, is as good as one that lost it."""
@@ -307,45 +329,6 @@ def _failure(error: BaseException, shard: Shard) -> JWTColumnError | None:
                 "make_engine are functions of a module that the worker can import"
             )
     return None
-
-
-class _Watch:
-    """Looks, by SQL, at how far the shards are, which report no earlier than they end.
-
-    It also keeps the connection in use that holds the advisory lock: idle ones are closed by many a proxy.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._left = run.report.total
-        self._moved = time.monotonic()
-
-    @property
-    def interval(self) -> float:
-        """Seconds until the next look."""
-        return max(_LOOK_INTERVAL, self._run.look_seconds / _LOOK_SHARE)
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether for a long time not one row was rewritten."""
-        return time.monotonic() - self._moved > _STALL
-
-    def look(self) -> None:
-        """Count the rows that are left, and show the number."""
-        found = self._run.look(KeyRange())
-        left = self._run.left_in(found)
-        # Shards that are paused, or wait for their window, are not lost.
-        if left < self._left or self._run.pace.is_closed:
-            self._left, self._moved = left, time.monotonic()
-        report = self._run.report
-        reported = report.reencrypted, report.expired
-        try:
-            report.reencrypted = max(reported[0], self._run.begin.pending - found.pending)
-            report.expired = max(reported[1], self._run.begin.expired - found.expired)
-            self._run.tell()
-        finally:
-            # The rows of a shard are added when it ends.
-            report.reencrypted, report.expired = reported
 
 
 @contextmanager

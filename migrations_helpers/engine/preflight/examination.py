@@ -85,8 +85,10 @@ class Examination:
         message, separator, action = text.partition(". ")
         if not separator:
             message, _, action = text.partition("; ")
-        code = "table" if message.startswith("there is no") else "key"
-        self.add([Fact(code, message, action or "apply the migration that creates it")])
+        code, cure = "key", "name a unique key of other columns with key_columns= (--key-columns)"
+        if message.startswith("there is no"):
+            code, cure = "table", "apply the migration that creates it"
+        self.add([Fact(code, message, action or cure)])
 
 
 def examine(
