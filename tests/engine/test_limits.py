@@ -73,7 +73,7 @@ def test_mariadb_waits_for_a_lock_no_longer_than_it_was_told(mariadb: sa.Engine)
             application.exec_driver_sql(f"SET SESSION {setting}")
         before = application.exec_driver_sql(show).one()
         application.rollback()
-        connection = RunConnection(application, lock_name=None, lock_timeout=2)
+        connection = run_connection(application, lock_timeout=2)
         within = connection.sqlalchemy.exec_driver_sql(show).one()
         connection.close()
         assert application.exec_driver_sql(show).one() == before

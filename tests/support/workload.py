@@ -93,10 +93,10 @@ def column_type(ring: KeyRing | None = None, **options: Any) -> EncryptedJWT:
     return EncryptedJWT(after() if ring is None else ring, **({"context": CONTEXT} | options))
 
 
-def run_connection(engine: sa.Engine, lock_timeout: float = 1) -> RunConnection:
+def run_connection(bind: sa.Engine | sa.Connection, lock_timeout: float = 1) -> RunConnection:
     """Return the connection of a run over the sessions, which holds their lock."""
     return RunConnection(
-        engine, Subject("sessions", "token", column_type()), Options(lock_timeout=lock_timeout)
+        bind, Subject("sessions", "token", column_type()), Options(lock_timeout=lock_timeout)
     )
 
 
