@@ -173,10 +173,11 @@ def token_field(attribute: Any, **options: Any) -> Any:
     """Return a starlette-admin field that shows a mask, for ``fields`` of a view.
 
     It is in no form and no import, and cannot be searched, filtered or sorted. ``read_only=False`` lets a token be
-    entered when a row is made, and with ``exclude_from_import=False`` imports have it too.
+    entered when a row is made, and with ``exclude_from_import=False`` imports have it too. A text that is no token is
+    an error in the form.
 
     Args:
-        attribute: The attribute, or its name. With the attribute, a text that is no token is an error in the form.
+        attribute: The attribute, or its name.
         **options: Further arguments of ``starlette_admin.fields.StringField``.
 
     Raises:
@@ -214,15 +215,27 @@ def token_field(attribute: Any, **options: Any) -> Any:
 
         async def validate(self, request: Any, value: Any, form_values: Any) -> None:
             await super().validate(request, value, form_values)
-            if isinstance(attribute, str):
+            model = _model_with(self, request) if isinstance(attribute, str) else attribute.class_
+            column = None if model is None else inspect(model).columns.get(self.name)
+            if column is None:
                 return
-            column = inspect(attribute.class_).columns[attribute.key]
             if value is not None:
                 column.type.cipher().check(value)
             elif not column.nullable and column.default is None and column.server_default is None:
                 raise ValueError("enter the token, which every row has to have")
 
     return TokenField(attribute if isinstance(attribute, str) else attribute.key, **options)
+
+
+def _model_with(field: Any, request: Any) -> Any:
+    """Return the mapped class of the view that has a field; None if the request does not tell."""
+    admin = getattr(request.scope.get("endpoint"), "__self__", None)
+    for view in getattr(admin, "_model_views", ()):
+        if view.key == request.path_params.get("key"):
+            for one in (view, *getattr(view, "_inline_instances", ())):
+                if any(known is field for known in one.fields):
+                    return getattr(one, "model", None)
+    return None
 
 
 class _EnteredToken(JWT):

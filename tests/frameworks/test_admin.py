@@ -53,6 +53,13 @@ class Grant(Base):
         return [{"one": self.token}, (self.refresh, [self.response]), 5]
 
 
+class Opaque(Base):
+    __tablename__ = "opaque"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    grant_id: Mapped[int] = mapped_column(sa.ForeignKey("grants.id"))
+    token: Mapped[JWT] = mapped_column(EncryptedJWT(RING, allow_opaque=True))
+
+
 class Audit(Base):
     __tablename__ = "audit"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -85,6 +92,14 @@ class StarletteGrantAdmin(starlette_sqla.ModelView):
         "id",
         token_field(Grant.token, read_only=False, exclude_from_import=False),
         token_field("response"),
+    ]
+
+
+class StarletteGrantAdminByName(starlette_sqla.ModelView):
+    fields = [  # noqa: RUF012
+        "id",
+        token_field("token", read_only=False, exclude_from_import=False),
+        token_field("refresh", read_only=False),
     ]
 
 
@@ -240,9 +255,12 @@ def test_starlette_admin_neither_sorts_filters_nor_edits_a_token(engine: sa.Engi
     assert current(engine) == TOKEN
 
 
-def test_starlette_admin_takes_a_token_once(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("view", [StarletteGrantAdmin, StarletteGrantAdminByName])
+def test_starlette_admin_takes_a_token_once(
+    engine: sa.Engine, caplog: pytest.LogCaptureFixture, view: Any
+) -> None:
     caplog.set_level(logging.DEBUG)
-    client = starlette_client(engine, StarletteGrantAdmin, Grant)
+    client = starlette_client(engine, view, Grant)
 
     def create(token: str) -> tuple[int, bool]:
         answer = client.post("/admin/grant/create", data={"token": token}, follow_redirects=False)
@@ -267,6 +285,36 @@ def test_starlette_admin_takes_a_token_once(engine: sa.Engine, caplog: pytest.Lo
     )
     with pytest.raises(ConfigurationError, match="would save its mask"):
         token_field("token", read_only=False, exclude_from_edit=False)
+
+
+def test_starlette_admin_takes_an_opaque_token_by_its_name(engine: sa.Engine) -> None:
+    client = starlette_client(engine, StarletteGrantAdminByName, Grant)
+    for refresh, status in (("***", 422), ("Bearer x", 422), ("rt-other", 303)):
+        form = {"token": TOKEN, "refresh": refresh}
+        answer = client.post("/admin/grant/create", data=form, follow_redirects=False)
+        assert (answer.status_code, refresh in answer.text) == (status, False)
+
+
+def test_starlette_admin_asks_the_column_of_the_view_that_has_the_field(engine: sa.Engine) -> None:
+    """The inline table has a column of the same name, which takes other tokens."""
+
+    class Inline(starlette_sqla.InlineModelView):
+        model = Opaque
+        fk_attr = "grant_id"
+        fields = ["id", token_field("token", read_only=False)]  # noqa: RUF012
+
+    class View(starlette_sqla.ModelView):
+        fields = ["id", token_field("token", read_only=False)]  # noqa: RUF012
+        inlines = [Inline]  # noqa: RUF012
+
+    client = starlette_client(engine, View, Grant)
+    form = {"token": TOKEN, "inlines.opaque.0.token": "opaque", "inlines.opaque.TOTAL_FORMS": "1"}
+    answer = client.post("/admin/grant/create", data=form, follow_redirects=False)
+    assert answer.status_code == 303, answer.text
+    with Session(engine) as session:
+        assert [row.token for row in session.scalars(sa.select(Opaque))] == ["opaque"]
+    form["inlines.opaque.0.token"] = "***"
+    assert client.post("/admin/grant/create", data=form, follow_redirects=False).status_code == 422
 
 
 def test_the_mask_is_no_token() -> None:

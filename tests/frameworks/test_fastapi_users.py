@@ -11,9 +11,13 @@ import pytest
 pytestmark = pytest.mark.frameworks
 pytest.importorskip("fastapi_users", reason="needs the extra test-frameworks")
 
-from fastapi_users import schemas  # noqa: E402
+from fastapi_users import BaseUserManager, UUIDIDMixin, schemas  # noqa: E402
 from fastapi_users.authentication.strategy.db import DatabaseStrategy  # noqa: E402
-from fastapi_users.db import SQLAlchemyBaseOAuthAccountTableUUID, SQLAlchemyBaseUserTableUUID  # noqa: E402
+from fastapi_users.db import (  # noqa: E402
+    SQLAlchemyBaseOAuthAccountTableUUID,
+    SQLAlchemyBaseUserTableUUID,
+    SQLAlchemyUserDatabase,
+)
 from fastapi_users_db_sqlalchemy.access_token import (  # noqa: E402
     SQLAlchemyAccessTokenDatabase,
     SQLAlchemyBaseAccessTokenTableUUID,
@@ -21,7 +25,7 @@ from fastapi_users_db_sqlalchemy.access_token import (  # noqa: E402
 from sqlalchemy import Index  # noqa: E402
 from sqlalchemy.exc import IntegrityError  # noqa: E402
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine  # noqa: E402
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship  # noqa: E402
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, validates  # noqa: E402
 
 from jwt_column import JWT, EncryptedJWT, FingerprintIndex, KeyRing, set_default_keyring  # noqa: E402
 from jwt_column.frameworks.mixins import AccessTokenMixin  # noqa: E402
@@ -35,6 +39,10 @@ class OAuthAccount(SQLAlchemyBaseOAuthAccountTableUUID, Base):
     access_token: Mapped[JWT] = mapped_column(EncryptedJWT(allow_opaque=True))
     refresh_token: Mapped[JWT | None] = mapped_column(EncryptedJWT(allow_opaque=True))
 
+    @validates("refresh_token")
+    def without_empty_text(self, _name: str, token: str | None) -> str | None:
+        return token or None
+
 
 class User(SQLAlchemyBaseUserTableUUID, Base):
     oauth_accounts: Mapped[list[OAuthAccount]] = relationship(lazy="selectin")
@@ -47,6 +55,9 @@ class OAuthAccountRead(schemas.BaseOAuthAccount[uuid.UUID]):
 
 class UserRead(schemas.BaseUser[uuid.UUID]):
     oauth_accounts: list[OAuthAccountRead] = []  # noqa: RUF012
+
+
+class UserManager(UUIDIDMixin, BaseUserManager[User, uuid.UUID]): ...
 
 
 class AccessToken(AccessTokenMixin, SQLAlchemyBaseAccessTokenTableUUID, Base): ...
@@ -90,6 +101,27 @@ def test_a_class_with_table_arguments_keeps_the_index(arguments: Any, indexes: s
 def test_a_strategy_writes_finds_and_destroys_tokens() -> None:
     set_default_keyring(KeyRing.generate())
     asyncio.run(_program())
+
+
+@pytest.mark.parametrize("refresh_token", ["", None, "1//r"])
+def test_a_login_takes_the_refresh_token_that_the_provider_gave(refresh_token: str | None) -> None:
+    async def program() -> None:
+        engine = create_async_engine("sqlite+aiosqlite://")
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with async_sessionmaker(engine, expire_on_commit=False)() as session:
+            manager = UserManager(SQLAlchemyUserDatabase(session, User, OAuthAccount))
+            for _ in range(2):
+                user = await manager.oauth_callback(
+                    "p", "opaque", "account", "a@example.org", refresh_token=refresh_token
+                )
+                await session.refresh(user)
+                [account] = user.oauth_accounts
+                assert account.refresh_token == (refresh_token or None)
+        await engine.dispose()
+
+    set_default_keyring(KeyRing.generate())
+    asyncio.run(program())
 
 
 def test_a_users_schema_masks_the_tokens_of_the_accounts() -> None:
