@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Functions whose answer about ciphertext means something, or that return it as it is.
 _SENSIBLE: Final = frozenset(
     (
-        "count", "coalesce", "ifnull", "nullif", "length", "octet_length", "char_length", "pg_column_size",
+        "count", "coalesce", "ifnull", "length", "octet_length", "char_length", "pg_column_size",
         "first_value", "last_value", "nth_value", "lag", "lead", "any_value", "grouping",
         "row_number", "rank", "dense_rank", "row", "json_object", "json_build_object", "jsonb_build_object",
     )

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.sql import elements, operators, visitors
 from sqlalchemy.sql.functions import Function, FunctionElement
-from sqlalchemy.sql.selectable import Exists, Join, ScalarSelect, Select, SelectBase
-from sqlalchemy.types import JSON, NullType, String
+from sqlalchemy.sql.selectable import Exists, ScalarSelect, Select, SelectBase
+from sqlalchemy.sql.sqltypes import _Binary
+from sqlalchemy.types import NullType, String
 
 from ..errors import UnsupportedComparisonError
 from .comparator import name_of
@@ -46,28 +47,38 @@ def comparison_refusal(element: Any) -> UnsupportedComparisonError | None:
         if column is not None and not is_null_test:
             return _refusal(column, "this comparison")
     elif isinstance(element, elements.Case):
-        conditions = [] if element.value is None else [element.value, *(when for when, _ in element.whens)]
+        conditions = [when for when, _ in element.whens]
         results = [*(result for _, result in element.whens), element.else_]
-        column = ciphertext_in(*conditions)
+        column = ciphertext_in(element.value, *conditions)
         if column is None and any(map(_is_plain, results)):
             column = ciphertext_in(*results)
         if column is not None:
-            return _refusal(column, "CASE with a value")
+            return _refusal(column, "CASE with it")
     elif isinstance(element, FunctionElement) and not is_header_sql(element):
         column = ciphertext_in(*element.clauses)
-        if column is not None and _has_plain_parameter(element):
+        if column is not None and (_has_plain_parameter(element) or function_name(element) == "nullif"):
             return _refusal(column, f"{function_name(element)}() with a value")
-    elif isinstance(element, elements.Over) or (
-        isinstance(element, elements.UnaryExpression) and element.modifier in _ORDERS
-    ):
-        column = _ciphertext(element.order_by if isinstance(element, elements.Over) else element.element)
+    elif isinstance(element, elements.Cast | elements.TypeCoerce):
+        column = _ciphertext(element.clause)
+        if column is not None and not _reads_stored(element, column.type.storage):
+            name = "CAST" if isinstance(element, elements.Cast) else "type_coerce()"
+            return _refusal(column, f"{name} to {type(element.type).__name__}")
+    elif isinstance(element, elements.Extract):
+        column = _ciphertext(element.expr)
+        if column is not None:
+            return _refusal(column, "EXTRACT")
+    elif isinstance(element, elements.UnaryExpression) and element.modifier in _ORDERS:
+        column = _ciphertext(element.element)
         if column is not None:
             return _refusal(column, "ORDER BY")
     return _predicate_refusal(element)
 
 
 def _predicate_refusal(element: Any) -> UnsupportedComparisonError | None:
-    """Return the error for a function over ciphertext in WHERE, HAVING or ON, or for ORDER BY ciphertext."""
+    """Return the error for ciphertext, or a function over it, in WHERE, HAVING or ON, or for ORDER BY ciphertext."""
+    column = ciphertext_in(*_conditions(element))
+    if column is not None:
+        return _refusal(column, "the column alone as a condition")
     for condition in _conditions(element):
         for part in visitors.iterate(condition):
             column = None
@@ -78,7 +89,8 @@ def _predicate_refusal(element: Any) -> UnsupportedComparisonError | None:
             if column is not None:
                 return _refusal(column, f"{function_name(part)}() in a condition")
     orders = getattr(element, "_order_by_clauses", ())
-    column = ciphertext_in(*orders, *columns_named(element, orders))
+    # The second is that of OVER, WITHIN GROUP and PostgreSQL's aggregates.
+    column = ciphertext_in(*orders, element.__dict__.get("order_by"), *columns_named(element, orders))
     return None if column is None else _refusal(column, "ORDER BY")
 
 
@@ -96,11 +108,16 @@ def _calculates_with_expiry(element: Any) -> bool:
 
 
 def _conditions(element: Any) -> Iterator[Any]:
-    """Yield the conditions of a statement or a join."""
+    """Yield the conditions of a statement, an upsert, a join or an aggregate, and those that AND or OR combines."""
     yield from getattr(element, "_where_criteria", ())
     yield from getattr(element, "_having_criteria", ())
-    if isinstance(element, Join) and element.onclause is not None:
-        yield element.onclause
+    named = ("onclause", "criterion", "update_whereclause", "inferred_target_whereclause")
+    joins = element.__dict__.get("_setup_joins", ())
+    for condition in (*map(element.__dict__.get, named), *(join[1] for join in joins)):
+        if isinstance(condition, elements.ClauseElement):
+            yield condition
+    if isinstance(element, elements.BooleanClauseList):
+        yield from element.clauses
 
 
 def _ciphertext(element: Any) -> elements.ColumnElement[Any] | None:
@@ -108,9 +125,6 @@ def _ciphertext(element: Any) -> elements.ColumnElement[Any] | None:
     is_reference = getattr(element, "__visit_name__", "") == "label_reference"
     if is_reference or isinstance(element, elements.Grouping | elements.Label | elements.CollectionAggregate):
         return _ciphertext(element.element)
-    if isinstance(element, elements.TypeCoerce) and isinstance(element.type, JSON):
-        # The database would look for members in the ciphertext.
-        return _ciphertext(element.clause)
     if isinstance(element, ScalarSelect | Exists):
         return None if isinstance(element, Exists) else _ciphertext(element.element)
     if isinstance(element, SelectBase):
@@ -140,6 +154,16 @@ def columns_named(statement: Any, clauses: Iterable[Any]) -> Iterator[Any]:
         yield from (known[name] for name in names if name in known)
 
 
+def _reads_stored(element: Any, storage: str) -> bool:
+    """Return True for a CAST or a type_coerce() that gives the stored bytes, or the stored text, as they are."""
+    wanted = getattr(element.type, "impl_instance", element.type)
+    if isinstance(element.type, EncryptedJWT) or isinstance(wanted, NullType):
+        return True
+    # Neither SQLite nor MariaDB makes a text of bytes that are none; PostgreSQL makes one that is no envelope.
+    is_converted = storage == "binary" and isinstance(element, elements.Cast)
+    return isinstance(wanted, _Binary) or (isinstance(wanted, String) and not is_converted)
+
+
 def _has_plain_parameter(function: Any) -> bool:
     """Return True for a function with a parameter that is not encrypted, as in ``nullif(token, 'eyJ...')``."""
     return any(_is_plain(part) for argument in function.clauses for part in visitors.iterate(argument))
@@ -167,7 +191,7 @@ def coerced_refusal(context: str) -> UnsupportedComparisonError:
 def _refusal(column: Any, subject: str) -> UnsupportedComparisonError:
     return UnsupportedComparisonError(
         f"{name_of(column)}: {subject} cannot be answered from ciphertext, and the statement was not sent; compare the "
-        "column itself with ==, in_() or .claim(), or take its bytes by sqlalchemy.type_coerce(column, LargeBinary or "
-        "Text)",
+        "column itself with ==, in_() or .claim(), ask .is_not(None), or take its bytes by "
+        "sqlalchemy.type_coerce(column, LargeBinary or Text)",
         context=column.type.context,
     )

@@ -119,9 +119,14 @@ def _elements(compiled: SQLCompiler) -> Iterator[Any]:
     statement: Any = getattr(compiled.statement, "_resolved", compiled.statement)
     # The ORM compiles another statement than the one that was written: joins and attributes are resolved there.
     resolved = getattr(compiled.compile_state, "statement", None)
-    yield from visitors.iterate(statement)
-    if resolved is not None and resolved is not statement:
-        yield from visitors.iterate(resolved)
+    for one in (statement,) if resolved is None or resolved is statement else (statement, resolved):
+        for element in visitors.iterate(one):
+            yield element
+            # SQLAlchemy 2.0 does not look into the clauses of an upsert.
+            for clause in _upserts(element.__dict__.get("_post_values_clause")):
+                yield clause
+                for part in _parts_of(clause):
+                    yield from visitors.iterate(part)
 
 
 def _value_refusal(
@@ -191,16 +196,30 @@ def _assignments(statement: Any) -> Iterator[tuple[Any, Any]]:
         for row in rows:
             yield from row.items() if isinstance(row, dict) else zip(statement.table.c, row, strict=False)
     for clause in _upserts(attribute("_post_values_clause")):
-        # ON CONFLICT DO UPDATE of SQLite and PostgreSQL, ON DUPLICATE KEY UPDATE of MySQL and MariaDB.
-        yield from _pairs(getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None))
+        yield from _values_set(clause)
     selected = attribute("select")
     if selected is not None:
         for row in _selected(selected):
             yield from zip(attribute("_select_names") or (), row, strict=False)
 
 
+def _values_set(upsert: Any) -> Iterable[tuple[Any, Any]]:
+    """Return what ON CONFLICT (SQLite, PostgreSQL) or ON DUPLICATE KEY (MySQL, MariaDB) sets."""
+    return _pairs(getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", None))
+
+
 def _pairs(values: Any) -> Iterable[tuple[Any, Any]]:
     return values.items() if hasattr(values, "items") else values or ()
+
+
+def _parts_of(upsert: Any) -> Iterator[Any]:
+    """Yield the expressions of ON CONFLICT or ON DUPLICATE KEY: the new values and the conditions."""
+    conditions = (
+        getattr(upsert, name, None) for name in ("update_whereclause", "inferred_target_whereclause")
+    )
+    for part in (*(value for _, value in _values_set(upsert)), *conditions):
+        if isinstance(part, visitors.Visitable):
+            yield part
 
 
 def _upserts(clause: Any) -> Iterable[Any]:

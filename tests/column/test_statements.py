@@ -95,6 +95,14 @@ def upsert(dialect: Any, value: Any) -> Any:
     return insert.on_conflict_do_update(index_elements=["id"], set_={"token": value})
 
 
+def upsert_note(dialect: Any, note: Any, **options: Any) -> Any:
+    """Return an INSERT that updates another column of the row which is there."""
+    insert = dialect.insert(TABLE).values(id=1, token=OTHER)
+    if dialect is mysql:
+        return insert.on_duplicate_key_update(note=note)
+    return insert.on_conflict_do_update(index_elements=["id"], set_={"note": note}, **options)
+
+
 RAW: dict[str, Callable[[], Any]] = {
     "coalesce": lambda: sa.update(TABLE).values(token=func.coalesce(None, TOKEN)),
     "coalesce with the column": lambda: sa.update(TABLE).values(token=func.coalesce(COLUMN, TOKEN)),
@@ -282,6 +290,28 @@ def test_expression_is_refused_for_a_column_that_writes_plaintext(engine: sa.Eng
         connection.execute(sa.insert(Written).values(id=1, token=func.trim(" no token ")))
 
 
+@pytest.mark.parametrize("dialect", [sqlite, postgresql, mysql], ids=["sqlite", "postgresql", "mysql"])
+def test_expressions_of_an_upsert_are_looked_at(dialect: Any) -> None:
+    """SQLAlchemy 2.0 does not visit them with the rest of the statement."""
+
+    def refusal(note: Any, **options: Any) -> Any:
+        statement = upsert_note(dialect, note, **options)
+        return statements.examine(statement.compile(dialect=dialect.dialect()))[1]
+
+    asked = case((literal(TOKEN) == COLUMN, "x"), else_="y")
+    assert isinstance(refusal(asked), UnsupportedComparisonError)
+    assert refusal(case((COLUMN == TOKEN, "x"), else_="y")) is None
+    if dialect is not mysql:
+        assert isinstance(refusal("x", where=literal(TOKEN) == COLUMN), UnsupportedComparisonError)
+        assert refusal("x", where=COLUMN == TOKEN) is None
+
+
+def test_order_of_an_aggregate_of_postgresql_is_refused() -> None:
+    ordered = select(func.array_agg(postgresql.aggregate_order_by(TABLE.c.id, COLUMN)))
+    refusal = statements.examine(ordered.compile(dialect=postgresql.dialect()))[1]
+    assert isinstance(refusal, UnsupportedComparisonError)
+
+
 @pytest.mark.parametrize("dialect", [postgresql, mysql], ids=["postgresql", "mysql"])
 def test_upserts_of_other_databases_are_looked_at(dialect: Any) -> None:
     def statement(value: Any) -> Any:
@@ -341,6 +371,40 @@ COMPARED: dict[str, Callable[[], Any]] = {
     "order by the name of another column of the table": lambda: select(Login.id).order_by(sa.desc("token")),
     "order by a label": lambda: select(Login.secret.label("x")).order_by("x"),
     "order of a union": lambda: sa.union_all(select(COLUMN), select(COLUMN)).order_by("token"),
+    "the column as a condition": lambda: select(Login.id).where(Login.secret),
+    "the column in AND": lambda: select(Login.id).where(sa.and_(Login.secret, Login.id == 1)),
+    "the column in OR within AND": lambda: select(Login.id).where(
+        Login.id == 1, sa.or_(Login.secret, Login.id == 2)
+    ),
+    "the column in HAVING": lambda: select(Login.id).group_by(Login.id).having(Login.secret),
+    "the column in CASE": lambda: select(case((Login.secret, 1), else_=0)),
+    "the column in AND in CASE": lambda: select(case((sa.and_(Login.secret, Login.id == 1), 1), else_=0)),
+    "the column in FILTER": lambda: select(func.count().filter(Login.secret)),
+    "the column in ON": lambda: select(TABLE.c.id).join(ARCHIVE, COLUMN),
+    "the column of a subquery": lambda: select(Login.id).where(select(Login.secret).scalar_subquery()),
+    "the column in a DELETE": lambda: sa.delete(Login).where(Login.secret),
+    "nullif of a typed literal": lambda: select(func.nullif(Login.secret, literal(TOKEN, COLUMN.type))),
+    "cast to a text": lambda: select(sa.cast(Login.secret, sa.Text)),
+    "cast to a text of an alias": lambda: select(sa.cast(aliased(Login).secret, sa.String(20)).label("x")),
+    "cast to a number": lambda: select(sa.cast(Login.secret, sa.Integer)),
+    "cast to JSON": lambda: select(sa.cast(Login.secret, sa.JSON)),
+    "type_coerce to JSON": lambda: select(sa.type_coerce(Login.secret, sa.JSON)),
+    "type_coerce to a flag": lambda: select(sa.type_coerce(Login.secret, sa.Boolean)),
+    "a function in ON": lambda: select(TABLE.c.id).join(ARCHIVE, func.lower(COLUMN) == "x"),
+    "extract": lambda: select(sa.extract("year", Login.secret)),
+    "order within a group": lambda: select(func.string_agg(Login.note, "").within_group(Login.secret)),
+    "condition of an upsert": lambda: upsert_note(sqlite, "x", where=literal(TOKEN) == Login.secret),
+    "the column as the condition of an upsert": lambda: upsert_note(sqlite, "x", where=COLUMN),
+    "type_coerce in an upsert": lambda: upsert_note(
+        sqlite, "x", where=sa.type_coerce(COLUMN, sa.LargeBinary) == TOKEN.encode()
+    ),
+    "condition of the index of an upsert": lambda: upsert_note(
+        sqlite, "x", index_where=literal(TOKEN) == Login.secret
+    ),
+    "value of an upsert": lambda: upsert_note(sqlite, func.nullif(Login.secret, TOKEN)),
+    "upsert in a CTE": lambda: select(
+        upsert_note(sqlite, func.nullif(COLUMN, TOKEN)).returning(TABLE.c.id).cte("c").c.id
+    ),
     "case with another result": lambda: select(case((Login.id == 1, Login.secret), else_=TOKEN)),
 }
 
@@ -354,7 +418,13 @@ def test_comparison_that_ciphertext_cannot_answer_is_refused(
     assert TOKEN[:20] not in str(caught.value)
 
 
-@pytest.mark.parametrize("make", [COMPARED["tuple in"], COMPARED["literal equals"], COMPARED["case"]])
+@pytest.mark.parametrize(
+    "make",
+    [
+        COMPARED[name]
+        for name in ("tuple in", "literal equals", "case", "the column in AND", "the column in ON")
+    ],
+)
 def test_without_the_last_look_it_finds_nothing(
     engine: sa.Engine, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +451,9 @@ def test_without_the_last_look_it_finds_nothing(
         (lambda: select(Login.id).where(sa.type_coerce(Login.secret, sa.LargeBinary) != b""), 1),
         (lambda: select(func.length(Login.secret) > 0), 1),
         (lambda: select(func.coalesce(Login.secret, None)), TOKEN),
+        (lambda: select(sa.cast(Login.secret, COLUMN.type)), TOKEN),
+        (lambda: select(sa.type_coerce(sa.cast(Login.secret, sa.LargeBinary), COLUMN.type)), TOKEN),
+        (lambda: select(Login.id).where(sa.and_(Login.secret.is_not(None), sa.true())), 1),
         (lambda: select(Login.id).where(sa.exists(select(Archive.token))), 1),
     ],
 )
