@@ -60,7 +60,7 @@ def comparison_refusal(element: Any) -> UnsupportedComparisonError | None:
             return _refusal(column, f"{function_name(element)}() with a value")
     elif isinstance(element, elements.Cast | elements.TypeCoerce):
         column = _ciphertext(element.clause)
-        if column is not None and not _reads_stored(element, column.type.storage):
+        if column is not None and not _reads_stored(element, column.type):
             name = "CAST" if isinstance(element, elements.Cast) else "type_coerce()"
             return _refusal(column, f"{name} to {type(element.type).__name__}")
     elif isinstance(element, elements.Extract):
@@ -154,13 +154,13 @@ def columns_named(statement: Any, clauses: Iterable[Any]) -> Iterator[Any]:
         yield from (known[name] for name in names if name in known)
 
 
-def _reads_stored(element: Any, storage: str) -> bool:
+def _reads_stored(element: Any, type_: Any) -> bool:
     """Return True for a CAST or a type_coerce() that gives the stored bytes, or the stored text, as they are."""
     wanted = getattr(element.type, "impl_instance", element.type)
     if isinstance(element.type, EncryptedJWT) or isinstance(wanted, NullType):
         return True
     # Neither SQLite nor MariaDB makes a text of bytes that are none; PostgreSQL makes one that is no envelope.
-    is_converted = storage == "binary" and isinstance(element, elements.Cast)
+    is_converted = type_.storage == "binary" and isinstance(element, elements.Cast)
     return isinstance(wanted, _Binary) or (isinstance(wanted, String) and not is_converted)
 
 

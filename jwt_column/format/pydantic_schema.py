@@ -6,13 +6,14 @@ and a response model sends every field that it has.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import InvalidTokenError
 
 if TYPE_CHECKING:
     from pydantic import SerializationInfo, ValidatorFunctionWrapHandler
-    from pydantic_core import CoreSchema
+    from pydantic_core import CoreSchema, SchemaSerializer
 
 _MASK: Final = "**********"  # As pydantic's SecretStr is shown.
 
@@ -68,3 +69,17 @@ def core_schema_of(jwt: type[str]) -> CoreSchema:
         core_schema.no_info_plain_validator_function(raise_error),
         serialization=core_schema.plain_serializer_function_ser_schema(hide, info_arg=True),
     )
+
+
+@cache
+def serializer_of(jwt: type[str]) -> SchemaSerializer:
+    """Return what serializes a token of the class *jwt* that pydantic meets where no field declares it.
+
+    pydantic would take it for the ``str`` that it is.
+
+    Raises:
+        ImportError: There is no pydantic.
+    """
+    from pydantic_core import SchemaSerializer
+
+    return SchemaSerializer(core_schema_of(jwt))

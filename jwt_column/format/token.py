@@ -15,7 +15,7 @@ from .shape import Kind, check_characters, check_text, parse_header, shape_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pydantic_core import CoreSchema
+    from pydantic_core import CoreSchema, SchemaSerializer
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -247,6 +247,16 @@ class JWT(str):
         from .pydantic_schema import JSON_SCHEMA
 
         return dict(JSON_SCHEMA)
+
+    @property
+    def __pydantic_serializer__(self) -> SchemaSerializer:
+        """Let pydantic mask a token where no field declares it: in ``Any``, or with ``serialize_as_any``."""
+        from .pydantic_schema import serializer_of
+
+        try:
+            return serializer_of(JWT)
+        except ImportError:
+            raise AttributeError("there is no pydantic") from None
 
     def verify(self, key: Any, algorithms: Sequence[str], **options: Any) -> dict[str, Any]:
         """Verify signature and registered claims with PyJWT, and return the claims.

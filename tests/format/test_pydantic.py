@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
 
 from jwt_column import JWT, EncryptedJWT, KeyRing
+from jwt_column.format.pydantic_schema import serializer_of
 from tests.support.models import mapped
 from tests.support.tokens import compact, signed_token
 
@@ -72,6 +73,33 @@ def test_a_model_gives_no_token_unless_its_field_is_declared_to() -> None:
         json.dumps(login.model_dump())
     sent = Sent(token=JWT(TOKEN))
     assert (sent.model_dump(), json.loads(sent.model_dump_json())) == ({"token": TOKEN}, {"token": TOKEN})
+
+
+def test_a_token_is_masked_where_no_field_declares_it() -> None:
+    class Answer(BaseModel):
+        content: Any
+        names: dict[str, Any] = {}
+
+    token, opaque = JWT(TOKEN), JWT.opaque("opaque-secret")
+    answer = Answer(content=[token, {"a": opaque}], names={"token": token})
+    sent = answer.model_dump_json()
+    assert json.loads(sent) == {
+        "content": ["**********", {"a": "**********"}],
+        "names": {"token": "**********"},
+    }
+    assert Answer(content=TOKEN).model_dump_json() == f'{{"content":"{TOKEN}","names":{{}}}}', "control"
+    login = Login(token=token)
+    assert login.model_dump_json(serialize_as_any=True) == login.model_dump_json()
+    assert login.model_dump(mode="json", serialize_as_any=True)["token"] == "**********"
+    assert TypeAdapter(Any).dump_json(token) == b'"**********"'
+    assert Login(**login.model_dump(serialize_as_any=True)).token == TOKEN
+    assert JWT(TOKEN).__pydantic_serializer__ is token.__pydantic_serializer__
+
+
+def test_without_pydantic_a_token_has_no_serializer(monkeypatch: pytest.MonkeyPatch) -> None:
+    serializer_of.cache_clear()
+    monkeypatch.setitem(sys.modules, "pydantic_core", None)
+    assert not hasattr(JWT(TOKEN), "__pydantic_serializer__")
 
 
 def test_what_a_model_dumps_makes_models_and_rows() -> None:
