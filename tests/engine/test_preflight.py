@@ -133,6 +133,23 @@ def test_what_is_not_there_is_a_finding(engine: sa.Engine) -> None:
     assert sessions.tokens
 
 
+@pytest.mark.parametrize(
+    ("columns", "message", "action"),
+    [
+        ("token BLOB NOT NULL PRIMARY KEY, id INTEGER", "is part of the key to page by", "Name a unique key"),
+        ("token BLOB, id INTEGER", "has no primary key and no unique key", "Add one."),
+    ],
+)
+def test_the_cure_of_a_key_is_about_the_key(
+    memory: sa.Engine, columns: str, message: str, action: str
+) -> None:
+    execute(memory, f"CREATE TABLE odd ({columns})")
+    (finding,) = preflight(memory, table_of(column_type(), name="odd"))
+    assert finding.code == "key"
+    assert message in finding.message
+    assert finding.action.startswith(action)
+
+
 def test_a_database_that_is_not_there_is_no_raw_error(database: Database, tmp_path: Path) -> None:
     url = database.url().set(database=str(tmp_path / "no" / "file") if database.name == "sqlite" else "gone")
     sessions = create_sessions(sa.create_engine("sqlite://"), 0)
