@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, null, select, update
+from sqlalchemy import and_, delete, null, select, update
 
 from .base import KEPT
 
@@ -64,9 +64,13 @@ class ExpiredRemoval:
             if self._expired.action == "null":
                 values: dict[Any, Any] = {column: column for column in table.preserve}
                 statement = update(table.clause).values(values | {table.value: null()})
-            are_meant = statement.where(table.order.among(part), _expired(task))
-            removed += task.connection.sqlalchemy.execute(are_meant).rowcount
+            is_meant = self._is_meant(task, table.order.among(part))
+            removed += task.connection.sqlalchemy.execute(statement.where(is_meant)).rowcount
         return removed
+
+    def _is_meant(self, task: Task, is_found: ColumnElement[bool]) -> ColumnElement[bool]:
+        """Return the condition of the rows that were found, as long as they are as they were found."""
+        return and_(is_found, _expired(task))
 
 
 def _expired(task: Task) -> ColumnElement[bool]:
