@@ -21,7 +21,7 @@ from .header_sql import indexed_parts
 from .types import EncryptedJWT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import MetaData
 
@@ -150,7 +150,7 @@ def _is_null(default: Any) -> bool:
 def _of_type(type_: Any) -> tuple[str, str] | None:
     """Return the problem of an encrypted type, or of a type that wraps one; None without a problem."""
     if isinstance(type_, EncryptedJWT):
-        if type_._variant_mapping:  # noqa: SLF001 - with_variant() keeps them there
+        if _variants(type_):
             return (
                 f"with_variant() puts another type in the place of {type(type_).__name__}, which stores tokens in the "
                 "clear, or is searched by the wrong layout",
@@ -164,6 +164,12 @@ def _of_type(type_: Any) -> tuple[str, str] | None:
             f"{type(type_).__name__} overrides {overridden}(), which an encrypted column does not call",
             "convert the value in the application, or in a property of the mapped class",
         )
+    if any(isinstance(variant, EncryptedJWT) for variant in _variants(type_)):
+        return (
+            f"with_variant() of {type(type_).__name__} compares as {type(type_).__name__} does, which finds nothing in "
+            "ciphertext, and stores tokens in the clear on other databases",
+            "use EncryptedJWT itself on all databases",
+        )
     if any(isinstance(inner, EncryptedJWT) and inner.context is None for inner in _wrapped(type_)):
         return (
             f"{type(type_).__name__} wraps an EncryptedJWT that has no context, because it is not the type of a column",
@@ -172,10 +178,17 @@ def _of_type(type_: Any) -> tuple[str, str] | None:
     return None
 
 
+def _variants(type_: Any) -> Collection[Any]:
+    """Return the types that with_variant() has put in the place of a type."""
+    variants: dict[str, Any] = getattr(
+        type_, "_variant_mapping", {}
+    )  # SQLAlchemy has no public name for them.
+    return variants.values()
+
+
 def _wrapped(type_: Any) -> Iterator[Any]:
-    """Yield the types within a type: of an array's elements, of other databases, of a decorator."""
+    """Yield the types within a type: of an array's elements, of a decorator."""
     yield getattr(type_, "item_type", None)
-    yield from getattr(type_, "_variant_mapping", {}).values()
     if isinstance(type_, TypeDecorator):
         yield type_.impl_instance
 

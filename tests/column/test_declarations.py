@@ -77,7 +77,18 @@ BAD: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "onupdate": (lambda: (column(onupdate=sa.text("'x'")),), "Python value"),
     "subclass": (lambda: (column(Upper(RING)),), "overrides process_bind_param()"),
     "ARRAY": (lambda: (column(sa.ARRAY(EncryptedJWT(RING))),), "one token in a row"),
-    "variant with it": (lambda: (column(sa.Text().with_variant(EncryptedJWT(RING), "mysql")),), "context="),
+    "variant with it": (
+        lambda: (column(sa.Text().with_variant(EncryptedJWT(RING), "mysql")),),
+        "on all databases",
+    ),
+    "variant with it in a context": (
+        lambda: (column(sa.Text().with_variant(EncryptedJWT(RING, context="t.token"), "mysql")),),
+        "on all databases",
+    ),
+    "variant of JSON": (
+        lambda: (column(sa.JSON().with_variant(EncryptedJSON(RING, context="t.token"), "sqlite")),),
+        "on all databases",
+    ),
     "variant of it": (
         lambda: (column(EncryptedJWT(RING).with_variant(sa.Text(), "sqlite")),),
         "in a migration",
@@ -171,6 +182,19 @@ def test_variant_would_store_tokens_in_the_clear(memory: sa.Engine) -> None:
         assert bound == "TEXT"
 
 
+def test_a_text_with_an_encrypted_variant_would_compare_and_store_as_a_text(memory: sa.Engine) -> None:
+    """The control: SQLAlchemy takes the operators of the type that stands in the declaration."""
+    type_ = sa.Text().with_variant(EncryptedJWT(RING, context="t.token"), "sqlite")
+    table = sa.table("t", sa.column("token", type_))
+    token = signed_token(jti="1")
+    with memory.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (token BLOB)"))
+        connection.execute(table.insert(), {"token": token})
+        assert connection.scalars(sa.select(table.c.token).where(table.c.token == token)).all() == []
+        connection.execute(table.update().values(token=sa.func.trim(token)))
+        assert connection.scalar(sa.text("SELECT token FROM t")) == token
+
+
 def test_declarations_that_work_are_taken() -> None:
     metadata = sa.MetaData()
     type_ = EncryptedJWT(RING, fingerprints=["token"], expose_expiry=True)
@@ -182,7 +206,6 @@ def test_declarations_that_work_are_taken() -> None:
         sa.Column("n", sa.Text, unique=True, index=True, server_default="x"),
         sa.Column("other", Renamed(RING), server_onupdate=sa.FetchedValue()),
         sa.Column("wrapped", WrapperInContext()),
-        sa.Column("variant", sa.Text().with_variant(EncryptedJWT(RING, context="t.variant"), "sqlite")),
         sa.UniqueConstraint("n", "id"),
         FingerprintIndex("ix_token", "token", unique=True),
         ExpiryIndex("ix_expiry", "token"),

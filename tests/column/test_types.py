@@ -418,24 +418,6 @@ def test_a_type_that_belongs_to_no_table_asks_for_a_context(
             connection.execute(statement()).all()
 
 
-def test_a_variant_of_another_type_needs_a_context(memory: sa.Engine, ring: KeyRing) -> None:
-    """A column has a context of its own when its type is ours; a variant is known to SQLAlchemy alone."""
-
-    def table(variant: EncryptedJWT) -> sa.Table:
-        return sa.Table(
-            "sessions", sa.MetaData(), sa.Column("token", sa.Text().with_variant(variant, "sqlite"))
-        )
-
-    ours = sessions()
-    token = signed_token(sub="alice")
-    with memory.begin() as connection:
-        ours.create(connection)
-        with pytest.raises(ConfigurationError, match="context="):
-            table(EncryptedJWT())
-        connection.execute(table(EncryptedJWT(context="sessions.token")).insert().values(token=token))
-        assert connection.scalars(sa.select(ours.c.token)).all() == [token]
-
-
 def test_a_lightweight_table_works_with_a_context(memory: sa.Engine, ring: KeyRing) -> None:
     """As a data migration names it."""
     type_ = EncryptedJWT(context="sessions.token")
