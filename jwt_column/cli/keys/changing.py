@@ -56,14 +56,15 @@ def add_key(
 ) -> tuple[StoredRing | PlainFile, DataKey]:
     """Add a new key, wrapped as the active one is without *wrapped_by*; return the written ring and the key."""
     key = DataKey(generate_key(), tenant=None if tenant is None else check_name(tenant, "tenant (--tenant)"))
-    kek, wrapped = "", b""
-    if isinstance(ring, PlainFile) and (wrapped_by is not None or tenant is not None):
-        raise ConfigurationError(
-            f"{ring.path} is a file of plain keys, which has no KEK and no tenants; leave --wrapped-by and "
-            "--tenant out, or make a key-ring file with 'jwt-column keys init'"
-        )
     keys = ring.unwrap()
-    if not isinstance(ring, PlainFile):
+    if isinstance(ring, PlainFile):
+        if wrapped_by is not None or tenant is not None:
+            raise ConfigurationError(
+                f"{ring.path} is a file of plain keys, which has no KEK and no tenants; leave --wrapped-by and "
+                "--tenant out, or make a key-ring file with 'jwt-column keys init'"
+            )
+        kek, wrapped = "", b""
+    else:
         wrapper = open_wrapper(ring.file.active.wrapped_by if wrapped_by is None else wrapped_by)
         kek, (wrapped,) = check_uri(wrapper.uri), wrap(wrapper, ring.file.name, [key])
     changed = _changes.added(ring.file, key.id, kek, wrapped, now(), tenant=key.tenant)

@@ -43,7 +43,7 @@ def open_ring(file: Path | None) -> StoredRing | PlainFile:
     path = ring_path(file)
     data, mode = _disk.read(path, MAX_BYTES)
     if is_ring_file(data):
-        return StoredRing.read(path)
+        return StoredRing.of(path, data, mode)
     return PlainFile(path, data, read_plain_keys(path, data, mode))
 
 

@@ -88,8 +88,8 @@ def show_ring(ring: StoredRing | PlainFile, at: datetime, rows: Mapping[str, int
             cells.append(Text(key.tenant or ""))
         if rows is not None:
             cells.append(Text(f"{rows.get(key.id, 0):,}"))
-        is_plain = isinstance(ring, PlainFile)
-        table.add_row(*cells, "nothing: the file holds it in the clear" if is_plain else Text(_kek_of(key)))
+        kek = "nothing: the file holds it in the clear" if isinstance(ring, PlainFile) else _kek_of(key)
+        table.add_row(*cells, Text(kek))
     indented(console, table)
     for key_id, count in missing(ring.file, rows or {}).items():
         console.print()
