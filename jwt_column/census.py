@@ -6,7 +6,7 @@ It reads the first bytes of each row and needs no key, so it can run on a host t
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Integer, case, cast, func, literal, null, or_, select
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import Connection, Select
+
+#: Stands for the active key where none is known, or only key ids matter: every envelope then counts as stale.
+NO_KEY: Final = "00000000"
 
 
 def encrypted_type(column: Any) -> EncryptedJWT:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, distinct, false, func, not_, or_, select, tuple_, type_coerce
 from sqlalchemy.types import NullType
 
-from ..census import current_stamps, history_usage, key_usage
+from ..census import NO_KEY, current_stamps, history_usage, key_usage
 from ..column.comparator import EncryptedComparator
 from ..format.envelope import HEADER_LENGTHS
 from ..format.readable import without_tokens
@@ -32,16 +32,13 @@ if TYPE_CHECKING:
 #: Primary keys that a finding names.
 EXAMPLES: Final = 20
 
-# The active key id of a column that has none: every envelope then counts as stale.
-_NO_KEY: Final = "00000000"
-
 
 def census(
     connection: Connection, column: AuditedColumn, active: Sequence[str], destroyed: Collection[str] = ()
 ) -> tuple[KeyCount, ...]:
     """Return rows per key id and state; without a known active key, every envelope is ``"unknown"``."""
     rows: Counter[tuple[str | None, str]] = Counter()
-    result: Any = connection.execute(key_usage(column.column, active=active or [_NO_KEY]))
+    result: Any = connection.execute(key_usage(column.column, active=active or [NO_KEY]))
     for key_id, state, count in result:
         if key_id in destroyed:
             state = "destroyed"

@@ -6,7 +6,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...census import history_usage, key_usage
+from ...census import NO_KEY, history_usage, key_usage
 from ...database.row_security import hidden_rows
 from ...database.time_limits import lifted
 from ...errors import ConfigurationError
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from ..columns import ChosenColumn
     from ..options import RowsToCount
-
-# The census says of each row whether it is under this key; here only the key ids matter.
-_NO_KEY = "00000000"
 
 
 def count_rows(which: RowsToCount, history: Counter[str | None] | None = None) -> dict[str, int] | None:
@@ -74,6 +71,6 @@ def count_column(
         raise DatabaseError(f"{column.table.fullname}.{column.name}: {hidden}")
     with lifted(connection):
         history += history_usage(connection, column)
-        for row in connection.execute(key_usage(column, active=_NO_KEY)):
+        for row in connection.execute(key_usage(column, active=NO_KEY)):
             if row.key_id is not None:
                 counted[row.key_id] += row.rows
