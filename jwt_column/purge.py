@@ -244,7 +244,7 @@ class _Purge:
     def _refuse_unreadable_keys(self) -> None:
         """Raise a ConfigurationError if a driver cannot send a row's key back, so that it would stay in silence."""
         with self._connected() as (bind, connection), lifted_and_restored(connection):
-            key = unreadable_key(bind, self._order, *self._conditions)
+            key = unreadable_key(bind, self._order, connection.dialect.driver, *self._conditions)
         if key is not None:
             raise ConfigurationError(
                 f"{self.name} cannot be purged by the key {key.name}: {UNREADABLE}. Give the table a primary key "

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.pool import NullPool
 
 from jwt_column import (
     JWT,
@@ -470,6 +473,53 @@ def test_a_key_with_infinity_is_refused_and_audited(postgresql_database: Databas
         assert purge_expired(engine, table.c.token, before=NOW, where=table.c.id <= 5) == 6
 
 
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        ("date", ["0001-01-01", "9999-12-31"]),
+        ("timestamp", ["0001-01-01", "9999-12-31 23:59:59.999999"]),
+        ("timestamptz", ["0001-01-01 00:00+00", "9999-12-31 23:59:59.999999+00", "0001-01-01 00:00+05"]),
+    ],
+)
+def test_a_key_that_asyncpg_sends_back_as_infinity_is_refused(
+    postgresql_database: Database, kind: str, ends: list[str]
+) -> None:
+    """The row stayed, in silence, or its key could not be read. The control is the same key with psycopg."""
+    types: dict[str, Any] = {
+        "date": sa.Date(),
+        "timestamp": sa.DateTime(),
+        "timestamptz": sa.DateTime(timezone=True),
+    }
+    table = sa.Table(
+        "periods",
+        sa.MetaData(),
+        sa.Column("until", types[kind], primary_key=True),
+        sa.Column("token", EncryptedJWT(RING, expose_expiry=True)),
+    )
+
+    async def purge() -> PurgedRows:
+        engine = create_async_engine(postgresql_database.url("asyncpg"), poolclass=NullPool)
+        async with engine.begin() as connection:
+            return await connection.run_sync(purge_expired, table.c.token, before=NOW)
+
+    with engine_on(postgresql_database.url("psycopg")) as engine:
+        table.create(engine)
+        for end in ends:
+            with engine.begin() as connection:
+                key = sa.text(f"CAST('{end}' AS {kind})".replace(":", "\\:"))
+                connection.execute(table.insert().values(until=key, token=EXPIRED).inline())
+            with pytest.raises(ConfigurationError, match="cannot be purged by the key until"):
+                asyncio.run(purge())
+            if not end.endswith("+05"):
+                assert purge_expired(engine, table.c.token, before=NOW) == 1
+            else:
+                with engine.begin() as connection:
+                    connection.execute(table.delete())
+        with engine.begin() as connection:
+            connection.execute(table.insert().values(until=sa.text("CURRENT_DATE"), token=EXPIRED))
+        assert asyncio.run(purge()) == 1
+
+
 def test_a_key_whose_type_the_driver_does_not_know_is_explained(postgresql_database: Database) -> None:
     with engine_on(postgresql_database.url("psycopg")) as engine, engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE places (id pg_lsn PRIMARY KEY, token bytea)")
@@ -479,7 +529,7 @@ def test_a_key_whose_type_the_driver_does_not_know_is_explained(postgresql_datab
         )
         insert = sa.insert(table).values(id=sa.text("CAST('0/1' AS pg_lsn)"), token=EXPIRED)
         connection.execute(insert)
-        with pytest.raises(ConfigurationError, match=r"UndefinedFunction 42883: .*key's columns"):
+        with pytest.raises(ConfigurationError, match=r"UndefinedFunction 42883: .*columns have the types"):
             purge_expired(connection, table.c.token, before=NOW)
 
 

@@ -14,7 +14,7 @@ from ..column.fingerprints import part_of
 from ..column.header_sql import indexed_parts
 from ..column.row_binding import python_type_of
 from ..column.spec import WHOLE
-from ..database.column_size import capacity_of
+from ..database.column_size import capacity_of, without_domain
 from ..database.indexes import existing_indexes, is_as_declared, positions_of
 from ..errors import ConfigurationError
 from ..format.envelope import TEXT_PREFIX
@@ -137,7 +137,7 @@ def _type_findings(
         return  # Any column of SQLite takes any value.
     type_ = column.type_
     is_text = type_.storage == "text"
-    if python_type_of(in_database) is not (str if is_text else bytes):
+    if python_type_of(without_domain(in_database)) is not (str if is_text else bytes):
         needs = f"storage={type_.storage!r} needs {'text' if is_text else 'bytes'}"
         yield column.finding("column-type", f"The column is {in_database!r} in the database, and {needs}.")
         return

@@ -57,7 +57,7 @@ def batches(
     with suppress(ConfigurationError):
         order = KeyOrder(column.table, paged_by(column.table, dialect), dialect)
         with rolled_back(connection):
-            if unreadable_key(connection, order, has_value) is not None:
+            if unreadable_key(connection, order, connection.dialect.driver, has_value) is not None:
                 order = None
     if order is None:
         yield from _stream(connection, column, columns, sample)

@@ -23,6 +23,7 @@ from ..column.header_sql import HeaderSQL
 from ..column.json_type import EncryptedJSON
 from ..column.row_binding import python_type_of
 from ..column.types import EncryptedJWT
+from ..database.column_size import without_domain
 from ..database.reading import rolled_back
 from ..errors import ConfigurationError, ReencryptionError
 from ..format.envelope import HEADER_LENGTHS, LAYOUT_FIELD, Layout
@@ -181,7 +182,7 @@ class ChosenColumn:
         """Return the column in the storage form that the database's column asks for."""
         given = self.type_.storage if self.options is None else self.options.storage
         in_database = types[self.column]
-        held = python_type_of(in_database)
+        held = python_type_of(without_domain(in_database))
         needed: Storage | None = "binary" if held is bytes else "text" if held is str else None
         if needed is None and given is None:
             # SQLite takes any word for a type, so the column may hold tokens all the same.

@@ -1,10 +1,13 @@
-"""The storage form and the length of values that a column of the database takes."""
+"""The type of a column in the database: its storage form, and the length of its values."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import String
+from sqlalchemy.dialects.postgresql import DOMAIN
+
+from ..column.row_binding import python_type_of
 
 if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
@@ -22,20 +25,29 @@ _MYSQL_CAPACITY: Final = {
 }
 
 
+def without_domain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type that a domain of PostgreSQL, or a domain over domains, is made of."""
+    while isinstance(type_, DOMAIN):
+        type_ = type_.data_type
+    return type_
+
+
 def storage_of(type_: TypeEngine[Any], dialect: str) -> Storage | None:
     """Return the storage form that goes with a column's type in the database; None where both or neither do."""
     # An SQLite column takes text and bytes.
     if dialect not in ("postgresql", "mysql", "mariadb"):
         return None
+    type_ = without_domain(type_)
     if isinstance(type_, String):
         return "text"
-    return "binary" if type_.python_type is bytes else None
+    return "binary" if python_type_of(type_) is bytes else None
 
 
 def capacity_of(type_: TypeEngine[Any], dialect: str) -> int | None:
     """Return how many bytes or characters a value of a column's type may have; None for no limit."""
     if dialect not in ("postgresql", "mysql", "mariadb"):
         return None
+    type_ = without_domain(type_)
     length: int | None = getattr(type_, "length", None)
     if length is None and dialect in ("mysql", "mariadb"):
         return _MYSQL_CAPACITY.get(type_.__visit_name__)

@@ -38,8 +38,12 @@ _OF_SETUP: Final[Mapping[tuple[str | int, ...], str]] = {
     "to rewrite, DELETE to delete, and in PostgreSQL USAGE on the schema",
     ("42703", "42P01", 1054, 1146): "a table or a column is not there: look at the schema, and apply the "
     "migrations",
-    ("42883",): "the database has no such operator or function for these types: look whether the key's "
+    ("42883",): "the database has no such operator or function for these types: look whether the "
     "columns have the types that the model declares, and whether the driver knows these types",
+    (
+        "42P10",
+    ): "PostgreSQL does not change this table as it is: most often it is published with a row filter, or "
+    "a list of columns, that does not go with its replica identity; change the publication",
     ("55000",): "PostgreSQL does not change this table as it is: most often it is published for logical "
     "replication and has no replica identity, which ALTER TABLE ... REPLICA IDENTITY gives it",
     _NOT_UNDERSTOOD: "the database does not take the statement as it is: look at the conditions and queries "

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.mysql import ENUM, SET
-from sqlalchemy.dialects.postgresql import DOMAIN, HSTORE, INET, INTERVAL, MONEY, REGCLASS, TSQUERY, TSVECTOR
+from sqlalchemy.dialects.postgresql import HSTORE, INET, INTERVAL, MONEY, REGCLASS, TSQUERY, TSVECTOR
 from sqlalchemy.dialects.postgresql.ranges import AbstractMultiRange, AbstractRange
 from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError
+from .column_size import without_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,13 +30,19 @@ if TYPE_CHECKING:
 
 #: The finding of :func:`unreadable_key`, for messages.
 UNREADABLE: Final = (
-    "it has values that drivers do not read, or read as others, such as infinity, a year before 1, 24:00, months, or "
-    "an address with a netmask"
+    "it has values that drivers do not read, or read as others, such as infinity, a year before 1, 9999-12-31 with "
+    "asyncpg, 24:00, months, or an address with a netmask"
 )
 
 # From the year 1 to 9999; and within a day. Infinity is beyond, and so is 24:00 of PostgreSQL.
 _FIRST_DAY: Final = "'0001-01-01'"
 _LAST_DAY: Final = "'10000-01-01'"
+# asyncpg sends the first and last value that Python has as infinity, and reads times in UTC.
+_OF_ASYNCPG: Final = {
+    "date": ("'0001-01-01'", "'9999-12-31'"),
+    "timestamp": ("'0001-01-01'", "'9999-12-31 23:59:59.999999'"),
+    "timestamptz": ("'0001-01-01 00:00:00+00'", "'9999-12-31 23:59:59.999999+00'"),
+}
 
 # SQLite before 3.32 takes 999 parameters in a statement. The rest is for the statement's other conditions.
 _KEY_PARAMETERS: Final = 900
@@ -188,8 +195,7 @@ def key_type(type_: TypeEngine[Any], dialect: str) -> TypeEngine[Any] | None:
     if dialect == "sqlite":
         # A value of SQLite has its own type, which need not be that of its column.
         return None
-    while isinstance(type_, DOMAIN):
-        type_ = type_.data_type
+    type_ = without_domain(type_)
     if isinstance(type_, sa.String) and type_.collation is not None:
         type_ = type_.copy()
         type_.collation = None
@@ -204,9 +210,12 @@ def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
     """Return True if a value of this type may differ from itself after it was read and sent back.
 
     A number of single precision is shown with fewer digits than it has, and compared in double precision. Of the
-    types of PostgreSQL here, drivers send no value back as one of that type, or not in an array.
+    types of PostgreSQL here, drivers send no value back as one of that type, or not in an array. Python takes 12:00+02
+    and 10:00+00 for one time of day.
     """
-    if dialect == "postgresql" and isinstance(type_, _UNPAGED):
+    if dialect == "postgresql" and (
+        isinstance(type_, _UNPAGED) or (isinstance(type_, sa.Time) and type_.timezone)
+    ):
         return True
     if dialect == "sqlite" or not isinstance(type_, sa.Float):
         return False
@@ -221,11 +230,17 @@ def is_inexact(type_: TypeEngine[Any] | None, dialect: str) -> bool:
     return type_.precision <= _SINGLE_PRECISION
 
 
-def _unreadable(key: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[bool] | None:
+def _unreadable(key: sa.ColumnElement[Any], dialect: str, driver: str) -> sa.ColumnElement[bool] | None:
     """Return the condition of rows whose key drivers cannot read, or read as another value; None if there are none."""
     type_ = key.type
     if dialect == "postgresql":
         if isinstance(type_, sa.DateTime | sa.Date):
+            if driver == "asyncpg":
+                name = "date"
+                if isinstance(type_, sa.DateTime):
+                    name = "timestamptz" if type_.timezone else "timestamp"
+                first, last = _OF_ASYNCPG[name]
+                return sa.or_(key <= sa.literal_column(first), key >= sa.literal_column(last))
             return sa.or_(key < sa.literal_column(_FIRST_DAY), key >= sa.literal_column(_LAST_DAY))
         if isinstance(type_, sa.Interval | INTERVAL):
             # They would come back as days.
@@ -242,7 +257,7 @@ def _unreadable(key: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[bo
 
 
 def unreadable_key(
-    bind: sa.Connection | Session, order: KeyOrder, *conditions: sa.ColumnElement[bool]
+    bind: sa.Connection | Session, order: KeyOrder, driver: str, *conditions: sa.ColumnElement[bool]
 ) -> sa.ColumnElement[Any] | None:
     """Return the column of a key with values that drivers do not read, or read as others; None if there is none.
 
@@ -250,7 +265,7 @@ def unreadable_key(
     count.
     """
     for key in order.keys:
-        unreadable = _unreadable(key, order.dialect)
+        unreadable = _unreadable(key, order.dialect, driver)
         if unreadable is not None:
             rows: sa.Select[Any] = (
                 sa.select(sa.literal_column("1")).select_from(order.table).where(unreadable, *conditions)

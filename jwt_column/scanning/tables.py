@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.mysql import SET
-from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
 from ..column.row_binding import python_type_of
+from ..database.column_size import without_domain
 from ..database.key_order import KeyOrder, KeyRange, is_inexact, key_type, sorts_as_it_compares
 from .marks import any_of, may_hold_token
 
@@ -159,8 +159,7 @@ def _form(type_: TypeEngine[Any], dialect: str) -> Form | None:
     """Return the form in which a column of this type is read; None if it cannot hold text or bytes."""
     if dialect == "sqlite":
         return "bytes"  # Any column of SQLite takes any value.
-    while isinstance(type_, DOMAIN):
-        type_ = type_.data_type
+    type_ = without_domain(type_)
     if isinstance(type_, sa.Enum | SET) or (isinstance(type_, NullType) and dialect in _MYSQL):
         return None
     held = python_type_of(type_) or object

@@ -75,7 +75,8 @@ class Run:
         options: Options,
     ) -> None:
         self._connection = connection
-        self._table = replace(table, reads_back=options.verify == "tokens")
+        # A trigger may change what it is given.
+        self._table = replace(table, reads_back=options.verify == "tokens" or bool(table.triggers))
         self._tokens: TokenComparison | None = None
         self.conversion: Conversion = conversion
         self.options = options

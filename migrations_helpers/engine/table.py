@@ -107,8 +107,12 @@ class RunTable:
         return row[len(self.keys) : len(self.keys) + len(self.place)]
 
     def identity_of(self, row: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the key of a row and, on PostgreSQL, its table: tables that inherit may repeat a key."""
-        return (*self.key_of(row), *self.place_of(row)[1:])
+        """Return the key of a row and, on PostgreSQL, its table: tables that inherit may repeat a key.
+
+        NaN, which is a key in PostgreSQL, does not equal itself in Python: it has its text here.
+        """
+        key = [str(value) if value != value else value for value in self.key_of(row)]
+        return (*key, *self.place_of(row)[1:])
 
     # -- statements ------------------------------------------------------------------------------------------
 

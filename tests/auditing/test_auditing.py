@@ -549,6 +549,25 @@ def test_a_column_of_an_unfit_type_is_found(
     assert codes(report, "refused", "column-missing") == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(
+    ("base", "storage", "code"),
+    [
+        ("bytea", "binary", None),
+        ("text", "text", None),
+        ("text", "binary", "column-type"),
+    ],
+)
+def test_a_domain_is_what_it_is_made_of(
+    postgresql: sa.Engine, base: str, storage: Storage, code: str | None
+) -> None:
+    with postgresql.begin() as connection:
+        connection.exec_driver_sql(f"CREATE DOMAIN inner_token AS {base}")
+        connection.exec_driver_sql("CREATE DOMAIN sealed_token AS inner_token")
+        connection.exec_driver_sql("CREATE TABLE sessions (id int PRIMARY KEY, token sealed_token)")
+    report = look(postgresql, table_of(EncryptedJWT(AFTER, storage=storage, max_length=4096)))
+    assert codes(report, "refused", "column-missing") == ([code] if code else [])
+
+
 def test_the_length_that_a_column_needs_is_what_its_longest_token_takes(mariadb: sa.Engine) -> None:
     """With the type's own limit, a column of that length holds every token that the type takes."""
     type_ = EncryptedJWT(AFTER, storage="binary", max_length=400, fingerprints=["jti"], expose_expiry=True)

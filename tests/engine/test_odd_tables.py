@@ -83,6 +83,20 @@ def test_writing_by_the_key_alone_misplaces_tokens(postgresql: sa.Engine) -> Non
     assert misplaced(postgresql) == 5
 
 
+@pytest.mark.parametrize("kind", ["numeric", "double precision"])
+@pytest.mark.parametrize("options", [{"strategy": "cas"}, {"verify": "tokens"}], ids=str)
+def test_a_key_that_is_not_a_number_is_found_again(
+    postgresql: sa.Engine, kind: str, options: dict[str, Any]
+) -> None:
+    execute(postgresql, f"CREATE TABLE grants (id {kind} PRIMARY KEY, who text, token bytea)")
+    fill(postgresql, "grants")
+    execute(postgresql, "UPDATE grants SET id = 'NaN' WHERE id = 3")
+    report = reencrypt(postgresql, "grants", "token", type_=column_type(), max_passes=1, **options)
+    assert (report.reencrypted, report.remaining, misplaced(postgresql)) == (5, 0, 0)
+    if report.tokens is not None:
+        assert (report.tokens.inserted, report.tokens.removed, report.tokens.unchanged) == (0, 0, 5)
+
+
 def test_partitions_are_one_table(postgresql: sa.Engine) -> None:
     execute(
         postgresql,

@@ -461,6 +461,19 @@ def test_a_published_table_needs_a_replica_identity(postgresql: sa.Engine) -> No
     assert sessions.reencrypt(postgresql).reencrypted == 3
 
 
+def test_a_publication_that_takes_no_update_is_explained(postgresql: sa.Engine) -> None:
+    sessions = create_sessions(postgresql, 3)
+    if (postgresql.dialect.server_version_info or ()) < (15,):
+        pytest.skip("PostgreSQL 15 has row filters")
+    execute(
+        postgresql,
+        "ALTER TABLE sessions ADD COLUMN region text",
+        "CREATE PUBLICATION jwt_column_published FOR TABLE sessions WHERE (region = 'eu')",
+    )
+    with pytest.raises(ReencryptionError, match=r"42P10: .*published with a row filter"):
+        sessions.reencrypt(postgresql)
+
+
 def test_versioning_and_engines_of_mariadb(mariadb: sa.Engine) -> None:
     sessions = create_sessions(mariadb, 3)
     execute(mariadb, "ALTER TABLE sessions ADD SYSTEM VERSIONING")
@@ -548,6 +561,8 @@ def test_keys_that_drivers_do_not_send_back_are_refused_by_name(
         "timestamp": (["'-infinity'", "'2020-01-01'"], "infinity, a year before 1"),
         "date": (["'0044-03-15 BC'", "'2020-01-01'"], "infinity, a year before 1"),
         "time": (["'24:00'", "'23:59'"], "24:00"),
+        # One time in Python, and two keys.
+        "timetz": (["'12:00+02'", "'10:00+00'"], "of type TIME WITH TIME ZONE"),
     }
     with engine_on(postgresql_database.url(driver)) as engine:
         for kind, (values, message) in kinds.items():

@@ -195,3 +195,17 @@ def test_an_application_that_writes_the_old_way_is_told_from_a_trigger(engine: s
 
     report = sessions.reencrypt(engine, nice=0, progress=write, max_passes=2)
     assert (report.refused, report.remaining, report.reason) == ([], 1, "writers")
+
+
+@pytest.mark.parametrize("action", ["substr(NEW.token, 1, 60)", "NULL"])
+def test_a_token_that_a_trigger_destroys_is_kept(engine: sa.Engine, action: str) -> None:
+    """No option is needed for that: a stamp is the same in what is left of an envelope."""
+    sessions = create_sessions(engine, ROWS)
+    destroys = {
+        "postgresql": f"NEW.token := {action}",
+        "mariadb": f"SET NEW.token = {action}",
+        "sqlite": "AFTER UPDATE ON sessions",
+        "do": f"UPDATE sessions SET token = {action} WHERE id = NEW.id",
+    }
+    trigger(engine, destroys)
+    assert refused(sessions, engine).reason == "tokens"

@@ -130,7 +130,7 @@ def examine(
 
 def _key_facts(connection: Connection, table: RunTable) -> Iterator[Fact]:
     """Yield the fact that a key has values that drivers cannot read, or read as others."""
-    key = unreadable_key(connection, table.order)
+    key = unreadable_key(connection, table.order, connection.dialect.driver)
     if key is not None:
         yield Fact(
             "key",
