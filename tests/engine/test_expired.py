@@ -422,6 +422,7 @@ def test_a_careless_removal_clears_tokens_of_a_busy_application(
     assert any(lost_by_a_busy_application(engine, "cas", f"round_{number}") for number in range(5))
 
 
+@pytest.mark.each_server
 @every_server
 def test_expired_rows_that_the_application_holds_are_left_for_a_later_pass(engine: sa.Engine) -> None:
     sessions = create_expiring(engine, 9)

@@ -8,12 +8,16 @@ import pytest
 
 from jwt_column import ReencryptionError
 from migrations_helpers import reencrypt
+from migrations_helpers.engine.strategies import CompareAndSwap
 from migrations_helpers.engine.strategies.base import KEPT
+from migrations_helpers.engine.strategies.postgresql import PostgreSQLSkipLocked
+from migrations_helpers.engine.strategies.sqlite import SQLiteFunction
 from tests.support.workload import OLD, Sessions, create_sessions, seal, token
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from migrations_helpers.engine.strategies import Batch, Strategy, Task
 
 ROWS = 120
 POISON = 51
@@ -112,6 +116,36 @@ def test_rows_that_a_trigger_skips_are_listed_at_once(postgresql: sa.Engine) -> 
     sessions = create_sessions(postgresql, ROWS)
     trigger(postgresql, {"postgresql": "RETURN NULL"})
     report = refused(sessions, postgresql).report
+    assert (report.refused, report.reencrypted, report.passes) == ([(POISON, KEPT)], ROWS - 1, 1)
+
+
+class Blind:
+    """A strategy that is told of no trigger, as where the role of the run cannot see them."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+
+    def run_batch(self, task: Task) -> Batch:
+        return self._strategy.run_batch(task._replace(confirm=False))
+
+
+@pytest.mark.parametrize(
+    "strategy", [SQLiteFunction(), CompareAndSwap(can_lock=True), CompareAndSwap(can_lock=False)]
+)
+def test_rows_that_a_trigger_skips_unseen_are_told_by_the_row_count(
+    strategy: Strategy, memory: sa.Engine
+) -> None:
+    sessions = create_sessions(memory, ROWS)
+    trigger(memory, {"sqlite": "BEFORE UPDATE ON sessions", "do": "SELECT RAISE(IGNORE)"})
+    report = refused(sessions, memory, strategy=Blind(strategy)).report
+    assert (report.refused, report.reencrypted, report.passes) == ([(POISON, KEPT)], ROWS - 1, 1)
+
+
+def test_so_are_those_of_a_batch_that_postgresql_writes_in_parts(postgresql: sa.Engine) -> None:
+    sessions = create_sessions(postgresql, ROWS)
+    trigger(postgresql, {"postgresql": "RETURN NULL"})
+    strategy = Blind(PostgreSQLSkipLocked(postgresql.dialect))
+    report = refused(sessions, postgresql, strategy=strategy).report
     assert (report.refused, report.reencrypted, report.passes) == ([(POISON, KEPT)], ROWS - 1, 1)
 
 
