@@ -112,6 +112,15 @@ def test_rows_whose_old_value_a_trigger_writes_back_are_listed_at_once(
     assert report.passes <= 2
 
 
+@pytest.mark.parametrize("strategy", ["auto", "cas"])
+def test_a_row_whose_old_value_is_written_back_is_no_altered_token(strategy: str, memory: sa.Engine) -> None:
+    """Every new value is read again, and this one holds the same token: it is not written, and not another."""
+    sessions = create_sessions(memory, ROWS)
+    trigger(memory, KEEPS)
+    report = refused(sessions, memory, strategy=strategy, verify="tokens").report
+    assert (report.refused, report.reencrypted) == ([(POISON, KEPT)], ROWS - 1)
+
+
 def test_rows_that_a_trigger_skips_are_listed_at_once(postgresql: sa.Engine) -> None:
     sessions = create_sessions(postgresql, ROWS)
     trigger(postgresql, {"postgresql": "RETURN NULL"})

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from jwt_column import Severity, audit, find_plaintext_tokens, purge_expired
+from jwt_column.database.drivers import without_chains
 from jwt_column.errors import ConfigurationError, ReencryptionError
 from migrations_helpers import preflight
 from tests.support.databases import SYNC_DRIVERS, ensure_driver
@@ -180,6 +181,25 @@ def test_the_completion_type_is_set_back_on_the_caller_s_connection(mariadb: sa.
         assert [one.rows for one in audit(connection, [column]).columns] == [30]
         assert not connection.in_transaction()
         assert connection.exec_driver_sql(shown).scalar_one() == "CHAIN"
+
+
+def test_a_transaction_that_a_commit_has_chained_is_ended_and_one_of_the_caller_is_not(
+    mariadb: sa.Engine,
+) -> None:
+    """In one that has begun, no isolation level can be set, which the control shows."""
+    sessions = create_sessions(mariadb, 12)
+    level = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+    with engine_that_completes(mariadb.url, "CHAIN") as engine, engine.connect() as connection:
+        connection.connection.rollback()
+        with pytest.raises(sa.exc.OperationalError, match="1568"):
+            connection.exec_driver_sql(level)
+        connection.rollback()
+        with without_chains(connection):
+            connection.exec_driver_sql(level)
+        connection.execute(sa.delete(sessions.table).where(sessions.table.c.id == 1))
+        assert [one.rows for one in audit(connection, [column_of(sessions)]).columns] == [11]
+        connection.commit()
+    assert len(sessions.stored(mariadb)) == 11
 
 
 def test_a_connection_that_ends_with_its_commit_is_refused(mariadb: sa.Engine) -> None:
