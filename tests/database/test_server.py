@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import sqlalchemy as sa
 
+from jwt_column.database.drivers import own_connection
 from jwt_column.database.server import public_url, server_of
 
 if TYPE_CHECKING:
@@ -62,3 +63,15 @@ def test_memory_and_unknown_databases() -> None:
         connection.dialect.name = "other"
         assert server_of(connection) == {}
     engine.dispose()
+
+
+def test_a_connection_of_ours_goes_back_at_once_and_one_that_is_closed_is_left_alone(
+    memory: sa.Engine,
+) -> None:
+    """Not when the garbage is collected: the frames of an error keep it, and a pool may have one connection only."""
+    with own_connection(memory) as connection:
+        assert not connection.closed
+    assert connection.closed
+    with own_connection(memory) as connection:
+        connection.close()
+    assert connection.closed
