@@ -69,9 +69,7 @@ def test_a_connection_of_ours_goes_back_at_once_and_one_that_is_closed_is_left_a
     memory: sa.Engine,
 ) -> None:
     """Not when the garbage is collected: the frames of an error keep it, and a pool may have one connection only."""
-    with own_connection(memory) as connection:
-        assert not connection.closed
-    assert connection.closed
-    with own_connection(memory) as connection:
-        connection.close()
-    assert connection.closed
+    with own_connection(memory) as open_one, own_connection(memory) as closed_one:
+        closed_one.close()
+        within = [open_one.closed, closed_one.closed]
+    assert [*within, open_one.closed, closed_one.closed] == [False, True, True, True]

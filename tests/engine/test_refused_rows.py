@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from jwt_column import ReencryptionError
 from migrations_helpers import reencrypt
@@ -12,11 +13,9 @@ from migrations_helpers.engine.strategies import CompareAndSwap
 from migrations_helpers.engine.strategies.base import KEPT
 from migrations_helpers.engine.strategies.postgresql import PostgreSQLSkipLocked
 from migrations_helpers.engine.strategies.sqlite import SQLiteFunction
-from tests.support.workload import OLD, Sessions, create_sessions, seal, token
+from tests.support.workload import OLD, Sessions, create_sessions, every_server, seal, token
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from migrations_helpers.engine.strategies import Batch, Strategy, Task
 
 ROWS = 120
@@ -88,6 +87,18 @@ def test_one_poison_row_stops_no_column(strategy: str, engine: sa.Engine) -> Non
     assert f"primary keys {POISON}: {name}" in str(error)
     assert sessions.census(engine)[OLD, "stale"] == 1
     assert report.to_dict()["refused"] == [[POISON, name]]
+
+
+@pytest.mark.each_server
+@every_server
+def test_a_row_that_the_application_holds_is_not_taken_for_the_poison_row(engine: sa.Engine) -> None:
+    sessions = create_sessions(engine, ROWS)
+    trigger(engine, RAISES)
+    with engine.connect() as holder:
+        before_it = sa.select(sessions.table).where(sessions.table.c.id == POISON - 1)
+        holder.execute(before_it.with_for_update())
+        report = refused(sessions, engine, max_passes=1).report
+    assert ([key for key, _ in report.refused], report.reencrypted) == ([POISON], ROWS - 2)
 
 
 def test_a_poison_row_ends_the_run_where_that_is_asked_for(engine: sa.Engine) -> None:
