@@ -253,18 +253,16 @@ class Run:
 
     def recompute(self, conversion: Recomputation) -> None:
         """Rewrite current rows whose index fields are not those of their token, in one pass over the table."""
-        own, table = self.conversion, self._table
-        # A row that is rewritten meets the condition still, so it tells nothing about what was written.
-        self.conversion, self._table = conversion, replace(table, triggers=())
+        own, self.conversion = self.conversion, conversion
         before = self.report.reencrypted
         try:
             window = self._up_to_last_row(KeyRange())
             if window is not None:
-                self._batches(self._run_converting, window, conversion.rows.pending, confirm=False)
+                self._batches(self._run_converting, window, conversion.rows.pending)
             if self.pace.is_over:
                 self.report.reason = "until"
         finally:
-            self.conversion, self._table = own, table
+            self.conversion = own
             self.report.recomputed = self.report.reencrypted - before
             self.report.reencrypted = before
 
@@ -273,10 +271,9 @@ class Run:
         run_batch: Callable[[Task], Batch],
         window: KeyRange,
         condition: ColumnElement[bool],
-        *,
-        confirm: bool = True,
     ) -> None:
         # In the first batch of a pass are the rows that an earlier pass wrote in vain.
+        confirm = True
         while self.pace.may_go_on():
             began = time.monotonic()
             batch = self._run_batch(run_batch, window, condition, confirm=confirm)

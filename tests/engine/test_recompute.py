@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jwt_column.format import envelope
+from migrations_helpers.engine.strategies.base import KEPT
+from tests.engine.test_refused_rows import KEEPS, refused, trigger
 from tests.support.workload import NEW, Sessions, after, create_sessions, seal, token
 
 if TYPE_CHECKING:
@@ -45,6 +47,16 @@ def test_the_row_that_differs_is_rewritten_and_no_other(strategy: str, engine: s
     )
     assert sessions.decrypted(engine) == sessions.tokens
     assert sessions.reencrypt(engine, recompute=True, nice=0).recomputed == 0
+
+
+@pytest.mark.parametrize("strategy", ["auto", "cas"])
+def test_a_row_that_a_trigger_keeps_is_listed_and_not_counted(strategy: str, memory: sa.Engine) -> None:
+    sessions = prepared(memory)
+    before = sessions.stored(memory)
+    trigger(memory, KEEPS, row=7)
+    report = refused(sessions, memory, strategy=strategy, recompute=True).report
+    assert (report.recomputed, report.refused) == (0, [(7, KEPT)])
+    assert sessions.stored(memory) == before
 
 
 def test_a_rehearsal_counts_them(engine: sa.Engine) -> None:
