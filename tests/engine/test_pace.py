@@ -67,7 +67,7 @@ def soon(seconds: float) -> datetime:
 # -- the end of a run ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verify", ["stamp", "tokens"])
+@pytest.mark.parametrize("verify", ["decrypt", "tokens"])
 def test_until_leaves_the_rest_to_another_run(
     engine: sa.Engine, verify: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +82,9 @@ def test_until_leaves_the_rest_to_another_run(
     assert report.finished
     assert not report.is_complete
     assert (report.reencrypted, report.remaining) == (10, 50)
+    # To look at the whole table again takes time, too.
+    compared = 0 if report.tokens is None else report.tokens.rows_after
+    assert (report.verified, compared) == (0, 0)
     assert report.seconds < 30
     assert sessions.reencrypt(engine).is_complete
 
