@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import sqlalchemy as sa
 
-from jwt_column.database.drivers import own_connection
+from jwt_column.database.drivers import own_connection, wrapped_errors
 from jwt_column.database.server import public_url, server_of
 
 if TYPE_CHECKING:
@@ -73,3 +74,19 @@ def test_a_connection_of_ours_goes_back_at_once_and_one_that_is_closed_is_left_a
         closed_one.close()
         within = [open_one.closed, closed_one.closed]
     assert [*within, open_one.closed, closed_one.closed] == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (sqlite3.OperationalError("database is locked"), False),
+        (sqlite3.ProgrammingError("Cannot operate on a closed database."), True),
+    ],
+)
+def test_an_error_past_sqlalchemy_gives_up_the_connection_only_if_it_is_lost(
+    memory: sa.Engine, error: sqlite3.Error, is_lost: bool
+) -> None:
+    with memory.connect() as connection:
+        with pytest.raises(sa.exc.DBAPIError) as caught, wrapped_errors(connection):
+            raise error
+        assert (caught.value.connection_invalidated, connection.invalidated) == (is_lost, is_lost)

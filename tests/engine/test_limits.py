@@ -66,7 +66,8 @@ def test_mariadb_waits_for_a_lock_no_longer_than_it_was_told(mariadb: sa.Engine)
     """And takes its time where the application's own limits would end a batch, or the wait for a key server."""
     show = (
         "SELECT @@innodb_lock_wait_timeout, @@max_statement_time, @@idle_transaction_timeout, "
-        "@@idle_write_transaction_timeout, @@tx_isolation, FIND_IN_SET('STRICT_ALL_TABLES', @@sql_mode) > 0"
+        "@@idle_write_transaction_timeout, @@wsrep_sync_wait, @@tx_isolation, "
+        "FIND_IN_SET('STRICT_ALL_TABLES', @@sql_mode) > 0"
     )
     with mariadb.connect() as application:
         for setting in ("max_statement_time = 7", "idle_transaction_timeout = 7", "sql_mode = ''"):
@@ -77,7 +78,7 @@ def test_mariadb_waits_for_a_lock_no_longer_than_it_was_told(mariadb: sa.Engine)
         within = connection.sqlalchemy.exec_driver_sql(show).one()
         connection.close()
         assert application.exec_driver_sql(show).one() == before
-    assert before != within == (2, 0, 600, 0, "READ-COMMITTED", 1)
+    assert before != within == (2, 0, 600, 0, 0, "READ-COMMITTED", 1)
 
 
 @pytest.mark.parametrize(("with_old", "statements"), [(False, [4]), (True, [2, 2])])
