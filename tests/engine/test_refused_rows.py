@@ -101,6 +101,15 @@ def test_a_row_that_the_application_holds_is_not_taken_for_the_poison_row(engine
     assert ([key for key, _ in report.refused], report.reencrypted) == ([POISON], ROWS - 2)
 
 
+@pytest.mark.parametrize("strategy", ["auto", "cas"])
+def test_a_batch_of_one_row_is_that_row_alone(strategy: str, memory: sa.Engine) -> None:
+    """Down to it a batch is halved, and what it is refused for is written down for its first row."""
+    sessions = create_sessions(memory, 3)
+    trigger(memory, RAISES, row=2)
+    report = refused(sessions, memory, strategy=strategy, batch_size=1).report
+    assert ([key for key, _ in report.refused], report.reencrypted) == ([2], 2)
+
+
 def test_a_poison_row_ends_the_run_where_that_is_asked_for(engine: sa.Engine) -> None:
     """The control: as every run did before."""
     sessions = create_sessions(engine, ROWS)
