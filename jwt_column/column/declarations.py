@@ -18,7 +18,7 @@ from sqlalchemy.types import TypeDecorator
 
 from ..errors import ConfigurationError
 from .header_sql import indexed_parts
-from .types import EncryptedJWT
+from .types import EncryptedJWT, is_encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -170,10 +170,15 @@ def _of_type(type_: Any) -> tuple[str, str] | None:
             "ciphertext, and stores tokens in the clear on other databases",
             "use EncryptedJWT itself on all databases",
         )
-    if any(isinstance(inner, EncryptedJWT) and inner.context is None for inner in _wrapped(type_)):
+    if isinstance(getattr(type_, "item_type", None), EncryptedJWT):
+        return (
+            f"{type(type_).__name__} compares and appends elements as they are given, in the clear",
+            "use EncryptedJWT itself, with one token in a row",
+        )
+    if isinstance(type_, TypeDecorator) and is_encrypted(type_) and type_.context is None:
         return (
             f"{type(type_).__name__} wraps an EncryptedJWT that has no context, because it is not the type of a column",
-            "use EncryptedJWT itself, with one token in a row, or give the wrapped type context='table.column'",
+            "use EncryptedJWT itself, or give the wrapped type context='table.column'",
         )
     return None
 
@@ -184,13 +189,6 @@ def _variants(type_: Any) -> Collection[Any]:
         type_, "_variant_mapping", {}
     )  # SQLAlchemy has no public name for them.
     return variants.values()
-
-
-def _wrapped(type_: Any) -> Iterator[Any]:
-    """Yield the types within a type: of an array's elements, of a decorator."""
-    yield getattr(type_, "item_type", None)
-    if isinstance(type_, TypeDecorator):
-        yield type_.impl_instance
 
 
 def _of_key(part: Any, table: Table) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from ..errors import UnsupportedComparisonError
 from .comparator import name_of
 from .expiry import ExpiryTime
 from .header_sql import is_header_sql
-from .types import EncryptedJWT
+from .types import is_encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -131,7 +131,7 @@ def _ciphertext(element: Any) -> elements.ColumnElement[Any] | None:
         return ciphertext_in(*element.selected_columns)
     if isinstance(element, elements.Tuple | elements.ClauseList | elements.ExpressionClauseList):
         return ciphertext_in(*element.clauses)
-    if isinstance(element, elements.ColumnElement) and isinstance(element.type, EncryptedJWT):
+    if isinstance(element, elements.ColumnElement) and is_encrypted(element.type):
         return element
     return None
 
@@ -157,7 +157,7 @@ def columns_named(statement: Any, clauses: Iterable[Any]) -> Iterator[Any]:
 def _reads_stored(element: Any, type_: Any) -> bool:
     """Return True for a CAST or a type_coerce() that gives the stored bytes, or the stored text, as they are."""
     wanted = getattr(element.type, "impl_instance", element.type)
-    if isinstance(element.type, EncryptedJWT) or isinstance(wanted, NullType):
+    if is_encrypted(element.type) or isinstance(wanted, NullType):
         return True
     # Neither SQLite nor MariaDB makes a text of bytes that are none; PostgreSQL makes one that is no envelope.
     is_converted = type_.storage == "binary" and isinstance(element, elements.Cast)

@@ -28,7 +28,7 @@ from .comparator import name_of
 from .misuses import misuses_of, tokens_sent_by, warn_of
 from .predicates import ciphertext_in, coerced_refusal, comparison_refusal
 from .stored_type import storage_refusal
-from .types import EncryptedJWT
+from .types import EncryptedJWT, is_encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -90,7 +90,7 @@ def _type_refusal(connection: Any, compiled: SQLCompiler) -> JWTColumnError | No
         return None
     table = getattr(compiled.compile_state, "dml_table", None)
     columns = table.c if isinstance(table, Table) else ()
-    encrypted = [column for column in columns if isinstance(column.type, EncryptedJWT)]
+    encrypted = [column for column in columns if is_encrypted(column.type)]
     refusals = (storage_refusal(connection, table, column.name, column.type) for column in encrypted)
     return next((refusal for refusal in refusals if refusal is not None), None)
 
@@ -135,8 +135,8 @@ def _value_refusal(
     """Return the error for the first value that an INSERT or UPDATE would store in the clear."""
     for key, value in _assignments(statement):
         column = _column(statement, key)
-        type_ = getattr(column, "type", None)
-        if not isinstance(type_, EncryptedJWT) or _is_sealed(value, type_, outermost=True):
+        type_: Any = getattr(column, "type", None)
+        if not is_encrypted(type_) or _is_sealed(value, type_, outermost=True):
             continue
         name = compiled.bind_names.get(value) if isinstance(value, elements.BindParameter) else None
         if name is None or not isinstance(value.type, _RAW[type_.storage]):
@@ -303,7 +303,7 @@ def _results(value: Any) -> list[Any]:
 
 def _is_alike(type_: Any, wanted: EncryptedJWT) -> bool:
     """Return True if values of a type are envelopes that open in a column of the wanted type."""
-    if not isinstance(type_, EncryptedJWT):
+    if not is_encrypted(type_):
         return False
     spec, other = type_.spec, wanted.spec
     return (spec.context, spec.storage) == (other.context, other.storage)

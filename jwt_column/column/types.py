@@ -332,6 +332,13 @@ class EncryptedJWT(TypeDecorator[JWT]):
         return self
 
 
+def is_encrypted(type_: Any) -> bool:
+    """Return True for an encrypted type, and for a ``TypeDecorator`` around one, which shows its options too."""
+    while isinstance(type_, TypeDecorator) and not isinstance(type_, EncryptedJWT):
+        type_ = type_.impl_instance
+    return isinstance(type_, EncryptedJWT)
+
+
 # The type shows its options as attributes, and each keyword with its default.
 for _option in fields(ColumnSpec):
     setattr(EncryptedJWT, _option.name, property(attrgetter(f"spec.{_option.name}")))

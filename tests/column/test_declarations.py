@@ -77,6 +77,10 @@ BAD: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "onupdate": (lambda: (column(onupdate=sa.text("'x'")),), "Python value"),
     "subclass": (lambda: (column(Upper(RING)),), "overrides process_bind_param()"),
     "ARRAY": (lambda: (column(sa.ARRAY(EncryptedJWT(RING))),), "one token in a row"),
+    "ARRAY in a context": (
+        lambda: (column(sa.ARRAY(EncryptedJWT(RING, context="t.token"))),),
+        "one token in a row",
+    ),
     "variant with it": (
         lambda: (column(sa.Text().with_variant(EncryptedJWT(RING), "mysql")),),
         "on all databases",

@@ -61,6 +61,21 @@ class Written(Base):
     token: Mapped[JWT | None] = mapped_column(EncryptedJWT(RING, plaintext="write", storage="text"))
 
 
+class Wrapper(sa.TypeDecorator[Any]):
+    """A type around an encrypted one."""
+
+    impl = EncryptedJWT(RING, context="wrapped.token", fingerprints=["token"])
+    cache_ok = True
+
+
+class Wrapped(Base):
+    """A column of such a type."""
+
+    __tablename__ = "wrapped"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[Any] = mapped_column(Wrapper())
+
+
 TABLE: Any = Login.__table__
 COLUMN = TABLE.c.token
 # For expressions that type checkers refuse.
@@ -258,6 +273,24 @@ def test_stored_envelope_can_be_put_back_and_nothing_else(engine: sa.Engine) -> 
             connection.execute(put_back, [{"x": stored}, {"x": TOKEN.encode()}])
         connection.execute(put_back, {"x": None})
         assert connection.scalar(select(COLUMN)) is None
+
+
+def test_a_column_of_a_type_around_an_encrypted_one_is_looked_at_too(engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        session.add(Wrapped(id=1, token=TOKEN))
+        session.commit()
+        assert session.scalars(select(Wrapped.id).where(Wrapped.token == TOKEN)).all() == [1]
+        session.execute(sa.update(Wrapped).values(token=Wrapped.token))
+        with pytest.raises(InvalidTokenError, match=r"^wrapped\.token does not take a SQL expression"):
+            session.execute(sa.update(Wrapped).values(token=func.trim(OTHER)))
+        for refused in (
+            select(Wrapped.id).where(literal(TOKEN) == Wrapped.token),
+            select(Wrapped.id).order_by(Wrapped.token),
+            select(sa.cast(Wrapped.token, sa.Text)),
+        ):
+            with pytest.raises(UnsupportedComparisonError, match=r"^wrapped\.token: "):
+                session.execute(refused)
+        assert session.scalars(select(Wrapped.token)).all() == [TOKEN]
 
 
 def test_many_rows_at_once_are_encrypted(engine: sa.Engine) -> None:
