@@ -228,6 +228,16 @@ def test_batches_of_one_row_and_of_two_serve_too(engine: sa.Engine, strategy: st
         assert sessions.tokens == sessions.decrypted(engine)
 
 
+@every_strategy
+def test_rows_that_need_nothing_at_the_end_of_a_table_end_a_pass(memory: sa.Engine, strategy: str) -> None:
+    sessions = create_sessions(memory, 30)
+    for number in range(21, 31):
+        sessions.put(memory, (number,), seal(token(number), after()))
+    report = sessions.reencrypt(memory, strategy=strategy, batch_size=20, nice=0)
+    assert (report.reencrypted, report.already_current, report.passes) == (20, 10, 1)
+    assert sessions.tokens == sessions.decrypted(memory)
+
+
 @pytest.mark.parametrize("kind", [INTEGER, KEY_KINDS[-1]], ids=lambda kind: kind.name)
 @every_server_driver
 def test_a_row_that_somebody_else_has_locked_is_not_waited_for(
