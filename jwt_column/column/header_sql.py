@@ -51,7 +51,8 @@ class _Constant(ColumnElement[Any]):
 def _compile_constant(element: _Constant, compiler: SQLCompiler, **_: Any) -> str:
     if not isinstance(element.type, sa.LargeBinary):
         return f"'{element.text}'"
-    return f"'\\x{element.text}'::bytea" if compiler.dialect.name == "postgresql" else f"X'{element.text}'"
+    # An E-string is the same where standard_conforming_strings is off.
+    return f"E'\\\\x{element.text}'::bytea" if compiler.dialect.name == "postgresql" else f"X'{element.text}'"
 
 
 class HeaderPart(FunctionElement[Any]):

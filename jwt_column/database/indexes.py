@@ -42,7 +42,7 @@ class FoundIndex(NamedTuple):
 
 # Each database spells the rest its own way: substr(token, 6, 1) = X'02', (substr(token, 6, 1) = '\\x02'::bytea)
 _POSITION: Final = re.compile(
-    r",\s*(\d+),\s*(\d+)\)(?:\s*AS\s*(?:BLOB|TEXT)\))?(?:\s*=\s*X?'(?:\\x)?(\w+)')?", re.IGNORECASE
+    r",\s*(\d+),\s*(\d+)\)(?:\s*AS\s*(?:BLOB|TEXT)\))?(?:\s*=\s*[EX]?'(?:\\{1,2}x)?(\w+)')?", re.IGNORECASE
 )
 
 

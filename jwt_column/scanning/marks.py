@@ -70,7 +70,7 @@ def _compile(element: _InText, compiler: SQLCompiler, **kw: Any) -> str:
             case "sqlite":
                 return f"instr({value}, X'{mark.encode().hex()}') > 0"
             case "postgresql":
-                return f"position('\\x{mark.encode().hex()}'::bytea IN {value}) > 0"
+                return f"position(E'\\\\x{mark.encode().hex()}'::bytea IN {value}) > 0"
             case _:
                 return f"locate('{mark}', {value}) > 0"
 

@@ -194,7 +194,7 @@ def test_a_script_names_the_generated_columns() -> None:
 
     assert (
         "CREATE UNIQUE INDEX ux ON sessions (user_id, nullif(substr(token, 23, 16), "
-        r"'\x00000000000000000000000000000000'::bytea), nullif(substr(token, 39, 16), "
+        r"E'\\x00000000000000000000000000000000'::bytea), nullif(substr(token, 39, 16), "
     ) in script(create, "postgresql")
     made = script(create, "mysql")
     assert "ADD COLUMN ux_value VARBINARY(16) GENERATED ALWAYS AS (nullif(substr(token, 23, 16)," in made

@@ -144,7 +144,7 @@ def test_a_script_and_a_revision_have_the_option() -> None:
         op.drop_jwt_index("ix", "sessions", "token", postgresql_concurrently=True)  # type: ignore[attr-defined]
     script = " ".join(written.getvalue().split())
     assert "COMMIT; CREATE INDEX CONCURRENTLY ix ON auth.sessions (nullif(substr(token, 7, 16)" in script
-    assert r"WHERE substr(token, 1, 1) = '\x01'::bytea AND substr(token, 6, 1) = '\x02'::bytea;" in script
+    assert r"WHERE substr(token, 1, 1) = E'\\x01'::bytea AND substr(token, 6, 1) = E'\\x02'::bytea;" in script
     assert "COMMIT; DROP INDEX CONCURRENTLY ix; BEGIN;" in script
 
 

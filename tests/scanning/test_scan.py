@@ -19,6 +19,7 @@ from jwt_column import (
     EncryptedJWT,
     KeyRing,
     ScanReport,
+    audit,
     encrypt_token,
     find_plaintext_tokens,
 )
@@ -523,3 +524,16 @@ def test_a_table_of_many_columns_is_within_the_limits_of_sqlite(sqlite: sa.Engin
     fill(sqlite, logs(*(sa.Column(name, sa.Text) for name in names)), [{"c1099": TOKEN}])
     report = find_plaintext_tokens(sqlite)
     assert (report.failed, [one.column for one in report]) == ((), ["c1099"])
+
+
+def test_backslashes_that_postgresql_takes_for_escapes_hide_nothing(postgresql_database: Database) -> None:
+    """With standard_conforming_strings off, a constant of several bytes was another one, and no token had it."""
+    table = logs(sa.Column("body", sa.LargeBinary), sa.Column("token", EncryptedJWT(KeyRing.generate())))
+    url = postgresql_database.url("psycopg")
+    engine = sa.create_engine(url, connect_args={"options": "-c standard_conforming_strings=off"})
+    fill(engine, table, [{"id": 1, "body": b"log " + TOKEN.encode(), "token": TOKEN}])
+    found = summary(find_plaintext_tokens(engine))
+    audited = audit(engine, table, deep=True).findings
+    engine.dispose()
+    assert [(name, rows) for _, name, rows, _ in found] == [("body", 1)]
+    assert "refused" not in [finding.code for finding in audited]
