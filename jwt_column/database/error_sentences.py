@@ -81,6 +81,9 @@ _OTHERS: Final[Mapping[tuple[str | int, ...], str]] = {
     "it is made of",
     ("53100", 1021, 1114, "SQLITE_FULL"): "the disk of the database is full: make room, and run again",
     ("53200",): "the server ran out of memory: make its work_mem or the batches smaller",
+    (
+        "53400",
+    ): "a limit of the server's settings is too small, most often temp_file_limit: raise it for this role",
     ("53300", 1040, 1203, 1226): _NO_CONNECTION,
     ("55P03", 1205, "SQLITE_BUSY", "SQLITE_LOCKED"): "others held their locks for too long: run again when "
     "there is less to do, or raise lock_timeout",

@@ -137,6 +137,17 @@ def test_a_pool_that_is_used_up_is_no_raw_error(postgresql_database: Database) -
         assert sessions.reencrypt(engine).reencrypted == 1
 
 
+def test_a_limit_of_temporary_files_is_named(postgresql_database: Database) -> None:
+    options = {"options": "-c temp_file_limit=0 -c work_mem=64kB"}
+    with engine_on(postgresql_database.url("psycopg")) as engine:
+        sessions = create_sessions(engine, 3)
+    with (
+        engine_on(postgresql_database.url("psycopg"), connect_args=options) as engine,
+        pytest.raises(ReencryptionError, match=r"53400: .*temp_file_limit"),
+    ):
+        sessions.reencrypt(engine)
+
+
 def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
     with engine_on(sa.URL.create("sqlite", database=str(tmp_path / "full.sqlite3"))) as engine:
         sessions = create_sessions(engine, 50)
