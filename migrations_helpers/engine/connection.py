@@ -108,7 +108,9 @@ class RunConnection:
         self._driver_state = ExitStack()
         self._restore: list[str] = []
         self._is_autocommit = False
+        # The level that SQLAlchemy was told, and else the one that the session of a given connection has.
         self._old_isolation: Any = None
+        self._session_isolation: Any = None
         #: SQLAlchemy's connection; another one after :meth:`reopen`.
         self.sqlalchemy: Connection
         try:
@@ -149,14 +151,25 @@ class RunConnection:
             if not self._is_autocommit:
                 with wrapped_errors(self.sqlalchemy):
                     if self._given is not None and self._old_isolation is None:
-                        self._old_isolation = self.sqlalchemy.get_isolation_level()
-                    self.sqlalchemy = self.sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
+                        self._session_isolation = self.sqlalchemy.get_isolation_level()
+                        self._set_isolation("AUTOCOMMIT")
+                    else:
+                        self.sqlalchemy = self.sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
             self._find_schema()
             self._configure()
             self._take_lock()
         except BaseException:
             self._release()
             raise
+
+    def _set_isolation(self, level: Any) -> None:
+        """Set a level that SQLAlchemy need not know of.
+
+        When the connection goes back to its pool, SQLAlchemy would set a level that it knows of back to that of the
+        engine, and not to the one that the application has set in a connect event.
+        """
+        driver: Any = self.sqlalchemy.connection.dbapi_connection
+        self.sqlalchemy.dialect.set_isolation_level(driver, level)
 
     def _refuse_ending(self, completion_type: str) -> None:
         """Refuse a connection of the caller's that its server ends with a transaction."""
@@ -361,7 +374,9 @@ class RunConnection:
             # Its owner meets the error of a connection that is lost.
             with suppress(SQLAlchemyError), wrapped_errors(self.sqlalchemy):
                 self.sqlalchemy.commit()
-                if self._old_isolation is not None:
+                if self._session_isolation is not None:
+                    self._set_isolation(self._session_isolation)
+                elif self._old_isolation is not None:
                     self.sqlalchemy.execution_options(isolation_level=self._old_isolation)
         # After the commit.
         self._driver_state.close()

@@ -285,6 +285,10 @@ def test_the_application_s_isolation_level_is_in_its_pool_after_a_run(engine: sa
         before = look()
         for strategy in ("auto", "cas"):
             sessions.reencrypt(app, strategy=strategy)
+            with app.connect() as connection:
+                sessions.reencrypt(connection, strategy=strategy)
+                assert connection.exec_driver_sql(shown).scalar() == before
+            assert look() == before
             audit(app, table_of(column_type(**sessions.options), name=sessions.table.name).c.token)
             assert look() == before
         with app.connect() as connection:
