@@ -939,7 +939,7 @@ def test_a_connection_that_is_lost_before_the_run(
 # -- a run that is stopped --------------------------------------------------------------------------------------------
 
 
-def stop_at(row: int, number: int) -> type[Reencryption]:
+def stop_at(row: int, number: int, then: Callable[[], None] = lambda: None) -> type[Reencryption]:
     """Return a conversion during which a signal comes. SQLite swallows what is raised within it."""
 
     class Stopping(Reencryption):
@@ -950,6 +950,7 @@ def stop_at(row: int, number: int) -> type[Reencryption]:
             def convert_and_stop(*arguments: Any) -> Any:
                 if next(counter) == row:
                     signal.raise_signal(number)
+                    then()
                 return convert(*arguments)
 
             self.convert = convert_and_stop
@@ -1082,14 +1083,13 @@ def test_signals_pause_a_run_and_resume_it(
     sessions: Sessions, sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = signal.getsignal(signal.SIGUSR1)
-    monkeypatch.setattr("jwt_column.cli.reencrypt.Reencryption", stop_at(10, signal.SIGUSR1))
-    resume = Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGUSR2))
-    resume.start()
+    resume = Timer(0.6, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+    monkeypatch.setattr("jwt_column.cli.reencrypt.Reencryption", stop_at(10, signal.SIGUSR1, resume.start))
     began = time.monotonic()
     done = invoke(sqlite.url, *TABLE, "--batch-size", "20")
     resume.join()
     assert done.exit_code == ExitCode.OK
-    assert time.monotonic() - began > 1
+    assert time.monotonic() - began > 0.6
     assert re.search(r"rows/s, paused\n", done.stderr)
     assert signal.getsignal(signal.SIGUSR1) is handler
     assert_done(sessions, sqlite)
