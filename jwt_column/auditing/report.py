@@ -193,7 +193,7 @@ class AuditReport:
             ConfigurationError: The content is no report, or one of a newer format.
         """
         try:
-            if content["format"] > FORMAT:
+            if _of(Mapping, content)["format"] > FORMAT:
                 raise ConfigurationError(
                     f"this report has format {int(content['format'])}, and this release reads up to {FORMAT}"
                 )
