@@ -229,13 +229,15 @@ class Reencryption(Conversion):
         drop: tuple[str, ...] = (),
     ) -> None:
         super().__init__(type_)
-        self.key_id = self._ring.active
+        self.key_id: str | None = self._ring.active
         self._stamps = [self._cipher.stamp(key_id) for key_id in self._ring.current_key_ids]
         self.allowed: Allowed = Allowed(type_, drop)
-        self.rows = Rows.of(value, type_, self._is_stale, expired, self.allowed, self._ring.destroyed_key_ids)
+        self.rows: Rows = Rows.of(
+            value, type_, self._is_stale, expired, self.allowed, self._ring.destroyed_key_ids
+        )
         self._reseal = self._cipher.resealer(self._ring)
         # Without a detour where no row values are bound.
-        self.convert = limited(
+        self.convert: Callable[..., Stored] = limited(
             capacity, self._convert_bound if type_.bound_to else self._reseal, self._cipher.context
         )
 
@@ -257,9 +259,9 @@ class Recomputation(Reencryption):
     def __init__(self, type_: EncryptedJWT, value: ColumnClause[Any], *, capacity: int | None = None) -> None:
         super().__init__(type_, value, capacity=capacity)
         rows = self.rows
-        self.rows = replace(rows, pending=rows.finished, expired=None, removed=False, protected=None)
+        self.rows: Rows = replace(rows, pending=rows.finished, expired=None, removed=False, protected=None)
         self._convert = self.convert
-        self.convert = self._convert_others
+        self.convert: Callable[..., Stored] = self._convert_others
 
     def _convert_others(self, stored: Stored, *bound: Any) -> Stored:
         """Return the new envelope of a row, or the very value if it needs none."""
@@ -275,8 +277,8 @@ class Decryption(Conversion):
     def __init__(self, type_: EncryptedJWT, value: ColumnClause[Any], *, capacity: int | None = None) -> None:
         super().__init__(type_)
         # Envelopes, under any key.
-        self.rows = Rows.of(value, type_, lambda header: header.is_envelope())
-        self.convert = limited(capacity, self._convert, self._cipher.context)
+        self.rows: Rows = Rows.of(value, type_, lambda header: header.is_envelope())
+        self.convert: Callable[..., Stored] = limited(capacity, self._convert, self._cipher.context)
 
     def _convert(self, stored: Stored, *bound: Any) -> Stored:
         token = str(self.open(stored, *bound))
@@ -310,10 +312,10 @@ class Adoption(Conversion):
         super().__init__(type_)
         self._read = decrypt_with or _read_plaintext
         self._reads_plaintext = decrypt_with is None
-        self.calls_out = decrypt_with is not None
-        self.key_id = self._ring.active
-        self.rows = Rows.of(value, type_, self._is_no_envelope, destroyed=self._ring.destroyed_key_ids)
-        self.convert = limited(capacity, self._convert, self._cipher.context)
+        self.calls_out: bool = decrypt_with is not None
+        self.key_id: str | None = self._ring.active
+        self.rows: Rows = Rows.of(value, type_, self._is_no_envelope, destroyed=self._ring.destroyed_key_ids)
+        self.convert: Callable[..., Stored] = limited(capacity, self._convert, self._cipher.context)
 
     def _is_no_envelope(self, header: HeaderSQL) -> ColumnElement[bool]:
         """Values that are no envelope.

@@ -69,7 +69,7 @@ class PlainFile:
         self._data = data
         self._keys = {key.id: key for key in keys}
         states = (KeyState.ACTIVE, *[KeyState.DEACTIVATED] * (len(keys) - 1))
-        self.file = RingFile(
+        self.file: RingFile = RingFile(
             "plain",
             1,
             tuple(KeyEntry(key.id, state, "", b"", None) for key, state in zip(keys, states, strict=True)),
