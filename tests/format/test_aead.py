@@ -9,12 +9,9 @@ import collections
 import hashlib
 import json
 import os
-import sys
-import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import cryptography
 import hypothesis.strategies as st
@@ -28,11 +25,7 @@ from hypothesis import given
 
 from jwt_column.format.aead import XAES256GCM
 from tests.support import independent_envelope as independent
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-T = TypeVar("T")
+from tests.support.threads import in_four_threads
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 XAES: dict[str, Any] = json.loads((VECTORS / "xaes_256_gcm.json").read_text(encoding="utf-8"))
@@ -123,23 +116,6 @@ def accumulated(iterations: int) -> str:
         digest.update(encrypt(XAES256GCM(key, NONCE_KEY), nonce, plaintext, aad))
     assert position <= len(stream)
     return digest.hexdigest(32)
-
-
-def in_four_threads(work: Callable[[int], T]) -> list[T]:
-    """Call *work* with 0 to 3, in threads that take turns as often as they can, and return the results."""
-    start = threading.Barrier(4)
-
-    def begin(place: int) -> T:
-        start.wait()
-        return work(place)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            return list(pool.map(begin, range(4)))
-    finally:
-        sys.setswitchinterval(interval)
 
 
 class TestAccumulated:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +29,7 @@ from jwt_column import (
 )
 from tests.support.command_line import invoke, keys_output, keys_report
 from tests.support.models import mapped
+from tests.support.threads import in_four_threads
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -110,25 +108,17 @@ def bind(request: pytest.FixtureRequest, ring: KeyRing) -> Callable[[str], bytes
 def misplaced(ring: KeyRing, bind: Callable[[str], bytes], unit: Callable[..., Any], rounds: int) -> int:
     """Have four threads write for tenants in turn, and return how many values are under another tenant's key."""
     value = signed_token(sub="alice")
-    start = threading.Barrier(4)
     wanted = ring.current_key_ids
 
     def work(number: int) -> int:
         wrong = 0
-        start.wait()
         for turn in range(rounds):
             key_id = wanted[(number + turn) % 4]
             with contextlib.nullcontext() if key_id == wanted[0] else unit(key_id):
                 wrong += sum(bind(value)[1:5].hex() != key_id for _ in range(5))
         return wrong
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            return sum(pool.map(work, range(4)))
-    finally:
-        sys.setswitchinterval(interval)
+    return sum(in_four_threads(work))
 
 
 def test_threads_never_write_under_the_key_of_another_tenant(
