@@ -88,7 +88,7 @@ def _predicate_refusal(element: Any) -> UnsupportedComparisonError | None:
                 column = _ciphertext(part.clause)
             if column is not None:
                 return _refusal(column, f"{function_name(part)}() in a condition")
-    orders = getattr(element, "_order_by_clauses", ())
+    orders = element.__dict__.get("_order_by_clauses", ())
     # The second is that of OVER, WITHIN GROUP and PostgreSQL's aggregates.
     column = ciphertext_in(*orders, element.__dict__.get("order_by"), *columns_named(element, orders))
     return None if column is None else _refusal(column, "ORDER BY")
@@ -109,11 +109,11 @@ def _calculates_with_expiry(element: Any) -> bool:
 
 def _conditions(element: Any) -> Iterator[Any]:
     """Yield the conditions of a statement, an upsert, a join or an aggregate, and those that AND or OR combines."""
-    yield from getattr(element, "_where_criteria", ())
-    yield from getattr(element, "_having_criteria", ())
+    attribute = element.__dict__.get
+    yield from attribute("_where_criteria", ())
+    yield from attribute("_having_criteria", ())
     named = ("onclause", "criterion", "update_whereclause", "inferred_target_whereclause")
-    joins = element.__dict__.get("_setup_joins", ())
-    for condition in (*map(element.__dict__.get, named), *(join[1] for join in joins)):
+    for condition in (*map(attribute, named), *(join[1] for join in attribute("_setup_joins", ()))):
         if isinstance(condition, elements.ClauseElement):
             yield condition
     if isinstance(element, elements.BooleanClauseList):

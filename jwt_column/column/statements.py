@@ -5,8 +5,9 @@ statements in which it is not: ``values(token=func.coalesce(None, raw))``, ``ins
 with ``set_={"token": literal(raw)}``. The database cannot encrypt, so such a statement raises. :mod:`.predicates` does
 the same for comparisons.
 
-Each compiled statement is looked at once, so a statement of SQLAlchemy's cache costs nothing. ``str(statement)`` and
-Alembic's ``--sql`` send nothing, and are not looked at.
+Each compiled statement is looked at once, so a statement of SQLAlchemy's cache costs nothing, and one that names no
+encrypted column costs a walk through its elements. ``str(statement)`` and Alembic's ``--sql`` send nothing, and are
+not looked at.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ from sqlalchemy.sql import elements, operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import CompoundSelect, ScalarSelect, Select, SelectStatementGrouping
+from sqlalchemy.sql.selectable import (
+    CompoundSelect,
+    ScalarSelect,
+    Select,
+    SelectStatementGrouping,
+    TableClause,
+)
 
 from ..errors import InvalidTokenError, JWTColumnError
 from ..format.envelope import looks_like_envelope
 from .comparator import name_of
+from .expiry import ExpiryTime
 from .misuses import misuses_of, tokens_sent_by, warn_of
 from .predicates import ciphertext_in, coerced_refusal, comparison_refusal
 from .stored_type import storage_refusal
@@ -70,10 +78,10 @@ def _look(*given: Any) -> None:
         return
     refusal = None
     if envelopes is None:
-        envelopes, refusal = examine(compiled)
+        envelopes, refusal, misuses = examine(compiled)
         refusal = refusal or _type_refusal(given[0], compiled)
         if refusal is None:
-            warn_of(misuse for element in _elements(compiled) for misuse in misuses_of(element))
+            warn_of(misuses)
         compiled.__dict__[_CHECKED] = envelopes
     if refusal is None and envelopes:
         refusal = _envelope_refusal(envelopes, context.compiled_parameters)
@@ -95,13 +103,16 @@ def _type_refusal(connection: Any, compiled: SQLCompiler) -> JWTColumnError | No
     return next((refusal for refusal in refusals if refusal is not None), None)
 
 
-def examine(compiled: SQLCompiler) -> tuple[tuple[_Envelope, ...], JWTColumnError | None]:
-    """Return the parameters of a compiled statement that must be envelopes, and the error that refuses it or None.
+def examine(compiled: SQLCompiler) -> tuple[tuple[_Envelope, ...], JWTColumnError | None, list[str]]:
+    """Return a compiled statement's parameters that must be envelopes, the error that refuses it, and its misuses.
 
     The error is returned and not raised, so that no frame of this module is in its traceback.
     """
     envelopes: list[_Envelope] = []
-    for element in _elements(compiled):
+    found = tuple(_elements(compiled))
+    if not any(map(_concerns_tokens, found)):
+        return (), None, []
+    for element in found:
         refusal: JWTColumnError | None = None
         if isinstance(element, UpdateBase):
             refusal = _value_refusal(element, compiled, envelopes)
@@ -110,8 +121,8 @@ def examine(compiled: SQLCompiler) -> tuple[tuple[_Envelope, ...], JWTColumnErro
         if refusal is None:
             refusal = comparison_refusal(element)
         if refusal is not None:
-            return (), refusal
-    return tuple(envelopes), None
+            return (), refusal, []
+    return tuple(envelopes), None, [misuse for element in found for misuse in misuses_of(element)]
 
 
 def _elements(compiled: SQLCompiler) -> Iterator[Any]:
@@ -127,6 +138,25 @@ def _elements(compiled: SQLCompiler) -> Iterator[Any]:
                 yield clause
                 for part in _parts_of(clause):
                     yield from visitors.iterate(part)
+
+
+def _concerns_tokens(element: Any) -> bool:
+    """Return True for an element that has the type of a token or of its expiry, or a table with such a column.
+
+    A statement without one can neither store nor compare tokens: a column that it names in a text belongs to a table,
+    a subquery or a mapped class that it names too.
+    """
+    if isinstance(element, TableClause):
+        return any(_is_of_tokens(column.type) for column in element.c)
+    if isinstance(element, UpdateBase):
+        # The columns of a mapped class can be in several tables, of which the statement names one.
+        mapper = _mapper_of(element)
+        return mapper is not None and any(map(_concerns_tokens, mapper.tables))
+    return _is_of_tokens(getattr(element, "type", None))
+
+
+def _is_of_tokens(type_: Any) -> bool:
+    return is_encrypted(type_) or isinstance(type_, ExpiryTime)
 
 
 def _value_refusal(
@@ -233,11 +263,16 @@ def _column(statement: Any, key: Any) -> Any:
         key = key.__clause_element__()
     if not isinstance(key, str):
         return key
-    mapper = getattr(statement, "_propagate_attrs", {}).get("plugin_subject")
-    mapped = getattr(mapper, "mapper", mapper)
+    mapped = _mapper_of(statement)
     if mapped is not None and key in mapped.column_attrs:
         return mapped.column_attrs[key].columns[0]
     return statement.table.c.get(key)
+
+
+def _mapper_of(statement: Any) -> Any:
+    """Return the mapper of an INSERT or UPDATE of a mapped class, or None."""
+    subject = getattr(statement, "_propagate_attrs", {}).get("plugin_subject")
+    return getattr(subject, "mapper", subject)
 
 
 def _selected(select: Any) -> Iterator[list[Any]]:

@@ -194,7 +194,7 @@ def test_without_the_last_look_the_token_is_stored_in_the_clear(
     engine: sa.Engine, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
-    monkeypatch.setattr(statements, "examine", lambda compiled: ((), None))
+    monkeypatch.setattr(statements, "examine", lambda compiled: ((), None, []))
     with engine.begin() as connection:
         connection.execute(make())
     assert in_the_clear(engine)
@@ -371,7 +371,7 @@ def test_compiled_statement_is_looked_at_once(engine: sa.Engine, monkeypatch: py
     def count(compiled: Any) -> Any:
         nonlocal looks
         looks += 1
-        return (), None
+        return (), None, []
 
     monkeypatch.setattr(statements, "examine", count)
     with engine.begin() as connection:
@@ -465,7 +465,7 @@ def test_without_the_last_look_it_finds_nothing(
     engine: sa.Engine, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
-    monkeypatch.setattr(statements, "examine", lambda compiled: ((), None))
+    monkeypatch.setattr(statements, "examine", lambda compiled: ((), None, []))
     with Session(engine) as session:
         assert session.scalar(make()) in (None, 0)
 
