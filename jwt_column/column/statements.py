@@ -143,20 +143,12 @@ def _elements(compiled: SQLCompiler) -> Iterator[Any]:
 def _concerns_tokens(element: Any) -> bool:
     """Return True for an element that has the type of a token or of its expiry, or a table with such a column.
 
-    A statement without one can neither store nor compare tokens: a column that it names in a text belongs to a table,
-    a subquery or a mapped class that it names too.
+    A statement without one can neither store nor compare tokens: a column that it names by a text is one of a table or
+    subquery among its elements.
     """
-    if isinstance(element, TableClause):
-        return any(_is_of_tokens(column.type) for column in element.c)
-    if isinstance(element, UpdateBase):
-        # The columns of a mapped class can be in several tables, of which the statement names one.
-        mapper = _mapper_of(element)
-        return mapper is not None and any(map(_concerns_tokens, mapper.tables))
-    return _is_of_tokens(getattr(element, "type", None))
-
-
-def _is_of_tokens(type_: Any) -> bool:
-    return is_encrypted(type_) or isinstance(type_, ExpiryTime)
+    columns = element.c if isinstance(element, TableClause) else (element,)
+    types = (getattr(column, "type", None) for column in columns)
+    return any(is_encrypted(type_) or isinstance(type_, ExpiryTime) for type_ in types)
 
 
 def _value_refusal(
@@ -263,16 +255,11 @@ def _column(statement: Any, key: Any) -> Any:
         key = key.__clause_element__()
     if not isinstance(key, str):
         return key
-    mapped = _mapper_of(statement)
+    mapper = getattr(statement, "_propagate_attrs", {}).get("plugin_subject")
+    mapped = getattr(mapper, "mapper", mapper)
     if mapped is not None and key in mapped.column_attrs:
         return mapped.column_attrs[key].columns[0]
     return statement.table.c.get(key)
-
-
-def _mapper_of(statement: Any) -> Any:
-    """Return the mapper of an INSERT or UPDATE of a mapped class, or None."""
-    subject = getattr(statement, "_propagate_attrs", {}).get("plugin_subject")
-    return getattr(subject, "mapper", subject)
 
 
 def _selected(select: Any) -> Iterator[list[Any]]:

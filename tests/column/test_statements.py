@@ -380,6 +380,45 @@ def test_compiled_statement_is_looked_at_once(engine: sa.Engine, monkeypatch: py
     assert looks == 1
 
 
+NOTES: Any = sa.table("notes", sa.column("id", sa.Integer), sa.column("note", sa.String))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{COLUMN: literal(TOKEN)}, {NOTES.c.note: "x", COLUMN: func.trim(TOKEN)}],
+    ids=["parameter", "function"],
+)
+@pytest.mark.parametrize("is_ordered", [False, True], ids=["values", "ordered values"])
+def test_columns_of_a_second_table_are_looked_at(values: Any, is_ordered: bool) -> None:
+    """MariaDB and MySQL update several tables in one statement, of which it names one first."""
+    update = sa.update(NOTES).where(TABLE.c.id == NOTES.c.id)
+    update = update.ordered_values(*values.items()) if is_ordered else update.values(values)
+    refusal = statements.examine(update.compile(dialect=mysql.dialect()))[1]
+    assert isinstance(refusal, InvalidTokenError)
+
+
+def test_order_by_the_name_of_a_column_that_is_not_selected_is_refused() -> None:
+    ordered = select(TABLE.c.id).where(TABLE.c.note == "x").order_by("token")
+    refusal = statements.examine(ordered.compile(dialect=sqlite.dialect()))[1]
+    assert isinstance(refusal, UnsupportedComparisonError)
+
+
+def test_statement_without_tokens_is_not_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    examined: list[Any] = []
+    monkeypatch.setattr(statements, "comparison_refusal", examined.append)
+
+    def examine(statement: Any) -> int:
+        examined.clear()
+        statements.examine(statement.compile(dialect=sqlite.dialect()))
+        return len(examined)
+
+    assert examine(select(NOTES.c.id).where(NOTES.c.note == "x").order_by("note")) == 0
+    assert examine(sa.update(NOTES).values(note="x").where(NOTES.c.id == 1)) == 0
+    # The controls.
+    assert examine(select(NOTES.c.id).where(NOTES.c.id == TABLE.c.id)) > 0
+    assert examine(sa.delete(NOTES).where(NOTES.c.id.in_(select(TABLE.c.id)))) > 0
+
+
 COMPARED: dict[str, Callable[[], Any]] = {
     "tuple in": lambda: select(Login.id).where(tuple_(Login.id, Login.secret).in_([(1, TOKEN)])),
     "tuple not in": lambda: select(Login.id).where(tuple_(Login.id, Login.secret).not_in([(1, TOKEN)])),
