@@ -27,8 +27,8 @@ from jwt_column.providers import open_wrapper, write_key_file
 from tests.benchmarks.measure import Figure, Table, Work, compare
 from tests.benchmarks.subjects import make_tokens
 from tests.support.databases import Unavailable
-from tests.support.galera import _free_ports
 from tests.support.hsm import start_hsm
+from tests.support.ports import free_port
 from tests.support.vault import start_openbao, start_persistent_openbao
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _aws(stack: contextlib.ExitStack) -> Iterator[tuple[str, str]]:
     except ImportError as error:
         raise Unavailable(f"No AWS KMS to measure: {error}") from None
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    (port,) = _free_ports(1)
+    port = free_port()
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     stack.callback(server.stop)

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from tests.support import databases
 from tests.support.databases import KINDS, WAYS, Database, Resolver, Server, Unavailable
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -159,7 +160,7 @@ def test_a_url_of_something_else_is_refused_without_repeating_its_password(given
 
 def test_a_given_url_that_does_not_answer_is_an_error() -> None:
     """Nothing takes the place of a server that somebody asked for by name."""
-    url = f"postgresql://nobody@127.0.0.1:{databases._free_port()}/none"
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
     server = Resolver({"JWT_COLUMN_TEST_POSTGRESQL_URL": url}).server("postgresql")
 
     with pytest.raises(sa.exc.OperationalError), server.fresh_database():

@@ -26,7 +26,7 @@ from jwt_column import JWT, KeyRing, KeyUnavailableError, key_usage, set_default
 from jwt_column.cli.demo.sample import Base, Session
 from jwt_column.keys.providers import attempts as _attempts
 from tests.support.command_line import invoke, keys_report, run, take_display_away
-from tests.support.galera import _free_ports
+from tests.support.ports import free_port
 from tests.support.tokens import signed_token
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     boto3 = require("boto3", "jwt-column[aws-kms]")
     moto_server = require("moto.server", "moto[kms]", "flask", "flask-cors")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    (port,) = _free_ports(1)
+    port = free_port()
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     for name in [name for name in os.environ if name.startswith("AWS_")]:

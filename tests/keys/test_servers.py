@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from jwt_column import generate_key, providers
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,8 +48,7 @@ class Workers:
             "REFRESH": "0.2",
             "CELERY_FOLDER": str(directory),
         }
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, server: str) -> Callable[[list[str]], list[dict[str, Any]]]:

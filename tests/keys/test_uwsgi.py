@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from jwt_column import generate_key, providers
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,8 +36,7 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[st
 
     A negative number starts them without threads.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     providers.write_key_file(tmp_path / "keys", [generate_key()])
     assert UWSGI is not None
     server = subprocess.Popen(

@@ -35,7 +35,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -46,6 +45,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
+
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -553,7 +554,7 @@ class _PrivateServer:
         """
         failure = Unavailable()
         for _ in range(3):
-            port = _free_port()
+            port = free_port()
             self._launch(command(port))
             try:
                 _wait_until_ready(url.set(port=port), self._is_alive)
@@ -596,14 +597,6 @@ class _PrivateServer:
         """Stop the process and remove the directory."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def _with_parent_death_signal(stop_signal: signal.Signals) -> list[str]:

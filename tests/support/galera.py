@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from tests.support.databases import (
     _which,
     ensure_driver,
 )
+from tests.support.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,17 +58,6 @@ class _Ports(NamedTuple):
     group: int
     incremental: int  # What a node missed is sent to it here ...
     snapshot: int  # ... and here the whole data directory, if that is too much.
-
-
-def _free_ports(count: int) -> list[int]:
-    """Find free ports, all different: each is held until all are found."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            listener = stack.enter_context(socket.socket())
-            listener.bind((_HOST, 0))
-            found.append(int(listener.getsockname()[1]))
-        return found
 
 
 class Node:
@@ -194,7 +183,7 @@ class Cluster:
         self.name = f"jwt-column-{secrets.token_hex(4)}"
         self.password = secrets.token_hex(16)
         self.nodes: list[Node] = []
-        ports = _free_ports(NODES * len(_Ports._fields))
+        ports = free_ports(NODES * len(_Ports._fields))
         width = len(_Ports._fields)
         try:
             for number in range(NODES):

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.databases import START_SECONDS, STOP_SECONDS, Unavailable, _with_parent_death_signal
-from tests.support.galera import _free_ports
+from tests.support.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ class OpenBao:
         self._log = self.directory / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         # One port for clients, and the next one for the servers of a cluster among themselves.
-        self.port, self._cluster_port = _free_ports(2)
+        self.port, self._cluster_port = free_ports(2)
 
     @property
     def address(self) -> str:
