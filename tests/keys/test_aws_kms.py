@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from tests.support.kms import (
     log,
     refusal_of,
     require,
+    set_aws_account,
     wrapped_keys,
 )
 from tests.support.tokens import revealed_by
@@ -72,17 +72,7 @@ def moto() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that lead nowhere, and nothing of whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "of-the-tests",
-        "AWS_SECRET_ACCESS_KEY": "of-the-tests",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
+    set_aws_account(monkeypatch)
 
 
 @pytest.fixture

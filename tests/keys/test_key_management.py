@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +188,7 @@ def vault(persistent_openbao: PersistentOpenBao, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    from tests.support.kms import require
+    from tests.support.kms import require, set_aws_account
 
     boto3 = require("boto3", "jwt-column[aws-kms]")
     moto_server = require("moto.server", "moto[kms]", "flask", "flask-cors")
@@ -197,17 +196,8 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     port = free_port()
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "of-the-tests",
-        "AWS_SECRET_ACCESS_KEY": "of-the-tests",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL_KMS": f"http://127.0.0.1:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
+    set_aws_account(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{port}")
     client = boto3.session.Session(region_name="eu-central-1").client("kms")
     yield Cloud(server, client)
     client.close()

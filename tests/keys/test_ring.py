@@ -563,6 +563,17 @@ class Ticks:
         return False
 
 
+def rotate_in_children(source: Source) -> None:
+    """Give a forked child another active key."""
+    parent = os.getpid()
+
+    def rotate() -> None:
+        if os.getpid() != parent:
+            source.keys = [SECOND, FIRST]
+
+    source.before_load = rotate
+
+
 def refreshing_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "jwt-column key ring"]
 
@@ -728,13 +739,7 @@ class TestRefresh:
     def test_child_of_a_fork_goes_on_refreshing(self, source: Source) -> None:
         ring = KeyRing.from_uri("test:", refresh=0.001)
         assert ring.active == FIRST_ID
-        parent = os.getpid()
-
-        def keys_of_the_child() -> None:
-            if os.getpid() != parent:
-                source.keys = [SECOND, FIRST]
-
-        source.before_load = keys_of_the_child
+        rotate_in_children(source)
 
         def use() -> str:
             before = len(refreshing_threads())
@@ -751,13 +756,7 @@ class TestRefresh:
         """Its locks are free, too, though a thread of the parent held them."""
         ring = KeyRing.from_uri("test:", refresh=0.02)
         assert ring.active == FIRST_ID
-        parent = os.getpid()
-
-        def keys_of_the_child() -> None:
-            if os.getpid() != parent:
-                source.keys = [SECOND, FIRST]
-
-        source.before_load = keys_of_the_child
+        rotate_in_children(source)
 
         def use() -> bytes:
             deadline = time.monotonic() + 30

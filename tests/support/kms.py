@@ -244,6 +244,20 @@ def closed_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
+def set_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set credentials that lead nowhere, and take away those of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "of-the-tests",
+        "AWS_SECRET_ACCESS_KEY": "of-the-tests",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
 # -- what every wrapper must do ------------------------------------------------------------------------------------
 
 
