@@ -17,9 +17,11 @@ _CLIENTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 def free_ports(count: int) -> list[int]:
     """Return free ports, all different, which nothing else takes before a server does, or while it is down.
 
-    They are below those that the system gives to clients and to servers that ask for any port.
+    They are below those that the system gives to clients and to servers that ask for any port, if it leaves some.
     """
-    end = int(_CLIENTS.read_text(encoding="ascii").split()[0]) if _CLIENTS.exists() else 32_768
+    end = int(_CLIENTS.read_text(encoding="ascii").split()[0]) if _CLIENTS.exists() else 0
+    if end <= _LOWEST:
+        end = 32_768
     with contextlib.ExitStack() as stack:
         found: list[int] = []
         while len(found) < count:
