@@ -67,9 +67,13 @@ def test_tables_that_share_keys_by_inheritance_keep_their_tokens(
     assert (reencrypted(driver_engine, **options), misplaced(driver_engine)) == (10, 0)
 
 
+@pytest.mark.parametrize(
+    "async_driver_engine",
+    [("postgresql", driver) for driver in ("asyncpg", "psycopg")],
+    indirect=True,
+    ids="-".join,
+)
 def test_an_asynchronous_driver_too(async_driver_engine: Any) -> None:
-    if async_driver_engine.dialect.name != "postgresql":
-        pytest.skip("inheritance is PostgreSQL's")
     execute(async_driver_engine, *INHERITANCE)
     fill(async_driver_engine, "grants", "archive")
     assert (reencrypted(async_driver_engine), misplaced(async_driver_engine)) == (10, 0)

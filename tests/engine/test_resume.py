@@ -208,11 +208,15 @@ def test_a_run_on_a_connection_that_is_lost_fails_with_its_report(
 
 
 @every_strategy
+@pytest.mark.parametrize(
+    "async_driver_engine",
+    [("postgresql", driver) for driver in ("asyncpg", "psycopg")],
+    indirect=True,
+    ids="-".join,
+)
 def test_a_run_on_a_connection_of_an_asynchronous_driver_fails_with_its_report_too(
     async_driver_engine: AsyncEngine, strategy: str
 ) -> None:
-    if async_driver_engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has no connection that could be lost")
     sessions = create_sessions(async_driver_engine, 50)
     cut = CutOff(strategy, async_driver_engine, {3})
     with pytest.raises(ReencryptionError, match="20 rows were rewritten before"):
