@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.sql import operators
@@ -25,6 +26,8 @@ from .predicates import ciphertext_in, columns_named, function_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
+
+_ROWS: Final = (dict, list, tuple)
 
 #: Functions whose answer about ciphertext means something, or that return it as it is.
 _SENSIBLE: Final = frozenset(
@@ -75,13 +78,14 @@ def _of_equal_rows(words: str, expressions: Iterable[Any]) -> Iterator[str]:
 def tokens_sent_by(parameters: Any) -> Iterator[str]:
     """Yield the fault of a statement in plain SQL with a token among its parameters."""
     rows = parameters if isinstance(parameters, list | tuple) else (parameters,)
-    for row in rows:
-        values = row.values() if isinstance(row, dict) else row if isinstance(row, list | tuple) else (row,)
-        if any(isinstance(value, JWT) for value in values):
-            yield (
-                "a statement in plain SQL has a JWT among its parameters, which goes to the database in the clear; "
-                "use text(...).bindparams(bindparam(name, type_=Model.token.type)), or a statement on the column"
-            )
+    values = (row.values() if isinstance(row, dict) else row for row in rows if isinstance(row, _ROWS))
+    # By their types, of which even a statement of many rows has few.
+    kinds = {*map(type, rows), *map(type, chain.from_iterable(values))}
+    if any(issubclass(kind, JWT) for kind in kinds):
+        yield (
+            "a statement in plain SQL has a JWT among its parameters, which goes to the database in the clear; "
+            "use text(...).bindparams(bindparam(name, type_=Model.token.type)), or a statement on the column"
+        )
 
 
 def warn_of(misuses: Iterable[str]) -> None:

@@ -62,6 +62,9 @@ _MYSQL_VARIABLES: Final = (
 )
 # Statements grow no larger than this, a fourth of what MySQL's max_allowed_packet is unless set otherwise.
 _STATEMENT_BYTES: Final = 4 * 1024 * 1024
+# A restored table has no statistics until it is analyzed, and for want of them PostgreSQL sorts all rows that are left for
+# each batch. Where no index has the order it sorts all the same, and would compile that plan for what it thinks it costs.
+_IN_KEY_ORDER: Final = {"enable_sort": "off", "jit": "off"}
 # Seconds between two looks whether another run has ended.
 _ASK_INTERVAL: Final = 0.25
 
@@ -280,8 +283,9 @@ class RunConnection:
             quote = self.sqlalchemy.dialect.identifier_preparer.quote_identifier
             commands.append(f"SET LOCAL ROLE {quote(self._role)}")
         # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
-        settings = {"lock_timeout": max(1, round(self._options.lock_timeout * 1000))}
+        settings: dict[str, object] = {"lock_timeout": max(1, round(self._options.lock_timeout * 1000))}
         settings |= transaction_limits(self.sqlalchemy.dialect)
+        settings |= _IN_KEY_ORDER
         commands += [f"SET LOCAL {name} = {value}" for name, value in settings.items()]
         send_commands(self.sqlalchemy, "; ".join(commands))
 

@@ -90,6 +90,35 @@ def test_every_token_survives_on_every_asynchronous_driver_with_every_kind_of_ke
     rotate_tables_of_every_kind(async_driver_engine, strategy)
 
 
+@every_strategy
+def test_a_table_without_statistics_is_read_along_its_key(postgresql: sa.Engine, strategy: str) -> None:
+    """As it is when it was just restored. A batch that sorts all rows that are left makes a run quadratic."""
+    sessions = create_sessions(postgresql, 2_000)
+    run(postgresql, lambda c: c.exec_driver_sql("ALTER TABLE sessions SET (autovacuum_enabled = off)"))
+    chosen, usual = [], []
+
+    @sa.event.listens_for(postgresql, "before_cursor_execute")
+    def explain(
+        connection: Any, _cursor: object, statement: str, parameters: Any, _context: object, _many: object
+    ) -> None:
+        if "LIMIT" in statement and "sessions.token \nFROM" in statement:
+            cursor = connection.connection.cursor()
+
+            def plan() -> str:
+                return "\n".join(row[0] for row in cursor.execute(f"EXPLAIN {statement}", parameters))
+
+            chosen.append(plan())
+            cursor.execute("SET LOCAL enable_sort = on")
+            usual.append(plan())
+            cursor.execute("SET LOCAL enable_sort = off")
+
+    rotate_and_check(postgresql, sessions, strategy)
+    assert len(chosen) > 2_000 / 50
+    assert not any("Sort" in plan for plan in chosen)
+    # The control: what PostgreSQL does by itself.
+    assert any("Sort" in plan for plan in usual)
+
+
 # -- what is counted -----------------------------------------------------------------------------------------------
 
 
