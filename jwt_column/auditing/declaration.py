@@ -14,7 +14,7 @@ from ..column.fingerprints import part_of
 from ..column.header_sql import indexed_parts
 from ..column.row_binding import python_type_of
 from ..column.spec import WHOLE
-from ..database.column_size import capacity_of, without_domain
+from ..database.column_size import capacity_of, is_padded, without_domain
 from ..database.indexes import existing_indexes, is_as_declared, positions_of
 from ..errors import ConfigurationError
 from ..format.envelope import TEXT_PREFIX
@@ -140,6 +140,10 @@ def _type_findings(
     if python_type_of(without_domain(in_database)) is not (str if is_text else bytes):
         needs = f"storage={type_.storage!r} needs {'text' if is_text else 'bytes'}"
         yield column.finding("column-type", f"The column is {in_database!r} in the database, and {needs}.")
+        return
+    if is_padded(in_database, connection.dialect.name):
+        message = f"The column is {in_database!r} in the database, which fills values up to its length."
+        yield column.finding("column-type", message)
         return
     length = capacity_of(in_database, connection.dialect.name)
     needed = longest_value(type_)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import String
+from sqlalchemy import BINARY, CHAR, String
 from sqlalchemy.dialects.postgresql import DOMAIN
 
 from ..column.row_binding import python_type_of
@@ -41,6 +41,13 @@ def storage_of(type_: TypeEngine[Any], dialect: str) -> Storage | None:
     if isinstance(type_, String):
         return "text"
     return "binary" if python_type_of(type_) is bytes else None
+
+
+def is_padded(type_: TypeEngine[Any], dialect: str) -> bool:
+    """Return True for a column whose shorter values come back filled up to its length, so that no envelope opens."""
+    # MySQL takes the blanks of its CHAR off again.
+    padded = {"postgresql": CHAR, "mysql": BINARY, "mariadb": BINARY}.get(dialect, ())
+    return isinstance(without_domain(type_), padded)
 
 
 def capacity_of(type_: TypeEngine[Any], dialect: str) -> int | None:

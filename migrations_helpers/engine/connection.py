@@ -62,8 +62,8 @@ _MYSQL_VARIABLES: Final = (
 )
 # Statements grow no larger than this, a fourth of what MySQL's max_allowed_packet is unless set otherwise.
 _STATEMENT_BYTES: Final = 4 * 1024 * 1024
-# A restored table has no statistics until it is analyzed, and for want of them PostgreSQL sorts all rows that are left for
-# each batch. Where no index has the order it sorts all the same, and would compile that plan for what it thinks it costs.
+# A restored table has no statistics until it is analyzed, and for want of them PostgreSQL sorts all rows that are left
+# for each batch. Where no index has the order it sorts all the same, and would compile that plan for its made-up costs.
 _IN_KEY_ORDER: Final = {"enable_sort": "off", "jit": "off"}
 # Seconds between two looks whether another run has ended.
 _ASK_INTERVAL: Final = 0.25

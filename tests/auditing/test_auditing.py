@@ -555,6 +555,7 @@ def test_a_column_of_an_unfit_type_is_found(
         ("bytea", "binary", None),
         ("text", "text", None),
         ("text", "binary", "column-type"),
+        ("char(9000)", "text", "column-type"),
     ],
 )
 def test_a_domain_is_what_it_is_made_of(
@@ -579,6 +580,12 @@ def test_the_length_that_a_column_needs_is_what_its_longest_token_takes(mariadb:
         table.create(mariadb)
         assert codes(look(mariadb, table_of(type_))) == expected
         table.drop(mariadb)
+
+
+def test_a_column_that_fills_values_up_to_its_length_is_found(mariadb: sa.Engine) -> None:
+    type_ = EncryptedJWT(AFTER, max_length=100)
+    table_of(sa.BINARY(255)).create(mariadb)
+    assert codes(look(mariadb, table_of(type_))) == ["column-type"]
 
 
 def test_opaque_tokens_need_room_for_every_character(mariadb: sa.Engine) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 import jwt_column
 from jwt_column import ConfigurationError, EncryptedJWT, Finding, ReencryptionError, Severity
-from jwt_column.errors import JWTColumnError
+from jwt_column.errors import DecryptionError, JWTColumnError
 from migrations_helpers import preflight, reencrypt
 from migrations_helpers.engine.preflight.kinds import KINDS
 from tests.conftest import _give_up
@@ -528,6 +528,23 @@ def test_a_column_that_is_too_short_is_refused(engine: sa.Engine) -> None:
 def test_a_column_of_the_other_form_is_refused(postgresql: sa.Engine) -> None:
     sessions = create_sessions(postgresql, 2)
     assert found(postgresql, sessions, storage="text")["column-type"].severity is Severity.CRITICAL
+
+
+@every_server
+def test_a_column_that_fills_values_up_to_its_length_is_refused(engine: sa.Engine) -> None:
+    """Where packed tokens are shorter than plain ones, they would fit, and none would open."""
+    is_postgresql = engine.dialect.name == "postgresql"
+    storage = "text" if is_postgresql else "binary"
+    padded: Any = sa.CHAR(900) if is_postgresql else sa.BINARY(255)
+    sessions = create_sessions(engine, 2, storage=storage, token_type=padded)
+    assert found(engine, sessions)["column-type"].severity is Severity.CRITICAL
+    refused(
+        engine, sessions, f"fixed length.* change the column to {'TEXT' if is_postgresql else 'BLOB'} first"
+    )
+    # The control: what it says is so.
+    assert {len(value) for value in sessions.stored(engine).values()} == {padded.length}
+    with pytest.raises(DecryptionError):
+        sessions.decrypted(engine)
 
 
 def test_a_table_without_a_key_to_page_by(engine: sa.Engine) -> None:

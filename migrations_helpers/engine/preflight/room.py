@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, select, text
 
 from jwt_column.database.catalogue import IS_NAMED, named
-from jwt_column.database.column_size import capacity_of, storage_of
+from jwt_column.database.column_size import capacity_of, is_padded, storage_of
 from jwt_column.errors import JWTColumnError, KeyUnavailableError
 
 from .kinds import Fact
@@ -49,7 +49,7 @@ def column_facts(
     type_: EncryptedJWT,
     conversions: Sequence[Callable[..., Conversion]],
 ) -> Iterator[Fact]:
-    """Yield the facts about a column of the other storage form, or too short for the longest new values.
+    """Yield the facts about a column of the other storage form, of a fixed length, or too short for new values.
 
     A database that is given too much may cut it off: outside strict mode, and MariaDB in a multi-table UPDATE always.
     The rest of an envelope opens nothing.
@@ -64,17 +64,28 @@ def column_facts(
             "change the column's type, or the storage of its EncryptedJWT",
         )
         return
+    if is_padded(table.type_in_database, table.dialect):
+        yield Fact(
+            "column-type",
+            f"{name} has a fixed length, up to which the database fills values, and a filled envelope does not open",
+            f"change the column to {_better(type_)} first",
+        )
+        return
     capacity = capacity_of(table.type_in_database, table.dialect)
     if capacity is None or capacity >= _AMPLE:
         return
     needed = max((_longest(connection, table, make(type_, table.value)) for make in conversions), default=0)
     if needed > capacity:
-        unit, better = ("characters", "TEXT") if type_.storage == "text" else ("bytes", "BLOB")
+        unit = "characters" if type_.storage == "text" else "bytes"
         yield Fact(
             "column-short",
             f"{name} holds {capacity} {unit}, and the longest new value needs {needed}",
-            f"change the column to {better} first",
+            f"change the column to {_better(type_)} first",
         )
+
+
+def _better(type_: EncryptedJWT) -> str:
+    return "TEXT" if type_.storage == "text" else "BLOB"
 
 
 def _longest(connection: Connection, table: RunTable, conversion: Conversion) -> int:
