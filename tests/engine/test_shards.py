@@ -343,7 +343,8 @@ def test_the_password_does_not_travel_where_the_caller_says_how_to_connect(
     postgresql_database: Database, ring_uri: str
 ) -> None:
     url = postgresql_database.url()
-    assert url.password
+    # A server that asks for none takes any.
+    url = url.set(password=url.password or "a password that is not asked for")
     engine = sa.create_engine(url)
     sessions = create_sessions(engine, 20)
     found = []
