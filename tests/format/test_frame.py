@@ -73,6 +73,8 @@ def test_only_a_token_that_begins_as_a_jws_is_unpacked_by_the_short_cut() -> Non
     assert unpack_jws(pack(jws)) == jws
     assert [unpack_jws(pack(token)) for token in others] == [None, None, None]
     assert not any(begins_as_jws(pack(token)) for token in others)
+    # Four segments, of which the third would be longer than the frame.
+    assert unpack_jws(b"\x01\x04" + pack(jws)[2:]) is None
 
 
 def test_payload_of_a_frame_is_that_of_a_signed_or_unsigned_token() -> None:
@@ -94,12 +96,13 @@ def test_payload_of_a_frame_is_that_of_a_signed_or_unsigned_token() -> None:
 
 def test_headers_of_values_are_kept_up_to_a_limit() -> None:
     shape._packed_headers.clear()
+    shape._kinds.clear()
     for number in range(CACHED_HEADERS + 5):
         token = compact({"alg": "HS256", "kid": number}, {"sub": "alice"}, b"signature")
         JWT(token)
         assert token.partition(".")[0] in shape._packed_headers
-        kept = len(shape._packed_headers)
-        assert kept == number + 1 if number < CACHED_HEADERS else kept <= 5
+        for kept in (len(shape._packed_headers), len(shape._kinds)):
+            assert kept == number + 1 if number < CACHED_HEADERS else kept <= 5
 
 
 def test_headers_are_kept_up_to_a_limit() -> None:

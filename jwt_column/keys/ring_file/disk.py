@@ -76,7 +76,7 @@ def replace(path: Path, data: bytes, mode: int) -> None:
         _sync_directory(path.parent)
 
 
-def update(path: Path, old: bytes, new: bytes, *, keep_previous: bool = True) -> None:
+def update(path: Path, old: bytes, new: bytes, *, keep_previous: bool) -> None:
     """Replace a file if it still holds the bytes that were read, and keep or delete the previous version.
 
     The previous version is ``NAME.previous``. Owner and mode are kept as far as this process may set them. A lock

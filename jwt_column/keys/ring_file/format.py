@@ -195,7 +195,6 @@ class RingFile:
 
     def sealed(self, keys: Mapping[str, DataKey]) -> RingFile:
         """Return the file with a mac by each of its keys."""
-        self.check()
         text = self.canonical()
         return replace(
             self, keys=tuple(replace(entry, mac=_mac(keys[entry.id], text)) for entry in self.keys)
