@@ -64,7 +64,7 @@ _MYSQL_VARIABLES: Final = (
 _STATEMENT_BYTES: Final = 4 * 1024 * 1024
 # A restored table has no statistics until it is analyzed, and for want of them PostgreSQL sorts all rows that are left
 # for each batch. Where no index has the order it sorts all the same, and would compile that plan for its made-up costs.
-_IN_KEY_ORDER: Final = {"enable_sort": "off", "jit": "off"}
+_ALONG_KEY: Final = {"enable_sort": "off", "jit": "off"}
 # Seconds between two looks whether another run has ended.
 _ASK_INTERVAL: Final = 0.25
 
@@ -103,6 +103,8 @@ class RunConnection:
         self._is_located = is_shard
         self._takes_lock = not (is_shard or options.dry_run)
         self._translations: Any = None
+        #: Whether the next rows are read from a key on. Those of a first batch may be few, and found faster by a sort.
+        self.is_behind_key: bool = False
         #: Bytes of new values that one statement may carry.
         self.statement_bytes: int = _STATEMENT_BYTES
         self._options = options
@@ -285,7 +287,7 @@ class RunConnection:
         # Well under deadlock_timeout (1 s), so that the application is never the deadlock's victim.
         settings: dict[str, object] = {"lock_timeout": max(1, round(self._options.lock_timeout * 1000))}
         settings |= transaction_limits(self.sqlalchemy.dialect)
-        settings |= _IN_KEY_ORDER
+        settings |= _ALONG_KEY if self.is_behind_key else {}
         commands += [f"SET LOCAL {name} = {value}" for name, value in settings.items()]
         send_commands(self.sqlalchemy, "; ".join(commands))
 

@@ -301,6 +301,7 @@ class Run:
 
         A row that the database refuses makes its whole batch fail. The batch is halved until it is that row.
         """
+        self._connection.is_behind_key = window.after is not None
 
         def attempt() -> Batch:
             # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
