@@ -81,6 +81,21 @@ def test_token_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) <= 1
 
 
+def test_token_that_was_checked_at_its_assignment_is_not_packed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cipher = EncryptedJWT(RING, context="t.token").cipher()
+    checked = [cipher.check(token, keep_frame=True) for token in TOKENS]
+    calls = []
+    monkeypatch.setattr("jwt_column.column.cipher.pack_signed", lambda *given: calls.append(given))
+    stored = [cipher.encrypt(token, RING) for token in checked]
+    assert not calls
+    assert [cipher.load(value, RING) for value in stored] == TOKENS
+    # The control: a frame is kept for one time.
+    cipher.encrypt(checked[0], RING)
+    assert len(calls) == 1
+
+
 def test_statement_is_compiled_once_and_rings_do_not_share_it(memory: sa.Engine) -> None:
     others = [KeyRing.generate() for _ in range(2)]
     cache: dict[Any, Any] = {}
