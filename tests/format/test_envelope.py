@@ -325,3 +325,12 @@ class TestLooks:
     def test_every_envelope_claims_to_be_one(self, stored: bytes) -> None:
         assert envelope.looks_like_envelope(stored)
         assert envelope.looks_like_envelope(envelope.to_text(stored, envelope.split(stored)))
+
+
+def test_stamps_of_texts_are_kept_up_to_a_limit() -> None:
+    envelope._stamps.clear()
+    for number in range(envelope._CACHED_STAMPS + 5):
+        binary = b"\x01" + number.to_bytes(4, "big") + b"\x00" + BODY
+        assert envelope.to_binary(envelope.as_text(binary[:6], BODY)) == binary
+        kept = len(envelope._stamps)
+        assert kept == number + 1 if number < envelope._CACHED_STAMPS else kept <= 5
