@@ -186,8 +186,11 @@ def convert_column(
                 if options.shards > 1 and not options.dry_run:
                     work_in_shards(connection, table, run, make_fitting)
                     run.sweep()
-                else:
+                elif run.left_in(run.begin):
                     run.work(KeyRange())
+                else:
+                    # A pass would read the whole table, in the order of its key.
+                    run.end_with(run.begin)
                 if options.recompute:
                     run.recompute(Recomputation(subject.type_, table.value, capacity=capacity))
                 run.conclude()

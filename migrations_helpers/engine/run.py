@@ -194,7 +194,11 @@ class Run:
             self.report.forget_left()
 
     def _count_left(self, keys: KeyRange) -> None:
-        self._end = found = self.look(keys)
+        self.end_with(self.look(keys))
+
+    def end_with(self, found: Survey) -> None:
+        """Take a count of the rows as the last one."""
+        self._end = found
         # Rows that another release wrote meanwhile, with index fields that this run would drop, are not worked on.
         self.report.remaining = self.left_in(found) + found.protected
         self.report.plaintext = found.plaintext

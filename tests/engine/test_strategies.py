@@ -62,6 +62,8 @@ def rotate_and_check(engine: AnyEngine, sessions: Sessions, strategy: str) -> No
     untouched = sessions.stored(engine)
     second = sessions.reencrypt(engine, strategy=strategy)
     assert (0, 0, rows, 0) == (second.total, second.reencrypted, second.already_current, second.remaining)
+    # It has counted, and not gone over the table.
+    assert (second.passes, second.finished) == (0, True)
     assert untouched == sessions.stored(engine)
 
 
