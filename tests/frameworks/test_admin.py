@@ -289,10 +289,13 @@ def test_starlette_admin_takes_a_token_once(
 
 def test_starlette_admin_takes_an_opaque_token_by_its_name(engine: sa.Engine) -> None:
     client = starlette_client(engine, StarletteGrantAdminByName, Grant)
-    for refresh, status in (("***", 422), ("Bearer x", 422), ("rt-other", 303)):
+    for refresh, status in (("***", 422), ("Bearer x", 422), ("rt-other", 303), ("", 303)):
         form = {"token": TOKEN, "refresh": refresh}
         answer = client.post("/admin/grant/create", data=form, follow_redirects=False)
-        assert (answer.status_code, refresh in answer.text) == (status, False)
+        assert (answer.status_code, refresh in answer.text) == (status, not refresh)
+    with Session(engine) as session:
+        stored = sa.select(Grant.refresh).order_by(Grant.id)
+        assert session.scalars(stored).all() == ["rt-secret", "rt-other", None]
 
 
 def test_starlette_admin_asks_the_column_of_the_view_that_has_the_field(engine: sa.Engine) -> None:

@@ -95,7 +95,30 @@ def test_a_request_stores_a_token_and_the_answer_masks_it() -> None:
         answer = client.post("/logins", json={"user": "alice", "token": TOKEN + "."})
         assert (answer.status_code, shows(answer.text)) == (400, False)
         schemas = client.get("/schema/openapi.json").json()["components"]["schemas"]
-        assert schemas["CreateLoginRequestBody"]["properties"]["token"]["format"] == "jwt"
+        described = schemas["CreateLoginRequestBody"]["properties"]["token"]
+        assert (described["type"], described["format"]) == ("string", "jwt")
+
+
+class Money(int):
+    """A type of the application's own."""
+
+
+@post("/prices", sync_to_thread=False)
+def double(data: list[Money]) -> list[Money]:
+    return [Money(2 * price) for price in data]
+
+
+def test_the_decoders_and_encoders_of_the_application_stay() -> None:
+    app = Litestar(
+        [double],
+        type_decoders=[
+            (lambda type_: type_ is Money, lambda type_, value: type_(value.removesuffix(" EUR")))
+        ],
+        type_encoders={Money: lambda price: f"{int(price)} EUR"},
+        on_app_init=[accept_tokens],
+    )
+    with TestClient(app) as client:
+        assert client.post("/prices", json=["5 EUR"]).json() == ["10 EUR"]
 
 
 def test_the_texts_of_a_document_are_masked_unless_a_handler_sends_them() -> None:
