@@ -396,19 +396,19 @@ def find_lost_fields(
     table: RunTable,
     conversion: Reencryption,
     *,
-    is_any_protected: bool,
+    protected: int = _SAMPLED,
+    pending: int = _SAMPLED,
 ) -> str | None:
     """Return a sentence on the index fields that a run would drop, with the type that keeps them, or None.
 
-    If no row is protected, which is one with more fields than the conversion may drop, names are compared.
+    *protected* and *pending* are how many rows there are of these kinds, if they were counted. A protected one has more
+    fields than the conversion may drop; of the others, names are compared.
     """
     found = FoundFields(conversion.type_, conversion.open)
-    conditions = [conversion.rows.pending]
-    if is_any_protected and conversion.rows.protected is not None:
-        conditions.insert(0, conversion.rows.protected)
-    for condition in conditions:
-        for row in read(table.rows(condition, KeyRange(), _SAMPLED)):
-            found.add(row[-1], table.bound_of(row))
+    for condition, known in ((conversion.rows.protected, protected), (conversion.rows.pending, pending)):
+        if condition is not None and known:
+            for row in read(table.rows(condition, KeyRange(), _SAMPLED, known=known)):
+                found.add(row[-1], table.bound_of(row))
     name = f"{table.name}.{table.value.name}"
     lost = found.lost(conversion.allowed)
     if not lost:

@@ -110,7 +110,7 @@ class Run:
     def survey(self) -> None:
         """Count the rows that need work."""
         report = self.report
-        self.begin = found = self.look(KeyRange())
+        self.begin = self._end = found = self.look(KeyRange())
         report.total = found.pending + found.expired
         report.plaintext = found.plaintext
         # Re-encryption leaves plaintext alone: it is neither pending nor current. Nor are expired rows current.
@@ -145,7 +145,11 @@ class Run:
         if not isinstance(conversion, Reencryption):
             return
         lost = find_lost_fields(
-            self.read, self._table, conversion, is_any_protected=bool(self.begin.protected)
+            self.read,
+            self._table,
+            conversion,
+            protected=self.begin.protected,
+            pending=self.begin.pending,
         )
         if lost is not None:
             raise ConfigurationError(
@@ -240,7 +244,7 @@ class Run:
         rows = self.conversion.rows
         if self._removal is not None and rows.expired is not None and not self.options.dry_run:
             self._batches(self._removal.run_batch, window, rows.expired)
-        self._batches(self._run_converting, window, rows.pending)
+        self._batches(self._run_converting, window, rows.pending, known=self._end.pending)
 
     def _up_to_last_row(self, keys: KeyRange) -> KeyRange | None:
         """Return a key range that ends at the last row of now, or sooner; None for an empty table.
@@ -275,12 +279,16 @@ class Run:
         run_batch: Callable[[Task], Batch],
         window: KeyRange,
         condition: ColumnElement[bool],
+        *,
+        known: int = 0,
     ) -> None:
+        """Work through a key range; *known* is how many of its rows need work, or 0."""
         # In the first batch of a pass are the rows that an earlier pass wrote in vain.
         confirm = True
         while self.pace.may_go_on():
             began = time.monotonic()
-            batch = self._run_batch(run_batch, window, condition, confirm=confirm)
+            batch = self._run_batch(run_batch, window, condition, known, confirm=confirm)
+            known = 0
             confirm = bool(self._table.triggers) or (confirm and bool(batch.refused))
             self._account(batch)
             duration = time.monotonic() - began
@@ -298,6 +306,7 @@ class Run:
         run_batch: Callable[[Task], Batch],
         window: KeyRange,
         condition: ColumnElement[bool],
+        known: int,
         *,
         confirm: bool,
     ) -> Batch:
@@ -310,7 +319,7 @@ class Run:
         def attempt() -> Batch:
             # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
             return run_batch(
-                Task(self._connection, self._table, self.conversion, window, self._limit, confirm)
+                Task(self._connection, self._table, self.conversion, window, self._limit, confirm, known)
             )
 
         while True:

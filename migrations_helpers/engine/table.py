@@ -116,9 +116,19 @@ class RunTable:
 
     # -- statements ------------------------------------------------------------------------------------------
 
-    def rows(self, condition: ColumnElement[bool], keys: KeyRange, limit: int) -> Select[Any]:
-        """Return the statement that reads the next rows: key, place, bound columns, value."""
-        return self.order.batch((*self.place, *self.bound, self.value), keys, limit, condition)
+    def rows(
+        self, condition: ColumnElement[bool], keys: KeyRange, limit: int, *, known: int = 0
+    ) -> Select[Any]:
+        """Return the statement that reads the next rows: key, place, bound columns, value.
+
+        Of a *known* number of rows below the limit, PostgreSQL is to read the table as it lies and to sort these: it
+        would look for them along the key, and if that is random, it takes ten times as long.
+        """
+        rows = self.order.batch((*self.place, *self.bound, self.value), keys, limit, condition)
+        if self.dialect == "postgresql" and 0 < known < limit:
+            # An expression, whose order no index has.
+            rows = rows.order_by(None).order_by(*(func.coalesce(key, key) for key in self.keys))
+        return rows
 
     def pages(
         self, read: Read, condition: ColumnElement[bool], keys: KeyRange, *more: ColumnElement[Any]

@@ -172,7 +172,7 @@ def _refuse_behind(connection: Connection, subject: Subject) -> None:
         return
     rows = f"{counted(behind, 'row', ('is', 'are'))} stale or in the clear"
     conversion = Reencryption(type_, table.value)
-    lost = find_lost_fields(connection.execute, table, conversion, is_any_protected=True)
+    lost = find_lost_fields(connection.execute, table, conversion)
     if lost is not None:
         problem = f"{rows}. {lost} in this operation and in op.reencrypt_jwt_column"
     else:

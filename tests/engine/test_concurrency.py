@@ -338,7 +338,8 @@ def test_an_application_that_locks_rows_in_another_order_is_never_the_victim(eng
     waits = {
         "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
         "AND wait_event_type = 'Lock'",
-        "mariadb": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+        "mariadb": "SELECT count(*) FROM information_schema.innodb_trx JOIN information_schema.processlist "
+        "ON id = trx_mysql_thread_id WHERE trx_state = 'LOCK WAIT' AND db = DATABASE()",
     }[engine.dialect.name]
     is_done = []
 

@@ -101,6 +101,7 @@ class Task(NamedTuple):
     Attributes:
         keys: The key range.
         confirm: Whether to look, after the rows were written, for those that the database left as they were.
+        known: How many rows need work, if it is the first batch of a pass and they were counted; else 0.
     """
 
     connection: RunConnection
@@ -109,11 +110,12 @@ class Task(NamedTuple):
     keys: KeyRange
     limit: int
     confirm: bool = False
+    known: int = 0
 
     @property
     def rows(self) -> Select[Any]:
         """The statement that reads them: key, place, bound columns, value."""
-        return self.table.rows(self.conversion.rows.pending, self.keys, self.limit)
+        return self.table.rows(self.conversion.rows.pending, self.keys, self.limit, known=self.known)
 
     def batch_of(self, rows: Sequence[Sequence[Any]]) -> Batch:
         """Return the batch of rows that were read and not converted yet."""
