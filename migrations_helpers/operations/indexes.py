@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from alembic.operations import Operations
 from sqlalchemy import Column, Index, MetaData, Table, inspect, text
 from sqlalchemy.exc import DBAPIError, IdentifierError, IntegrityError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
 
 from jwt_column.column.header_sql import generated_columns, indexed_parts
 from jwt_column.column.indexes import (
@@ -34,6 +36,8 @@ from .transactions import outside_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.sql.compiler import DDLCompiler
 
     from jwt_column.column.spec import PreviousLayout
     from jwt_column.column.types import EncryptedJWT
@@ -129,7 +133,8 @@ class _IndexOp(Directive):
 class CreateIndexOp(_IndexOp):
     """Create an index on an encrypted column.
 
-    MySQL and MariaDB add a generated column at once, and build the index on it while the table is written.
+    MySQL and MariaDB add a generated column at once, and build the index on it while the table is written. PostgreSQL
+    analyzes the table, because it has no statistics of a new index on expressions.
 
     Args:
         index: The index's name.
@@ -179,6 +184,8 @@ def _create(operations: Operations, operation: CreateIndexOp) -> None:
             _drop_invalid(operations, index)
         if impl.dialect.name not in _TWO_STEPS:
             impl.create_index(index)
+            if impl.dialect.name == "postgresql":
+                impl.execute(_Analyze(index))
             return
         impl.execute(AddGeneratedColumns(index))
         try:
@@ -187,6 +194,21 @@ def _create(operations: Operations, operation: CreateIndexOp) -> None:
             columns = generated_columns(operation.index)[: len(indexed_parts(index))]
             impl.execute(DropGeneratedColumns(index, columns))
             raise
+
+
+class _Analyze(ExecutableDDLElement):
+    """PostgreSQL has no statistics of a new index on expressions.
+
+    For want of them, it looks for a few expired rows along the primary key, in all rows of the table.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self.table: Any = index.table
+
+
+@compiles(_Analyze)
+def _compile_analyze(element: _Analyze, compiler: DDLCompiler, **_: Any) -> str:
+    return f"ANALYZE (SKIP_LOCKED) {compiler.preparer.format_table(element.table)}"
 
 
 @Operations.implementation_for(DropIndexOp)

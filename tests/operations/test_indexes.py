@@ -100,6 +100,20 @@ def test_a_concurrent_build_holds_up_no_writer(
     assert names(postgresql, table) == set()
 
 
+@pytest.mark.parametrize("name", ["sessions", 'a 100% :odd "name"'])
+def test_postgresql_knows_what_is_in_a_new_index(postgresql: sa.Engine, name: str) -> None:
+    table = table_of(TYPE, name=name)
+    store(postgresql, table, [signed_token(jti=str(number)) for number in range(20)])
+    statistics = sa.text("SELECT count(*) FROM pg_stats WHERE tablename = :index")
+    with operations(postgresql) as op:
+        op.create_jwt_index("ix", name, "token", fingerprint="jti", type_=TYPE)
+    # The control: SQLAlchemy makes the index alone.
+    FingerprintIndex("ix_of_model", table.c.token, "jti").create(postgresql)
+    with postgresql.connect() as connection:
+        assert connection.scalar(statistics, {"index": "ix"}) == 1
+        assert connection.scalar(statistics, {"index": "ix_of_model"}) == 0
+
+
 def test_what_a_failed_build_has_left_is_dropped(postgresql: sa.Engine) -> None:
     table = filled(postgresql, "twice", "twice")
     with pytest.raises(ConfigurationError, match="rows have the same jti"), operations(postgresql) as op:
@@ -145,6 +159,7 @@ def test_a_script_and_a_revision_have_the_option() -> None:
     script = " ".join(written.getvalue().split())
     assert "COMMIT; CREATE INDEX CONCURRENTLY ix ON auth.sessions (nullif(substr(token, 7, 16)" in script
     assert r"WHERE substr(token, 1, 1) = E'\\x01'::bytea AND substr(token, 6, 1) = E'\\x02'::bytea;" in script
+    assert script.count("ANALYZE (SKIP_LOCKED) auth.sessions; BEGIN;") == 1
     assert "COMMIT; DROP INDEX CONCURRENTLY ix; BEGIN;" in script
 
 
