@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from uuid import UUID
 
 from ..errors import AuthenticationError, ConfigurationError
-from ..format.token import JWT, given_expiry
+from ..format.token import JWT, given_expiry, unchecked_jwt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -95,11 +95,8 @@ class BoundJWT(JWT):
     @classmethod
     def of(cls, token: JWT, binding: bytes) -> BoundJWT:
         """Return a token together with the binding of its row."""
-        bound = str.__new__(cls, token)
-        bound._kind, bound._binding = token.kind, binding  # noqa: SLF001 - of the object made here
-        expiry = given_expiry(token)
-        if expiry is not None:
-            bound._expiry = expiry  # noqa: SLF001
+        bound = cast("BoundJWT", unchecked_jwt(token, token.kind, expiry=given_expiry(token), cls=cls))
+        bound._binding = binding  # noqa: SLF001 - of the object made here
         return bound
 
     def take_binding(self) -> bytes | None:

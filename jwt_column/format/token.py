@@ -307,11 +307,16 @@ def is_redacted(value: object) -> bool:
 
 
 def unchecked_jwt(
-    value: str, kind: Kind | None = None, frame: bytes | None = None, expiry: int | None = None
+    value: str,
+    kind: Kind | None = None,
+    frame: bytes | None = None,
+    expiry: int | None = None,
+    *,
+    cls: type[JWT] = JWT,
 ) -> JWT:
     """Return a JWT without a shape check: of a stored value, or of one whose *kind*, *frame* or *expiry* are known."""
     # str() of an enumeration's member is its name, not the characters that it stands for.
-    token = str.__new__(JWT, str.__str__(value))
+    token = str.__new__(cls, str.__str__(value))
     if kind is not None:
         token._kind = kind  # noqa: SLF001 - of the object made here
     if frame is not None:
