@@ -75,8 +75,9 @@ class Run:
         options: Options,
     ) -> None:
         self._connection = connection
-        # A trigger may change what it is given.
-        self._table = replace(table, reads_back=options.verify == "tokens" or bool(table.triggers))
+        # Types of a database may change what they are given, which the first rows tell; a trigger may change any row.
+        self._table = replace(table, reads_back=True)
+        self._reads_all_back = options.verify == "tokens" or bool(table.triggers)
         self._tokens: TokenComparison | None = None
         self.conversion: Conversion = conversion
         self.options = options
@@ -291,6 +292,8 @@ class Run:
             known = 0
             confirm = bool(self._table.triggers) or (confirm and bool(batch.refused))
             self._account(batch)
+            if batch.written:
+                self._table = replace(self._table, reads_back=self._reads_all_back)
             duration = time.monotonic() - began
             self._adapt(batch.read, duration)
             self.tell()
@@ -340,9 +343,9 @@ class Run:
         for key in error.keys:
             tokens.add_misplaced(key)
         return ReencryptionError(
-            f"{report.table}.{report.column}: the database stored other tokens than the run wrote, as a trigger can "
-            f"({listed(tokens.misplaced, tokens.misplaced_count)}); that batch was undone, {rewritten(report)} "
-            "before. Change or disable the triggers of the table, and run again",
+            f"{report.table}.{report.column}: the database stored other tokens than the run wrote, as a trigger or "
+            f"the column's type can ({listed(tokens.misplaced, tokens.misplaced_count)}); that batch was undone, "
+            f"{rewritten(report)} before. Disable the triggers of the table, or change the type, and run again",
             reason="tokens",
             report=report,
         )

@@ -26,6 +26,7 @@ from tests.support.workload import (
     OLD_KEY,
     after,
     application,
+    column_type,
     create_sessions,
     engine_on,
     every_storage,
@@ -164,6 +165,27 @@ def test_a_trigger_that_stores_another_rows_token_is_found_before_its_batch_is_k
         assert report.tokens.misplaced == [25]
         assert before[25,] == sessions.stored(engine)[25,]
         assert sessions.decrypted(engine)[25,] == token(25)
+
+
+@every_strategy
+def test_a_type_that_cuts_values_off_is_found_before_the_first_rows_are_kept(
+    postgresql: sa.Engine, strategy: str
+) -> None:
+    texts = {number: f"opaque token {number}" for number in range(1, 31)}
+    with postgresql.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE sessions (id int PRIMARY KEY, token name)")
+        table = table_of(sa.Text)
+        connection.execute(table.insert(), [{"id": key, "token": text} for key, text in texts.items()])
+    column = column_type(storage="text", allow_opaque=True)
+    options = Options(batch_size=10, strategy=strategy)
+    with pytest.raises(ReencryptionError, match="stored other tokens than the run wrote") as caught:
+        convert_column(postgresql, Subject("sessions", "token", column), Adoption, options)
+    assert caught.value.reason == "tokens"
+    with postgresql.begin() as connection:
+        assert {row.id: row.token for row in connection.execute(sa.select(table))} == texts
+        # The control: PostgreSQL does so without a word.
+        connection.execute(sa.update(table).values(token="x" * 90))
+        assert set(connection.scalars(sa.select(table.c.token))) == {"x" * 63}
 
 
 def test_rows_of_the_application_are_counted_and_are_no_damage(engine: sa.Engine) -> None:
