@@ -75,8 +75,8 @@ class Run:
         options: Options,
     ) -> None:
         self._connection = connection
-        # Types of a database may change what they are given, which the first rows tell; a trigger may change any row.
-        self._table = replace(table, reads_back=True)
+        self._table = table
+        # A trigger may change what it is given.
         self._reads_all_back = options.verify == "tokens" or bool(table.triggers)
         self._tokens: TokenComparison | None = None
         self.conversion: Conversion = conversion
@@ -292,8 +292,6 @@ class Run:
             known = 0
             confirm = bool(self._table.triggers) or (confirm and bool(batch.refused))
             self._account(batch)
-            if batch.written:
-                self._table = replace(self._table, reads_back=self._reads_all_back)
             duration = time.monotonic() - began
             self._adapt(batch.read, duration)
             self.tell()
@@ -318,12 +316,15 @@ class Run:
         A row that the database refuses makes its whole batch fail. The batch is halved until it is that row.
         """
         self._connection.is_behind_key = window.after is not None
+        # What the type of the column does to values, it does to the first rows.
+        reads_back = self._reads_all_back or not self.report.reencrypted
+        task = Task(
+            self._connection, self._table, self.conversion, window, self._limit, confirm, reads_back, known
+        )
 
         def attempt() -> Batch:
-            # Each attempt looks up the limit: a batch that was put off is a smaller one the next time.
-            return run_batch(
-                Task(self._connection, self._table, self.conversion, window, self._limit, confirm, known)
-            )
+            # The limit anew: a batch that was put off is a smaller one the next time.
+            return run_batch(task._replace(limit=self._limit))
 
         while True:
             try:

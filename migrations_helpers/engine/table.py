@@ -64,7 +64,6 @@ class RunTable:
         triggers: The triggers that an UPDATE fires, as far as this role can see.
         engine: The storage engine of MySQL and MariaDB. MyISAM and its kin take FOR UPDATE, and lock nothing.
         key_index: The name that MySQL and MariaDB give the index of the key.
-        reads_back: Whether new values are read again before their transaction ends, and compared.
     """
 
     name: str
@@ -82,7 +81,6 @@ class RunTable:
     is_generated: bool = False
     engine: str | None = None
     key_index: str | None = None
-    reads_back: bool = False
 
     @property
     def has_binary_form(self) -> bool:

@@ -41,6 +41,7 @@ from tests.support.workload import (
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -93,6 +94,21 @@ def test_every_token_survives_on_every_asynchronous_driver_with_every_kind_of_ke
     rotate_tables_of_every_kind(async_driver_engine, strategy)
 
 
+def before_rows_are_read(engine: sa.Engine, look: Callable[[Any, str, Any], None]) -> None:
+    """Call a function before each statement that reads rows of the sessions, with a cursor of its connection."""
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def call(
+        connection: Any, _cursor: object, statement: str, parameters: Any, _context: object, _many: object
+    ) -> None:
+        if "LIMIT" in statement and "sessions.token \nFROM" in statement:
+            look(connection.connection.cursor(), statement, parameters)
+
+
+def plan_of(cursor: Any, statement: str, parameters: Any) -> str:
+    return "\n".join(row[0] for row in cursor.execute(f"EXPLAIN {statement}", parameters))
+
+
 @every_strategy
 def test_a_table_without_statistics_is_read_along_its_key(postgresql: sa.Engine, strategy: str) -> None:
     """As it is when it was just restored. A batch that sorts all rows that are left makes a run quadratic."""
@@ -100,19 +116,14 @@ def test_a_table_without_statistics_is_read_along_its_key(postgresql: sa.Engine,
     run(postgresql, lambda c: c.exec_driver_sql("ALTER TABLE sessions SET (autovacuum_enabled = off)"))
     plans: dict[str, list[str]] = {"on": [], "off": []}
 
-    @sa.event.listens_for(postgresql, "before_cursor_execute")
-    def explain(
-        connection: Any, _cursor: object, statement: str, parameters: Any, _context: object, _many: object
-    ) -> None:
-        if "LIMIT" in statement and "sessions.token \nFROM" in statement:
-            cursor = connection.connection.cursor()
-            chosen = cursor.execute("SHOW enable_sort").fetchone()[0]
-            for setting in {"on", chosen}:
-                cursor.execute(f"SET LOCAL enable_sort = {setting}")
-                rows = cursor.execute(f"EXPLAIN {statement}", parameters).fetchall()
-                plans[setting].append("\n".join(row[0] for row in rows))
-            cursor.execute(f"SET LOCAL enable_sort = {chosen}")
+    def look(cursor: Any, statement: str, parameters: Any) -> None:
+        chosen = cursor.execute("SHOW enable_sort").fetchone()[0]
+        for setting in {"on", chosen}:
+            cursor.execute(f"SET LOCAL enable_sort = {setting}")
+            plans[setting].append(plan_of(cursor, statement, parameters))
+        cursor.execute(f"SET LOCAL enable_sort = {chosen}")
 
+    before_rows_are_read(postgresql, look)
     rotate_and_check(postgresql, sessions, strategy)
     # Not before the first batch: where statistics tell that few rows are stale, a sort of them is faster.
     assert len(plans["on"]) > len(plans["off"]) > 2_000 / 50 - 2
@@ -130,18 +141,14 @@ def test_the_few_rows_that_are_left_are_not_looked_for_along_the_key(
     run(postgresql, lambda c: c.exec_driver_sql("ANALYZE sessions"))
     for number in (7, 700, 1_700):
         sessions.put(postgresql, KEY_KINDS[3].value(number), seal(token(number)))
-    plans = []
+    plans: list[str] = []
 
-    @sa.event.listens_for(postgresql, "before_cursor_execute")
-    def explain(
-        connection: Any, _cursor: object, statement: str, parameters: Any, _context: object, _many: object
-    ) -> None:
-        if "LIMIT" in statement and "sessions.token \nFROM" in statement:
-            # The second is the control: what PostgreSQL does by itself.
-            for one in (statement, re.sub(r"coalesce\((\S+), \1\)", r"\1", statement)):
-                rows = connection.connection.cursor().execute(f"EXPLAIN {one}", parameters)
-                plans.append("\n".join(row[0] for row in rows))
+    def look(cursor: Any, statement: str, parameters: Any) -> None:
+        # The second is the control: what PostgreSQL does by itself.
+        by_itself = re.sub(r"coalesce\((\S+), \1\)", r"\1", statement)
+        plans.extend(plan_of(cursor, one, parameters) for one in (statement, by_itself))
 
+    before_rows_are_read(postgresql, look)
     report = sessions.reencrypt(postgresql, strategy=strategy)
     assert (report.reencrypted, report.remaining, report.passes) == (3, 0, 1)
     assert sessions.tokens == sessions.decrypted(postgresql)
@@ -306,13 +313,18 @@ def test_a_row_that_somebody_else_has_locked_is_not_waited_for(
     driver_engine: sa.Engine, kind: KeyKind
 ) -> None:
     """In a small table neither, of which MariaDB would rather read every row than look some up by their key."""
-    sessions = create_sessions(driver_engine, 3, kind)
-    with driver_engine.connect() as holder:
-        held = sa.update(sessions.table).where(*sessions.at(kind.value(1)))
-        holder.execute(held.values(token=seal(token(1), after())))
-        report = sessions.reencrypt(driver_engine, max_passes=1)
-        holder.rollback()
-    assert (report.reencrypted, report.retries, report.remaining) == (2, 0, 1)
+    for rows, gone, locked in ((9, (1, 2, 5, 7, 8), 4), (3, (), 1)):
+        sessions = create_sessions(driver_engine, rows, kind, name=f"sessions_{rows}")
+        with driver_engine.begin() as connection:
+            for number in gone:
+                connection.execute(sa.delete(sessions.table).where(*sessions.at(kind.value(number))))
+        with driver_engine.connect() as holder:
+            held = sa.update(sessions.table).where(*sessions.at(kind.value(locked)))
+            holder.execute(held.values(token=seal(token(locked), after())))
+            report = sessions.reencrypt(driver_engine, max_passes=1)
+            holder.rollback()
+        left = rows - len(gone) - 1
+        assert (report.reencrypted, report.retries, report.remaining) == (left, 0, 1)
 
 
 def test_an_unknown_strategy_is_refused(sqlite_database: Database) -> None:

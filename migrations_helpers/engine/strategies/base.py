@@ -101,6 +101,7 @@ class Task(NamedTuple):
     Attributes:
         keys: The key range.
         confirm: Whether to look, after the rows were written, for those that the database left as they were.
+        reads_back: Whether new values are read again before their transaction ends, and compared.
         known: How many rows need work, if it is the first batch of a pass and they were counted; else 0.
     """
 
@@ -110,6 +111,7 @@ class Task(NamedTuple):
     keys: KeyRange
     limit: int
     confirm: bool = False
+    reads_back: bool = False
     known: int = 0
 
     @property
@@ -149,19 +151,19 @@ class Task(NamedTuple):
         """
         table, conversion = self.table, self.conversion
         batch.written += len(changes)
-        if not changes or (rowcount == len(changes) and not self.confirm and not table.reads_back):
+        if not changes or (rowcount == len(changes) and not self.confirm and not self.reads_back):
             return
         origin_of = {
             table.identity_of(row): (row, new) for row, new in zip(changes.rows, changes.new, strict=True)
         }
         kept, altered = Changes(), []
-        conditions = [] if table.reads_back else [conversion.rows.pending]
+        conditions = [] if self.reads_back else [conversion.rows.pending]
         columns = (*table.keys, *table.place[1:], table.value)
         for found in self.read_again(changes, select(*columns).where(*conditions)):
             row, new = origin_of.get(tuple(found[:-1]), (None, None))
             if row is None or new is None or found[-1] == new:
                 continue
-            if not table.reads_back or found[-1] == row[-1]:
+            if not self.reads_back or found[-1] == row[-1]:
                 kept.add(row, new)
             elif not self._is_same_token(row, found[-1], new):
                 altered.append(table.key_of(row))

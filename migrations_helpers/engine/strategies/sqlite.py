@@ -71,7 +71,7 @@ class SQLiteFunction:
         values[table.value] = getattr(func, _FUNCTION)(*arguments)
         try:
             # The look at the written rows may find the file locked; with the rows, it is undone and done again.
-            with connection.transaction() if task.confirm or table.reads_back else nullcontext():
+            with connection.transaction() if task.confirm or task.reads_back else nullcontext():
                 result = connection.sqlalchemy.execute(
                     update(table.clause)
                     .values(values)
